@@ -1,0 +1,1 @@
+//! Wires machines to drivers.

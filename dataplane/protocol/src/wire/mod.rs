@@ -1,0 +1,17 @@
+//! Rank 0: the words of the rack. Ids, limits, statuses, operations, messages and effects.
+
+pub mod codec;
+pub mod effect;
+pub mod ids;
+pub mod limits;
+pub mod msg;
+pub mod ops;
+pub mod status;
+pub mod volume;
+
+pub use effect::{BlockCmd, BlockDone, BlockError, BlockOk, BlockOp, DeviceIx, Event, Key, Out, Time};
+pub use ids::*;
+pub use msg::{Envelope, Msg};
+pub use ops::*;
+pub use status::Status;
+pub use volume::{ClientCmd, ClientDone, ClientError, ClientOk, ClientTag, ClientVerb, Payload, StatusRun};

@@ -1,0 +1,265 @@
+//! Messages between nodes.
+//!
+//! Transport contract: within a pair of boots messages are delivered at least once, in any order,
+//! unless one side restarts; then the other sees a new [`BootId`] on the envelope and may repeat what
+//! was open. Machines bear doubled, late and reordered messages (EF-04).
+
+use super::ids::*;
+use super::ops::{Adopt, Entry};
+use super::status::Status;
+use palisade_dma::Buf;
+use smallvec::SmallVec;
+
+/// A message with its ends.
+#[derive(Debug)]
+pub struct Envelope {
+    /// Sender.
+    pub from: NodeId,
+    /// Boot of the sender.
+    pub boot: BootId,
+    /// Receiver.
+    pub to: NodeId,
+    /// The message.
+    pub msg: Msg,
+}
+
+/// Everything that nodes say to one another.
+#[derive(Clone, Debug)]
+pub enum Msg {
+    // ---- primary to secondary and back ----
+    /// P took a number: its tail and what it knows committed (P-01, P-13). The receiver persists the
+    /// pair, cuts back to `tail`, answers [`Msg::Announced`].
+    Announce {
+        /// Pair and tail.
+        adopt: Adopt,
+        /// Highest operation that P knows to be committed.
+        committed: Op,
+    },
+    /// The secondary adopted the pair; `durable` is its contiguous durable tail after the cut.
+    Announced {
+        /// The adopted stamp.
+        stamp: Stamp,
+        /// Its log, so that P refuses another (P-03).
+        log: LogId,
+        /// Contiguous durable tail.
+        durable: Op,
+        /// Payload blocks, counted from now, that P may send (P-31).
+        credit: u64,
+        /// Set when the secondary cannot follow from its log (it is blank, damaged, or committed more
+        /// than P holds): says what it has, and joining needs a full copy.
+        damaged: bool,
+    },
+    /// Operations, in order, with the committed watermark. Repeats are harmless.
+    Replicate {
+        /// Speaker's stamp.
+        stamp: Stamp,
+        /// P's committed watermark.
+        committed: Op,
+        /// Consecutive operations; empty when only the watermark moves.
+        entries: SmallVec<[Entry; 4]>,
+    },
+    /// All operations up to `durable` are in the secondary's durable log, without a hole (P-06).
+    Replicated {
+        /// The stamp answered.
+        stamp: Stamp,
+        /// Contiguous durable watermark.
+        durable: Op,
+        /// Payload blocks, counted from the announce, that P may send in all (P-31).
+        credit: u64,
+    },
+    /// Does the peer still hold these pairs? One in flight per peer (P-12).
+    Confirm {
+        /// Names the question; echoed.
+        nonce: u64,
+        /// Partitions asked for.
+        stamps: SmallVec<[Stamp; 4]>,
+    },
+    /// The answer to a confirm, from the peer's durable pairs.
+    Confirmed {
+        /// Of the question.
+        nonce: u64,
+        /// The peer's pair of each asked partition, in the order asked.
+        stamps: SmallVec<[Stamp; 4]>,
+    },
+    /// Send the contents of blocks that rotted in my log (P-06).
+    Fetch {
+        /// Speaker's stamp.
+        stamp: Stamp,
+        /// Names the question.
+        req: ReqId,
+        /// Block wanted.
+        lba: Lba,
+        /// The version wanted.
+        op: Op,
+    },
+    /// Contents of a block, if the peer holds that very version in good order.
+    Fetched {
+        /// Of the question.
+        req: ReqId,
+        /// One block.
+        data: Option<Buf>,
+    },
+    /// The receiver of a stale or foreign stamp says what it holds (MA-06).
+    Refused {
+        /// The refused stamp.
+        refused: Stamp,
+        /// What the refuser holds.
+        held: Stamp,
+    },
+    // ---- head to sled and back; every request names its device ----
+    /// Take a device's columns of a partition under a number (EF-15): drain, record, grant.
+    Reserve {
+        /// Names the request.
+        req: ReqId,
+        /// The device.
+        device: DeviceId,
+        /// Partition, number, grant.
+        stamp: Stamp,
+    },
+    /// Answer to a reserve.
+    Reserved {
+        /// Of the request.
+        req: ReqId,
+        /// The device.
+        device: DeviceId,
+        /// Stamp answered.
+        stamp: Stamp,
+        /// Verdict.
+        status: Status,
+        /// With `Ok`: the secret from which column tokens derive.
+        secret: GrantSecret,
+        /// Free columns at the time.
+        free: u32,
+    },
+    /// Reserve a column for an extent; durable record, raised generation (EF-12, P-19).
+    ColumnReserve {
+        /// Names the request.
+        req: ReqId,
+        /// The device.
+        device: DeviceId,
+        /// Partition, number, grant.
+        stamp: Stamp,
+        /// Partition-wide token of the device: column `u32::MAX`, generation 0.
+        token: Token,
+        /// The extent it is for.
+        extent: ExtentId,
+        /// Position in the extent (data first).
+        position: u8,
+        /// Sandbox: columns to prefer, as a range; the sled takes the first free one in it, then any.
+        prefer: Option<(u32, u32)>,
+    },
+    /// Answer to a column reserve.
+    ColumnReserved {
+        /// Of the request.
+        req: ReqId,
+        /// Verdict.
+        status: Status,
+        /// With `Ok`: the column (its sled is the sender).
+        column: ColumnRef,
+    },
+    /// Write consecutive stripe units to a column (EF-16): checked inline.
+    ColumnWrite {
+        /// Names the request.
+        req: ReqId,
+        /// Partition, number, grant.
+        stamp: Stamp,
+        /// Column and generation.
+        column: ColumnRef,
+        /// Token of the column.
+        token: Token,
+        /// The extent.
+        extent: ExtentId,
+        /// First stripe.
+        stripe: u32,
+        /// One buffer a stripe unit.
+        units: SmallVec<[Buf; 4]>,
+        /// CRC32C of each unit.
+        crcs: SmallVec<[u32; 4]>,
+    },
+    /// Answer to a column write; with `Ok` it is durable.
+    ColumnWritten {
+        /// Of the request.
+        req: ReqId,
+        /// Verdict.
+        status: Status,
+    },
+    /// Read from a column (P-15).
+    ColumnRead {
+        /// Names the request.
+        req: ReqId,
+        /// The partition that owns it.
+        partition: PartitionId,
+        /// Column and generation.
+        column: ColumnRef,
+        /// First block (4 KiB) in the column.
+        block: u32,
+        /// Blocks.
+        count: u32,
+    },
+    /// Answer to a column read.
+    ColumnData {
+        /// Of the request.
+        req: ReqId,
+        /// Verdict.
+        status: Status,
+        /// With `Ok`: the bytes.
+        data: Option<Buf>,
+    },
+    /// Free a column (OP-18).
+    ColumnRelease {
+        /// Names the request.
+        req: ReqId,
+        /// Partition, number, grant.
+        stamp: Stamp,
+        /// Column and generation.
+        column: ColumnRef,
+        /// Token of the column.
+        token: Token,
+    },
+    /// Answer to a release; a repeat answers `Ok`.
+    ColumnReleased {
+        /// Of the request.
+        req: ReqId,
+        /// Verdict.
+        status: Status,
+    },
+    /// Which columns of a device does the partition own (P-27)?
+    ColumnList {
+        /// Names the request.
+        req: ReqId,
+        /// The device.
+        device: DeviceId,
+        /// The partition.
+        partition: PartitionId,
+        /// Columns from this number on.
+        from: u32,
+    },
+    /// Answer to a list: at most 256 columns; `more` names where to go on.
+    ColumnListed {
+        /// Of the request.
+        req: ReqId,
+        /// Verdict.
+        status: Status,
+        /// Owned columns.
+        columns: Vec<OwnedColumn>,
+        /// Next column to ask from, if there are more.
+        more: Option<u32>,
+    },
+}
+
+/// A column as its sled's durable record describes it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct OwnedColumn {
+    /// Column number.
+    pub column: u32,
+    /// Generation.
+    pub generation: u32,
+    /// Extent it was reserved for.
+    pub extent: ExtentId,
+    /// Position in the extent.
+    pub position: u8,
+    /// Number on its record.
+    pub number: Number,
+    /// Stripe units that the sled holds a checksum for, counted from the first.
+    pub stripes: u32,
+}
