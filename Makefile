@@ -1,0 +1,46 @@
+# Palisade: up · test · bench · sim · guest · lint. Every target says what it does; all logic that is
+# longer than a few lines lives in scripts/.
+.PHONY: help up test bench sim guest lint deps tidy
+
+CONFIG ?= configs/one-box.toml
+
+help:
+	@echo "make up      install what is missing, build, start the rack of $(CONFIG)"
+	@echo "make test    format, lints, every test (one summary at the end)"
+	@echo "make bench   figures and ratios against the peers, in one run"
+	@echo "make sim     SECONDS=n: fresh simulator seeds for that time;  SEED=n: replay one"
+	@echo "make lint    format check, clippy and the house rules only"
+	@echo "make guest   kernel-bypass tests in a virtual machine (not in this issue)"
+
+deps:
+	@scripts/deps.sh
+
+up: deps
+	cargo build --release
+	@echo "up: starting $(CONFIG); Ctrl-C stops it cleanly"
+	@exec target/release/palisade up $(CONFIG)
+
+test: deps
+	@scripts/test.sh
+
+lint:
+	cargo fmt --all --check
+	cargo clippy --workspace --all-targets -- -D warnings
+	cargo test -q -p palisade-tidy
+
+tidy:
+	cargo test -q -p palisade-tidy
+
+bench: deps
+	cargo build --release
+	@target/release/palisade perf bench $(BENCH)
+
+sim:
+	@if [ -n "$(SEED)" ]; then \
+		cargo run --release -q -p palisade-sim --example sim -- --seed $(SEED); \
+	else \
+		cargo run --release -q -p palisade-sim --example sim -- --seconds $(or $(SECONDS),60); \
+	fi
+
+guest:
+	@echo "guest: nothing runs here yet; user-space NVMe and DPDK, which need a guest, come with kernel bypass"

@@ -1,0 +1,40 @@
+#!/usr/bin/env bash
+# Everything that must pass, in the order in which a failure is cheapest, with one summary at the end.
+# Every step runs even when one before it failed, so that one run shows all that is wrong.
+set -uo pipefail
+cd "$(dirname "$0")/.."
+
+start=$SECONDS
+lines=()
+failed=0
+
+step() {
+  local name=$1 began=$SECONDS verdict=ok
+  shift
+  echo "== $name: $*"
+  if ! "$@"; then
+    verdict=FAILED
+    failed=$((failed + 1))
+  fi
+  lines+=("$(printf '%-8s %-8s %4d s' "$name" "$verdict" $((SECONDS - began)))")
+}
+
+step format cargo fmt --all --check
+step lint cargo clippy --workspace --all-targets -- -D warnings
+step binary cargo build -p palisade-node
+export PALISADE_BIN="${PALISADE_BIN:-${CARGO_TARGET_DIR:-$PWD/target}/debug/palisade}"
+if command -v cargo-nextest >/dev/null 2>&1; then
+  step tests cargo nextest run --workspace --no-fail-fast
+else
+  step tests cargo test --workspace --no-fail-fast
+fi
+step docs cargo test --workspace --doc -q
+
+echo
+echo "make test: summary"
+printf '  %s\n' "${lines[@]}"
+if [ "$failed" -ne 0 ]; then
+  echo "make test: FAILED ($failed of ${#lines[@]} steps) in $((SECONDS - start)) s"
+  exit 1
+fi
+echo "make test: PASSED in $((SECONDS - start)) s"
