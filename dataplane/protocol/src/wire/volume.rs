@@ -1,6 +1,7 @@
 //! What exports ask of a volume and what they get back.
 
 use super::ids::PartitionId;
+use super::limits::IO_BYTES_MAX;
 use palisade_dma::Buf;
 use smallvec::SmallVec;
 
@@ -10,6 +11,20 @@ pub struct ClientTag(pub u64);
 
 /// Pieces of data in address order; a read's pieces add up to the asked length.
 pub type Payload = SmallVec<[Buf; 4]>;
+
+/// Bytes of holes; every hole in an answer may point here.
+static ZEROES: [u8; IO_BYTES_MAX] = [0; IO_BYTES_MAX];
+
+/// `len` zero bytes (at most [`IO_BYTES_MAX`]) for the holes of a read's answer, without memory of their
+/// own. Exports know them by their address and tell clients of a hole instead of sending zeroes.
+pub fn zeroes(len: usize) -> Buf {
+    Buf::from_static(&ZEROES[..len])
+}
+
+/// Whether `buf` is a slice of what [`zeroes`] gives.
+pub fn is_zeroes(buf: &Buf) -> bool {
+    ZEROES.as_ptr_range().contains(&buf.as_ptr())
+}
 
 /// A request of a client, in bytes; offsets and lengths are multiples of 512.
 #[derive(Debug)]
