@@ -193,6 +193,23 @@ pub enum Event {
         /// What was seen.
         why: &'static str,
     },
+    /// A partition was deleted on its members and its columns were released.
+    Deleted {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// A client command took longer than the threshold.
+    SlowIo {
+        /// The partition.
+        partition: PartitionId,
+        /// "read", "write" or "clear".
+        what: &'static str,
+        /// First byte.
+        offset: u64,
+        /// Nanoseconds since its arrival at which each stage ended (0: not passed): numbered or looked
+        /// up, own log durable, secondary durable, answered.
+        stages: [u64; 4],
+    },
     /// Something else worth a log line.
     Note(String),
 }

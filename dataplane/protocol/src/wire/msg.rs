@@ -45,6 +45,8 @@ pub enum Msg {
         durable: Op,
         /// Payload blocks, counted from now, that P may send (P-31).
         credit: u64,
+        /// Operations that the secondary's durable checkpoint covers (P-28).
+        covered: Op,
         /// Set when the secondary cannot follow from its log (it is blank, damaged, or committed more
         /// than P holds): says what it has, and joining needs a full copy.
         damaged: bool,
@@ -66,6 +68,8 @@ pub enum Msg {
         durable: Op,
         /// Payload blocks, counted from the announce, that P may send in all (P-31).
         credit: u64,
+        /// Operations that the secondary's durable checkpoint covers (P-28).
+        covered: Op,
     },
     /// Does the peer still hold these pairs? One in flight per peer (P-12).
     Confirm {

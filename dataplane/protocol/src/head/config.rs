@@ -1,0 +1,189 @@
+//! What a head is told at its construction and by control at run time. No policy lives here.
+
+use crate::wire::DeviceIx;
+use crate::wire::ids::{BootId, DeviceId, LogId, NodeId, PartitionId, RackId};
+use crate::wire::limits::SEGMENT_DEFAULT;
+use crate::wire::ops::Geometry;
+use std::time::Duration;
+
+use super::faults::Faults;
+
+/// Everything that a head needs to know at its start.
+#[derive(Clone, Debug)]
+pub struct HeadConfig {
+    /// This node.
+    pub node: NodeId,
+    /// This boot: drawn afresh by the node at each start (P-01).
+    pub boot: BootId,
+    /// The rack that the log must belong to.
+    pub rack: RackId,
+    /// Where the log lies and whether it is to be made.
+    pub log: HeadLog,
+    /// Partitions known at the start; more by [`super::Head::create_partition`].
+    pub partitions: Vec<PartitionConfig>,
+    /// When and how fast to flush and collect.
+    pub flush: FlushConfig,
+    /// Times of repeats, hedges and give-ups.
+    pub retry: RetryConfig,
+    /// Bytes of recently written payload that stay in memory for reads and flushes.
+    pub hot_bytes: usize,
+    /// Most operations of a partition that are numbered but not committed.
+    pub window: u32,
+    /// A client command slower than this is reported with its stages.
+    pub slow_io: Duration,
+    /// Test-only switches, each of which breaks one rule.
+    pub faults: Faults,
+}
+
+impl HeadConfig {
+    /// Defaults for everything but the names and the log.
+    pub fn new(node: NodeId, boot: BootId, rack: RackId, log: HeadLog) -> Self {
+        Self {
+            node,
+            boot,
+            rack,
+            log,
+            partitions: Vec::new(),
+            flush: FlushConfig::default(),
+            retry: RetryConfig::default(),
+            hot_bytes: 64 << 20,
+            window: 1024,
+            slow_io: Duration::from_millis(100),
+            faults: Faults::default(),
+        }
+    }
+}
+
+/// The log's device.
+#[derive(Clone, Debug)]
+pub struct HeadLog {
+    /// The device among the node's.
+    pub device: DeviceIx,
+    /// Its size in bytes.
+    pub bytes: u64,
+    /// Segment size in bytes; matters only when the log is formatted.
+    pub segment_bytes: u32,
+    /// Whether to make a log or to open one.
+    pub start: LogStart,
+    /// Most volume bytes that checkpoints must have room for (P-32); matters only at formatting.
+    pub volume_bytes: u64,
+}
+
+impl HeadLog {
+    /// A log of `bytes` on `device` with default segments.
+    pub fn new(device: DeviceIx, bytes: u64, start: LogStart) -> Self {
+        Self { device, bytes, segment_bytes: SEGMENT_DEFAULT as u32, start, volume_bytes: 16 * bytes }
+    }
+}
+
+/// How a head meets its log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum LogStart {
+    /// The store does not know the device and it is blank: make a log with this identity (P-03).
+    Format(LogId),
+    /// The store knows it: it must carry this identity, or the head stays down (P-03).
+    Open(LogId),
+}
+
+/// A partition as control declares it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionConfig {
+    /// The partition (for now: the volume).
+    pub partition: PartitionId,
+    /// Size in blocks of 4 KiB.
+    pub blocks: u64,
+    /// Code, stripe unit, stripes per column.
+    pub geometry: Geometry,
+    /// Fewest columns that a flush may write (P-25); 0 means k + 1.
+    pub columns_min: u8,
+    /// Devices of the rack that may hold columns of it.
+    pub devices: Vec<DeviceTarget>,
+}
+
+impl PartitionConfig {
+    /// Fewest columns that an extent of this partition is made of.
+    pub fn columns_min(&self) -> usize {
+        let k = usize::from(self.geometry.k);
+        if self.columns_min == 0 {
+            k + 1
+        } else {
+            usize::from(self.columns_min).clamp(k, self.geometry.columns())
+        }
+    }
+}
+
+/// A sled device as a target of columns.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceTarget {
+    /// The sled that serves it at present.
+    pub sled: NodeId,
+    /// The device.
+    pub device: DeviceId,
+    /// Fault domain: columns of one extent prefer different shelves.
+    pub shelf: u32,
+    /// Sandbox: preferred columns `[first, last)` (EF-13).
+    pub sandbox: Option<(u32, u32)>,
+}
+
+/// When and how fast to flush and collect (EF-08).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FlushConfig {
+    /// Share of log segments in use, in percent, from which flushing starts.
+    pub fill_low: u8,
+    /// Share from which partial stripes are flushed too.
+    pub fill_high: u8,
+    /// Data older than this is flushed at any fill; zero disables the age trigger.
+    pub age: Duration,
+    /// Stripes written by one batch (at most `limits::WRITE_UNITS_MAX`).
+    pub stripes: u8,
+    /// Batches in flight per partition.
+    pub batches: u8,
+    /// Live share of an extent, in percent, below which it is collected.
+    pub collect_below: u8,
+    /// Free columns per device that only the collector may take (P-32).
+    pub reserve_columns: u32,
+}
+
+impl Default for FlushConfig {
+    fn default() -> Self {
+        Self {
+            fill_low: 40,
+            fill_high: 75,
+            age: Duration::from_secs(30),
+            stripes: 4,
+            batches: 2,
+            collect_below: 50,
+            reserve_columns: 1,
+        }
+    }
+}
+
+/// Times of repeats, hedges and give-ups.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RetryConfig {
+    /// First repeat of an unanswered message.
+    pub first: Duration,
+    /// Longest gap between repeats.
+    pub last: Duration,
+    /// The peer counts as away when nothing open was answered for this long.
+    pub away: Duration,
+    /// A column write or reserve that is not answered for this long counts as a device error (P-24).
+    pub column_timeout: Duration,
+    /// A column read that is not answered for this long counts as a missing column.
+    pub read_timeout: Duration,
+    /// Least wait before a column read is hedged.
+    pub hedge_min: Duration,
+}
+
+impl Default for RetryConfig {
+    fn default() -> Self {
+        Self {
+            first: Duration::from_millis(20),
+            last: Duration::from_millis(200),
+            away: Duration::from_millis(500),
+            column_timeout: Duration::from_secs(5),
+            read_timeout: Duration::from_secs(2),
+            hedge_min: Duration::from_millis(2),
+        }
+    }
+}

@@ -1,0 +1,69 @@
+//! Test-only switches, each of which breaks exactly one rule, so that a test can show that the
+//! simulator notices (canaries). All are off, and without the feature `canary` nobody can turn one on.
+
+macro_rules! faults {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// Which rules are broken on purpose.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Faults {
+            $($(#[$doc])* #[cfg(any(test, feature = "canary"))] pub $name: bool,)*
+        }
+        impl Faults {
+            $(
+                $(#[$doc])*
+                #[inline(always)]
+                pub fn $name(&self) -> bool {
+                    #[cfg(any(test, feature = "canary"))]
+                    { self.$name }
+                    #[cfg(not(any(test, feature = "canary")))]
+                    { false }
+                }
+            )*
+        }
+    };
+}
+
+faults! {
+    /// Breaks P-06: acknowledges before the secondary's watermark.
+    ack_before_peer,
+    /// Breaks P-06: acknowledges before the own log is durable.
+    ack_before_log,
+    /// Breaks P-01: goes on under the recovered number after a restart.
+    number_kept_over_restart,
+    /// Breaks P-03: takes a peer with another log for the member.
+    foreign_log_accepted,
+    /// Breaks P-04: an equal number with another grant is taken for the same.
+    grant_ignored,
+    /// Breaks P-13: serves before it reconciled.
+    skip_reconcile,
+    /// Breaks P-12: reads do not wait for a confirm.
+    skip_confirm,
+    /// Breaks P-12: a confirm that was sent before the read arrived releases it.
+    confirm_reuse_old_nonce,
+    /// Breaks P-07: repoints apply without their condition.
+    repoint_unconditional,
+    /// Breaks `ReleaseLast`: gathered log blocks die before their repoint commits.
+    release_before_repoint,
+    /// Breaks P-22: goes on with a token that was refused.
+    stale_token_retry,
+    /// Breaks P-22: any fenced answer demotes.
+    false_fence_demotes,
+    /// Breaks P-26: flushes to devices whose claim is open.
+    claim_unchecked,
+    /// Breaks P-24: goes on appending to extents of an older number.
+    seal_skipped,
+    /// Breaks P-25: repoints with fewer columns than the minimum.
+    flush_below_k1,
+    /// Breaks P-27: does not list columns after a claim.
+    no_list_after_claim,
+    /// Breaks P-28: releases columns before the release op is covered.
+    release_early,
+    /// Breaks P-10: merges onto committed bytes while a newer version is pending.
+    rmw_on_committed,
+    /// Breaks P-31: ignores the secondary's credit.
+    no_credit,
+    /// Breaks `NothingSilent`: hands out bytes without a look at their checksum.
+    no_crc_check,
+    /// Breaks P-15: reads columns with generation 0.
+    read_any_generation,
+}

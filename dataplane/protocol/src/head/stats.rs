@@ -1,0 +1,254 @@
+//! Counters and stage histograms of a head; what `status`, metrics and the slow-I/O log show.
+
+use crate::wire::ids::{DeviceId, LogId, NodeId, Op, PartitionId, Stamp};
+use hdrhistogram::Histogram;
+use std::time::Duration;
+
+/// Stages of an I/O.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+#[repr(usize)]
+pub enum Stage {
+    /// Arrival until numbered (writes) or looked up (reads): waiting for room, order and pairs.
+    Receive,
+    /// Numbered until durable in the own log.
+    Log,
+    /// Numbered until the secondary's watermark covers it.
+    Replicate,
+    /// Both durable until the index is changed.
+    Index,
+    /// A flush batch from gathering until its repoint is committed.
+    Flush,
+    /// Encoding of one flush batch.
+    Encode,
+    /// One column read from asking until its bytes are there.
+    ColumnRead,
+    /// Arrival until answered.
+    Reply,
+}
+
+/// All stages, in order.
+pub const STAGES: [Stage; 8] = [
+    Stage::Receive,
+    Stage::Log,
+    Stage::Replicate,
+    Stage::Index,
+    Stage::Flush,
+    Stage::Encode,
+    Stage::ColumnRead,
+    Stage::Reply,
+];
+
+impl Stage {
+    /// Name for metrics and files.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Receive => "receive",
+            Self::Log => "log",
+            Self::Replicate => "replicate",
+            Self::Index => "index",
+            Self::Flush => "flush",
+            Self::Encode => "encode",
+            Self::ColumnRead => "column_read",
+            Self::Reply => "reply",
+        }
+    }
+}
+
+macro_rules! counters {
+    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
+        /// What happened since the head started; they only rise.
+        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+        pub struct Counters { $($(#[$doc])* pub $name: u64,)* }
+        impl Counters {
+            /// Calls `each` with the name and value of every counter.
+            pub fn each(&self, mut each: impl FnMut(&'static str, u64)) {
+                $(each(stringify!($name), self.$name);)*
+            }
+            /// Adds another set.
+            pub fn add(&mut self, other: &Self) {
+                $(self.$name += other.$name;)*
+            }
+        }
+    };
+}
+
+counters! {
+    /// Client reads answered.
+    reads,
+    /// Client writes answered.
+    writes,
+    /// Client trims and write-zeroes answered.
+    clears,
+    /// Bytes of answered reads.
+    read_bytes,
+    /// Bytes of answered writes.
+    write_bytes,
+    /// Client commands that failed.
+    errors,
+    /// Read-modify-writes of single blocks (P-10).
+    merges,
+    /// Commands that had to wait for room, credit or a pair.
+    waits,
+    /// Flush batches whose repoint was committed.
+    flushes,
+    /// Repoint operations committed.
+    repoints,
+    /// User bytes moved by flushes.
+    flushed_bytes,
+    /// Bytes sent to columns, parity and padding included.
+    column_bytes,
+    /// Collector batches whose repoint was committed.
+    collections,
+    /// Bytes moved by the collector.
+    collected_bytes,
+    /// Extents created.
+    extents_created,
+    /// Extents released.
+    extents_released,
+    /// Columns released.
+    columns_released,
+    /// Orphan columns found by a list after a claim (P-27).
+    orphans,
+    /// Reads rebuilt from other columns.
+    degraded_reads,
+    /// Column reads that were hedged.
+    hedged,
+    /// Blocks whose checksum did not match, wherever.
+    corrupt,
+    /// Rotten blocks made good again.
+    repaired,
+    /// Announces that ended in serving (P-13).
+    reconciles,
+    /// Claims granted by devices.
+    claims,
+    /// Answers that fenced or voided a token.
+    fenced,
+    /// Times that a higher number stopped this head.
+    demotions,
+    /// Replication messages sent again.
+    resends,
+    /// Confirms sent.
+    confirms,
+    /// Blocks copied forward in the log.
+    copied_forward,
+    /// Commands slower than the threshold.
+    slow,
+    /// Checkpoints completed.
+    checkpoints,
+}
+
+/// Counters and histograms.
+#[derive(Clone, Debug)]
+pub struct Stats {
+    /// Counters.
+    pub counters: Counters,
+    stages: [Histogram<u64>; STAGES.len()],
+}
+
+impl Default for Stats {
+    fn default() -> Self {
+        Self {
+            counters: Counters::default(),
+            stages: std::array::from_fn(|_| {
+                Histogram::new_with_bounds(1, 100_000_000_000, 2).expect("constant bounds are valid")
+            }),
+        }
+    }
+}
+
+impl Stats {
+    /// Adds one duration to a stage.
+    #[inline]
+    pub fn record(&mut self, stage: Stage, span: Duration) {
+        self.stages[stage as usize].saturating_record(span.as_nanos() as u64);
+    }
+
+    /// The histogram of a stage, in nanoseconds.
+    pub fn histogram(&self, stage: Stage) -> &Histogram<u64> {
+        &self.stages[stage as usize]
+    }
+}
+
+/// What a partition does on this head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RoleState {
+    /// No number under this boot yet (P-01).
+    Idle,
+    /// Primary, between assignment and service.
+    Reconciling,
+    /// Primary, serving.
+    Serving,
+    /// Secondary, following.
+    Following,
+    /// Stopped by a higher number, a conflict or damage; `status` tells why.
+    Stopped,
+}
+
+/// A device as the primary sees it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DeviceStatus {
+    /// The device.
+    pub device: DeviceId,
+    /// Its sled.
+    pub sled: NodeId,
+    /// Whether it granted the current number.
+    pub claimed: bool,
+    /// Free columns when it last told.
+    pub free: u32,
+}
+
+/// A partition for `status`.
+#[derive(Clone, Debug)]
+pub struct PartitionStatus {
+    /// The partition.
+    pub partition: PartitionId,
+    /// What it does here.
+    pub role: RoleState,
+    /// Why it does not serve or follow, when it does not.
+    pub why: &'static str,
+    /// Durable pair.
+    pub stamp: Stamp,
+    /// Last committed operation.
+    pub committed: Op,
+    /// Last numbered operation.
+    pub tail: Op,
+    /// Commands that wait to be numbered or looked up.
+    pub waiting: u32,
+    /// Commands in progress.
+    pub active: u32,
+    /// Whether the other member is away.
+    pub peer_away: bool,
+    /// Blocks whose newest version is in the log only.
+    pub log_blocks: u64,
+    /// Extents.
+    pub extents: u32,
+    /// Extents that lack good columns.
+    pub degraded: u32,
+    /// Blocks that live in extents.
+    pub extent_blocks: u64,
+    /// Data blocks that the extents have room for.
+    pub extent_room: u64,
+    /// Devices (primary only).
+    pub devices: Vec<DeviceStatus>,
+    /// Counters and histograms.
+    pub stats: Stats,
+}
+
+/// A head for `status`.
+#[derive(Clone, Debug)]
+pub struct HeadStatus {
+    /// The node.
+    pub node: NodeId,
+    /// Its log, once known.
+    pub log: Option<LogId>,
+    /// Whether recovery is over.
+    pub recovered: bool,
+    /// The log device failed; nothing is acknowledged any more.
+    pub log_failed: bool,
+    /// Log blocks in all.
+    pub log_blocks: u64,
+    /// Log blocks free for appends.
+    pub log_free: u64,
+    /// Partitions.
+    pub partitions: Vec<PartitionStatus>,
+}
