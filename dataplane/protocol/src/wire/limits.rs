@@ -26,6 +26,12 @@ pub const RECORD_OPS_MAX: usize = 256;
 pub const RECORD_BLOCKS_MAX: usize = 256;
 /// Most bytes of a record's header, entries included.
 pub const RECORD_HEADER_MAX: usize = 64 << 10;
+/// Most blocks that one repoint moves: its log entry fits one record header.
+pub const REPOINT_ENTRIES_MAX: usize = 1024;
+/// Most log records under way at once: what recovery must look past a hole for (P-06).
+pub const RECORDS_IN_FLIGHT_MAX: usize = 64;
+/// Most blocks of a partition (16 TiB): reverse maps hold block numbers in 32 bits.
+pub const PARTITION_BLOCKS_MAX: u64 = u32::MAX as u64;
 /// Most client commands a head holds per volume before it pushes back on exports.
 pub const COMMANDS_MAX: usize = 1024;
 /// Most columns of one multi-unit column write.
@@ -38,6 +44,7 @@ const _: () = {
         RECORD_BLOCKS_MAX * BLOCK + RECORD_HEADER_MAX < SEGMENT_DEFAULT,
         "a segment holds several records"
     );
+    assert!(REPOINT_ENTRIES_MAX * 40 + 1024 <= RECORD_HEADER_MAX, "a largest repoint fits one record");
     assert!(WRITE_UNITS_MAX * UNIT_DEFAULT <= IO_BYTES_MAX, "a column write fits one buffer");
     assert!(IO_BYTES_MAX + RECORD_HEADER_MAX < MSG_BYTES_MAX, "a message holds a largest write");
 };

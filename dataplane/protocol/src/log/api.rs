@@ -1,0 +1,589 @@
+//! Placeholder bodies while the parts are built; the signatures are the contract.
+#![allow(unused_variables, clippy::needless_pass_by_value)]
+
+use super::Faults;
+use crate::wire::*;
+use palisade_dma::{Buf, Pool};
+
+fn unbuilt<T>() -> T {
+    panic!("this part of the log is not built yet")
+}
+
+/// Number of a log record: rises by one with every record, over restarts too. 0 is "none".
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Lsn(pub u64);
+
+/// A 4 KiB block of the log device, counted from its start.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct LogAddr(pub u64);
+
+impl LogAddr {
+    /// Byte offset on the log device.
+    pub fn offset(self) -> u64 {
+        self.0 * limits::BLOCK as u64
+    }
+    /// The address `blocks` further.
+    pub fn plus(self, blocks: u64) -> Self {
+        Self(self.0 + blocks)
+    }
+}
+
+/// How to format a blank log device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FormatAs {
+    /// The identity that the log gets (P-03).
+    pub log: LogId,
+    /// Bytes of a segment: a multiple of 4096, at least 512 KiB.
+    pub segment_bytes: u64,
+    /// Blocks (4 KiB) of all partitions together that a checkpoint must hold (P-32).
+    pub volume_blocks: u64,
+}
+
+/// What a log needs to know.
+#[derive(Clone, Debug)]
+pub struct LogConfig {
+    /// The device, as the node numbers it.
+    pub device: DeviceIx,
+    /// Its size.
+    pub device_bytes: u64,
+    /// The rack that it must belong to.
+    pub rack: RackId,
+    /// Identity that the log must have; `None` takes any of the rack.
+    pub expect: Option<LogId>,
+    /// How to format it, if it is blank; `None` refuses a blank device.
+    pub format: Option<FormatAs>,
+    /// Most payload bytes kept in memory for reads.
+    pub hot_bytes: usize,
+    /// Rules to break (tests only).
+    pub faults: Faults,
+}
+
+/// Top byte of every [`Key`] of the log's block commands; other machines of the node keep off it.
+pub const LOG_KEY_TAG: u64 = 0x4c << 56;
+
+/// Whether a completion belongs to the log.
+pub fn is_log_key(key: Key) -> bool {
+    key.0 >> 56 == LOG_KEY_TAG >> 56
+}
+
+/// What a device turned out to be.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Zeroes where a superblock would be.
+    Blank,
+    /// Somebody else's bytes.
+    ForeignSignature,
+    /// A Palisade log of another rack.
+    OtherRack(RackId),
+    /// Another log of this rack (P-03).
+    OtherLog(LogId),
+    /// Written by a later version.
+    Newer {
+        /// Its major version.
+        major: u16,
+    },
+    /// Ours by its magic, but no copy of the superblock is whole, or it does not fit the device.
+    Damaged(&'static str),
+}
+
+/// Why a log cannot be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LogError {
+    /// The device is not a usable log.
+    #[error("log device refused: {0:?}")]
+    Refused(Verdict),
+    /// A read or write failed.
+    #[error("log device failed while {doing}: {error}")]
+    Device {
+        /// What was going on.
+        doing: &'static str,
+        /// The device's answer.
+        error: BlockError,
+    },
+    /// Both copies of a checkpoint page are rotten.
+    #[error("checkpoint {generation}: both copies of page {page} are corrupt")]
+    Checkpoint {
+        /// Its generation.
+        generation: u64,
+        /// The page.
+        page: u32,
+    },
+    /// A checkpoint says "in log", and the log does not hold it (P-29).
+    #[error("checkpoint {generation}: {what}")]
+    CheckpointMark {
+        /// Its generation.
+        generation: u64,
+        /// What does not fit.
+        what: String,
+    },
+    /// The geometry asked for does not fit the device.
+    #[error("log device of {device_bytes} bytes is too small: it needs {needed} bytes")]
+    TooSmall {
+        /// What there is.
+        device_bytes: u64,
+        /// What is needed at least.
+        needed: u64,
+    },
+    /// No buffers left to read with.
+    #[error("buffer pool exhausted during log recovery")]
+    NoBuffer,
+}
+
+/// Where an entry was put.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Placed {
+    /// Its record; durable once [`Log::durable`] reaches it.
+    pub lsn: Lsn,
+    /// Where its payload starts; meaningless without payload.
+    pub addr: LogAddr,
+}
+
+/// Why an entry was not taken. Nothing changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum PushError {
+    /// No room of that kind (see [`Room`]); flush and release first.
+    #[error("log is full")]
+    Full,
+    /// No buffer for a header; try next turn.
+    #[error("no buffer for a record header")]
+    NoBuffer,
+    /// The device failed; nothing is acknowledged any more.
+    #[error("log device failed")]
+    Failed,
+    /// The entry exceeds a limit (`limits::IO_BLOCKS_MAX`, `limits::REPOINT_ENTRIES_MAX`).
+    #[error("entry exceeds a limit")]
+    TooLarge,
+}
+
+/// Who asks for log space (P-31, P-32).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Room {
+    /// Client data: writes and clears.
+    User,
+    /// Copy-forward of live blocks: may use the first half of the reserve.
+    Copy,
+    /// Metadata operations and adoptions: may use the whole reserve.
+    Metadata,
+}
+
+/// A committed block run that is moved to the log's head, so that its old segment can go.
+#[derive(Clone, Debug)]
+pub struct CopyForward {
+    /// Its partition.
+    pub partition: PartitionId,
+    /// The operation that wrote it.
+    pub op: Op,
+    /// First block.
+    pub lba: Lba,
+    /// Checksum of each block.
+    pub crcs: CrcList,
+    /// The bytes.
+    pub data: Buf,
+}
+
+/// Some blocks of one write, as the log holds them.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct LiveRun {
+    /// Their partition.
+    pub partition: PartitionId,
+    /// The operation that wrote them.
+    pub op: Op,
+    /// First block.
+    pub lba: Lba,
+    /// Where the first block lies.
+    pub addr: LogAddr,
+    /// How many.
+    pub blocks: u32,
+}
+
+/// Keeps a segment from being released while a read of it is under way. Give it back to [`Log::unpin`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a pin that is dropped keeps its segment for ever"]
+pub struct Pin(pub(super) u64);
+
+/// Where a block lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loc {
+    /// Never written: zeroes.
+    Hole,
+    /// Trimmed: zeroes; its op is kept (P-07).
+    Cleared,
+    /// In this head's log.
+    Log(LogAddr),
+    /// In an extent.
+    Extent {
+        /// Slot in the index's extent table ([`Index::extent`]).
+        slot: u32,
+        /// Data block in the extent.
+        block: u32,
+    },
+}
+
+/// One block as the index knows it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Mapping {
+    /// The operation that wrote or cleared it; 0 for a hole.
+    pub op: Op,
+    /// Where it lies.
+    pub loc: Loc,
+    /// CRC32C of its contents.
+    pub crc: u32,
+}
+
+/// An extent as the index knows it.
+#[derive(Clone, Debug)]
+pub struct Extent {
+    /// Columns, code, number.
+    pub desc: ExtentDesc,
+    /// Highest indexed stripe plus one: stripes below were repointed to (P-24).
+    pub stripes: u32,
+    /// Set by a seal: stripes that count.
+    pub sealed: Option<u32>,
+    /// Columns that lack a stripe, a bit each, per stripe (P-25).
+    pub absent: Vec<u16>,
+    /// Data blocks that the index refers to.
+    pub live: u32,
+    /// Released: nothing refers to it; kept until a checkpoint is past it.
+    pub released: bool,
+}
+
+/// What an operation changed besides the mapping.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Applied {
+    /// Blocks whose mapping changed.
+    pub changed: u32,
+    /// Blocks of a repoint that no longer matched (P-07).
+    pub stale: u32,
+}
+
+/// The index of one partition: logical block to newest location (EF-07, P-07).
+#[derive(Debug, Default)]
+pub struct Index {}
+
+impl Index {
+    /// An empty index of a partition of `blocks` blocks.
+    pub fn new(blocks: u64) -> Self {
+        unbuilt()
+    }
+    /// The newest mapping of a block.
+    pub fn get(&self, lba: Lba) -> Mapping {
+        unbuilt()
+    }
+    /// Mappings of `count` blocks from `lba`, in order, pushed to `into`.
+    pub fn lookup(&self, lba: Lba, count: u32, into: &mut Vec<Mapping>) {
+        unbuilt()
+    }
+    /// The extent in a slot.
+    pub fn extent(&self, slot: u32) -> Option<&Extent> {
+        unbuilt()
+    }
+    /// The slot of an extent.
+    pub fn slot_of(&self, id: ExtentId) -> Option<u32> {
+        unbuilt()
+    }
+    /// All extents that are not released, with their slots.
+    pub fn extents(&self) -> impl Iterator<Item = (u32, &Extent)> {
+        std::iter::empty()
+    }
+    /// Live blocks of an extent as (data block, lba), in order, pushed to `into`.
+    pub fn live_blocks(&self, slot: u32, into: &mut Vec<(u32, Lba)>) {
+        unbuilt()
+    }
+    /// Heap memory of the mapping table in bytes, extents not counted.
+    pub fn heap_bytes(&self) -> usize {
+        unbuilt()
+    }
+    /// Blocks of the partition.
+    pub fn blocks(&self) -> u64 {
+        unbuilt()
+    }
+    /// Blocks mapped to the log or to an extent.
+    pub fn mapped(&self) -> u64 {
+        unbuilt()
+    }
+}
+
+/// What a checkpoint stores of a partition besides its index.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PartitionMeta {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its blocks.
+    pub blocks: u64,
+    /// Every operation up to this one is in the index: the checkpoint's C.
+    pub committed: Op,
+    /// The pair adopted last.
+    pub adopted: Option<Adopt>,
+}
+
+/// Gives a checkpoint the head's indexes.
+pub trait Indexes {
+    /// The index of a partition; `None` once it is deleted.
+    fn index(&mut self, partition: PartitionId) -> Option<&mut Index>;
+}
+
+impl Indexes for std::collections::BTreeMap<PartitionId, Index> {
+    fn index(&mut self, partition: PartitionId) -> Option<&mut Index> {
+        self.get_mut(&partition)
+    }
+}
+
+/// The body of an operation as the log holds it: as [`Body`], without the bytes of a write.
+#[derive(Clone, Debug)]
+pub enum LoggedBody {
+    /// A write; its bytes lie in the log.
+    Write {
+        /// First block.
+        lba: Lba,
+        /// Checksum of each block.
+        crcs: CrcList,
+    },
+    /// Any other body.
+    Other(Body),
+}
+
+/// An operation that is in the log and not known to be committed.
+#[derive(Clone, Debug)]
+pub struct PendingOp {
+    /// Its place.
+    pub op: Op,
+    /// Number under which it was first written.
+    pub number: Number,
+    /// What it does.
+    pub body: LoggedBody,
+    /// Where its payload starts.
+    pub addr: LogAddr,
+}
+
+/// A live block of the log whose bytes rotted: fetch it from the peer and rewrite it (P-06).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct BadBlock {
+    /// The block.
+    pub lba: Lba,
+    /// Its version.
+    pub op: Op,
+    /// Where it lies.
+    pub addr: LogAddr,
+    /// What its checksum should be.
+    pub crc: u32,
+}
+
+/// What recovery found of one partition.
+#[derive(Debug)]
+pub struct RecoveredPartition {
+    /// The partition.
+    pub partition: PartitionId,
+    /// With every operation up to `committed` applied.
+    pub index: Index,
+    /// Highest operation known to be committed.
+    pub committed: Op,
+    /// Highest operation held without a hole (at least `committed`).
+    pub tail: Op,
+    /// The pair adopted last.
+    pub adopted: Option<Adopt>,
+    /// `committed + 1 ..= tail`, in order.
+    pub pending: Vec<PendingOp>,
+    /// Live blocks whose bytes rotted.
+    pub bad: Vec<BadBlock>,
+    /// Set when records that were durable are lost, so that operations up to `committed` may be missing:
+    /// the index must not be served from.
+    pub damaged: bool,
+    /// A committed `Delete` was found: the partition is gone.
+    pub deleted: bool,
+}
+
+/// Counters of a recovery.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RecoveryReport {
+    /// Good records.
+    pub records: u64,
+    /// Entries in them.
+    pub entries: u64,
+    /// Bytes read.
+    pub bytes: u64,
+    /// Records that were torn or stood beyond a torn one, and were discarded.
+    pub torn: u64,
+    /// Records at or below the watermark that are unreadable (P-06).
+    pub lost: u64,
+    /// Payload blocks with a wrong checksum, live or not.
+    pub bad_payload: u64,
+    /// Checkpoint pages and superblocks repaired from their second copy.
+    pub repaired: u64,
+    /// Generation of the checkpoint that was loaded; 0 for none.
+    pub checkpoint: u64,
+    /// Whether the device was blank and has been formatted.
+    pub formatted: bool,
+}
+
+/// Where a recovery stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecoveryState {
+    /// Waiting for block completions.
+    Working,
+    /// Call [`Recovery::finish`].
+    Done,
+    /// It cannot go on.
+    Failed(LogError),
+}
+
+/// Reads (or formats) a log device until it can be appended to.
+#[derive(Debug)]
+pub struct Recovery {}
+
+impl Recovery {
+    /// Prepares; `start` begins.
+    pub fn new(config: LogConfig, pool: Pool) -> Self {
+        unbuilt()
+    }
+    /// Emits the first reads.
+    pub fn start(&mut self, out: &mut Out) {
+        unbuilt()
+    }
+    /// Takes a completion with a log key.
+    pub fn handle_block(&mut self, done: BlockDone, out: &mut Out) {
+        unbuilt()
+    }
+    /// Where it stands.
+    pub fn state(&self) -> RecoveryState {
+        unbuilt()
+    }
+    /// The log, ready for appends in a new epoch and segment (P-06), and what it held.
+    ///
+    /// # Panics
+    /// Unless the state is [`RecoveryState::Done`].
+    pub fn finish(self) -> (Log, Vec<RecoveredPartition>, RecoveryReport) {
+        unbuilt()
+    }
+}
+
+/// The head's log, open for appends.
+#[derive(Debug)]
+pub struct Log {}
+
+impl Log {
+    /// Its identity (P-03).
+    pub fn id(&self) -> LogId {
+        unbuilt()
+    }
+    /// Stages an operation in this turn's record. `committed` is the partition's committed watermark.
+    /// Clears and writes are [`Room::User`], everything else [`Room::Metadata`].
+    pub fn push(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
+        unbuilt()
+    }
+    /// Stages an adoption; operations of the partition above `adopt.tail` that were staged before are
+    /// void at recovery. The head also calls [`Log::dead`] for payload of the operations it cut.
+    pub fn push_adopt(&mut self, adopt: &Adopt, committed: Op) -> Result<Placed, PushError> {
+        unbuilt()
+    }
+    /// Stages a copy of committed blocks; once durable call [`Log::settle_copy`].
+    pub fn push_copy(&mut self, copy: &CopyForward, committed: Op) -> Result<Placed, PushError> {
+        unbuilt()
+    }
+    /// A copy is durable: the index points to it if it still holds that operation in the log.
+    pub fn settle_copy(&mut self, index: &mut Index, copy: &CopyForward, placed: Placed) -> Applied {
+        unbuilt()
+    }
+    /// Closes this turn's records and emits their writes. Call once per turn, also when nothing was pushed.
+    pub fn end_turn(&mut self, now: Time, out: &mut Out) {
+        unbuilt()
+    }
+    /// When `end_turn` must be called without input.
+    pub fn deadline(&self) -> Option<Time> {
+        unbuilt()
+    }
+    /// Takes a completion with a log key.
+    pub fn handle_block(&mut self, done: BlockDone, out: &mut Out) {
+        unbuilt()
+    }
+    /// Every record up to this one is durable (P-06).
+    pub fn durable(&self) -> Lsn {
+        unbuilt()
+    }
+    /// Whether a write failed: nothing more becomes durable.
+    pub fn failed(&self) -> bool {
+        unbuilt()
+    }
+    /// Nothing staged, nothing under way.
+    pub fn idle(&self) -> bool {
+        unbuilt()
+    }
+    /// Blocks of all segments.
+    pub fn capacity_blocks(&self) -> u64 {
+        unbuilt()
+    }
+    /// Blocks that can still be written before segments are released, the reserve included.
+    pub fn free_blocks(&self) -> u64 {
+        unbuilt()
+    }
+    /// Whether an entry with `blocks` payload blocks would be taken.
+    pub fn room_for(&self, blocks: u64, room: Room) -> bool {
+        unbuilt()
+    }
+    /// Applies a committed operation to the index, in op order, and keeps the live counts.
+    pub fn apply(&mut self, index: &mut Index, op: Op, body: &Body, addr: LogAddr) -> Applied {
+        unbuilt()
+    }
+    /// As [`Log::apply`], for an operation that recovery found.
+    pub fn apply_logged(&mut self, index: &mut Index, op: Op, body: &LoggedBody, addr: LogAddr) -> Applied {
+        unbuilt()
+    }
+    /// Payload that no index will ever refer to (a voided operation).
+    pub fn dead(&mut self, addr: LogAddr, blocks: u32) {
+        unbuilt()
+    }
+    /// All log blocks of an index are dead (its partition is deleted).
+    pub fn forget(&mut self, index: &Index) {
+        unbuilt()
+    }
+    /// The bytes of `blocks` blocks at `addr`, if they are hot.
+    pub fn cached(&self, addr: LogAddr, blocks: u32) -> Option<Buf> {
+        unbuilt()
+    }
+    /// Keeps the segment of `addr` until the pin is given back.
+    pub fn pin(&mut self, addr: LogAddr) -> Pin {
+        unbuilt()
+    }
+    /// Gives a pin back.
+    pub fn unpin(&mut self, pin: Pin) {
+        unbuilt()
+    }
+    /// Live runs of the oldest segments, oldest first, until `visit` says `false`. Blocks of operations
+    /// that are not committed yet count as live too.
+    pub fn oldest_live(&self, visit: &mut dyn FnMut(LiveRun) -> bool) {
+        unbuilt()
+    }
+    /// Live runs of the oldest segment alone: what copy-forward has to move (P-31).
+    pub fn tail_live(&self, into: &mut Vec<LiveRun>) {
+        unbuilt()
+    }
+    /// Releases segments from the tail while nothing in them is live, pinned, uncommitted
+    /// (`committed`: highest committed op of a partition, `None` if it is unknown or deleted) or needed
+    /// metadata that no durable checkpoint covers (P-08). Says how many went.
+    pub fn try_release(&mut self, committed: &dyn Fn(PartitionId) -> Option<Op>) -> u32 {
+        unbuilt()
+    }
+    /// Whether a checkpoint should begin: release waits for one, or much was logged since the last.
+    pub fn checkpoint_wanted(&self) -> bool {
+        unbuilt()
+    }
+    /// Whether a checkpoint is being written.
+    pub fn checkpointing(&self) -> bool {
+        unbuilt()
+    }
+    /// Begins a checkpoint of these partitions (all that the head holds).
+    pub fn checkpoint_begin(&mut self, partitions: Vec<PartitionMeta>) {
+        unbuilt()
+    }
+    /// Writes on; call each turn while [`Log::checkpointing`]. I/O may go on between calls.
+    pub fn checkpoint_step(&mut self, indexes: &mut dyn Indexes, out: &mut Out) {
+        unbuilt()
+    }
+    /// The C of the newest durable checkpoint: operations up to it need no log (P-08, P-28).
+    pub fn covers(&self, partition: PartitionId) -> Op {
+        unbuilt()
+    }
+    /// Whether a checkpoint of partitions with `blocks` blocks in all fits the device (P-32).
+    pub fn capacity_ok(&self, blocks: u64) -> bool {
+        unbuilt()
+    }
+}
