@@ -1,1 +1,7 @@
-//! See Cargo.toml for what this crate is.
+//! The control plane: what the rack is to be, who may write, and how people speak to it.
+//!
+//! `config` reads the rack file, `check` judges it, `authority` (pure) grants numbers, `store` keeps its
+//! decisions, `api` serves them on a socket, `agent` is the nodes' end of that socket, `cli` the people's.
+//! Nothing here is on an I/O path (EF-02): a dead or stalled control plane stops no read and no write.
+
+pub mod config;

@@ -1,0 +1,15 @@
+//! The rack file: types, reader, sizes, places. It declares what a rack is to be; the store remembers
+//! what it became. Reading never touches a device: that is the business of `check` and of the nodes.
+
+pub mod finding;
+mod parse;
+pub mod rack;
+mod reader;
+pub mod size;
+
+pub use finding::{Finding, Place, Places, Severity};
+pub use parse::{Parsed, parse};
+pub use rack::{
+    Code, Control, Device, DeviceKind, Head, HugePages, Idle, Limits, NbdAddress, Rack, Reactors, Sled,
+    StoreKind, Timers, Volume, VolumeKind,
+};
