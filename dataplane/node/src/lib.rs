@@ -1,1 +1,6 @@
-//! Wires machines to drivers.
+//! Where machines meet drivers: services, the bus between them, and the life of a node.
+
+pub mod bus;
+pub mod exports;
+pub mod order;
+pub mod service;

@@ -1,0 +1,81 @@
+//! What the control side of a process tells its services, and what they tell it. Both ways are bounded
+//! rings; nothing here is ever needed for an I/O to go on (`ControlOutOfPath`).
+
+use palisade_protocol::head::{DeviceTarget, HeadStatus, PartitionConfig};
+use palisade_protocol::wire::{
+    Assignment, ClientCmd, ClientDone, ClientError, Envelope, Event, NodeId, PartitionId,
+};
+use palisade_runtime::ring::{Receiver, Sender};
+
+/// Orders that a service's ring holds.
+pub const ORDERS: usize = 256;
+/// Reports that the ring of a process holds; more are dropped and counted.
+pub const REPORTS: usize = 4096;
+
+/// To a head.
+#[derive(Debug)]
+pub enum HeadOrder {
+    /// The authority granted a number.
+    Assign(Assignment),
+    /// A partition exists or changed.
+    Create(PartitionConfig),
+    /// Commands of a partition come from this ring.
+    Serve(PartitionId, Receiver<ClientCmd>),
+    /// A partition ends.
+    Delete(PartitionId),
+    /// Where columns of a partition may lie.
+    Devices(PartitionId, Vec<DeviceTarget>),
+    /// Everything acknowledged goes to extents; ends with [`Report::Flushed`].
+    Flush {
+        /// Which.
+        partition: PartitionId,
+        /// Names the order.
+        token: u64,
+    },
+    /// Messages to a node go into this ring.
+    Route(NodeId, Sender<Envelope>),
+    /// Answers to tags of this asker go into this ring.
+    Asker(u8, Sender<ClientDone>),
+    /// Ends with [`Report::Head`].
+    Status,
+}
+
+/// From a service.
+#[derive(Debug)]
+pub enum Report {
+    /// Something happened.
+    Event(NodeId, Event),
+    /// A flush order ended.
+    Flushed {
+        /// Of the order.
+        token: u64,
+        /// How.
+        result: Result<(), ClientError>,
+    },
+    /// Picture of a head.
+    Head(Box<HeadStatus>),
+    /// A service ended (its node stops).
+    Ended(NodeId),
+}
+
+/// Where a service's reports go. A full ring drops and counts: reports are for people.
+#[derive(Debug)]
+pub struct Reporter {
+    ring: Sender<Report>,
+    /// Reports that found no room.
+    pub dropped: u64,
+}
+
+impl Reporter {
+    /// Reports into `ring`.
+    pub fn new(ring: Sender<Report>) -> Self {
+        Self { ring, dropped: 0 }
+    }
+
+    /// Hands one over.
+    pub fn send(&mut self, report: Report) {
+        if self.ring.send(report).is_err() {
+            self.dropped += 1;
+        }
+    }
+}

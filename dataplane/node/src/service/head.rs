@@ -1,0 +1,179 @@
+//! A head on a reactor: the machine, its log device, its mailbox, its clients.
+
+use super::port::{Devices, time};
+use crate::bus::{ASKER_SHIFT, Askers, Post, drain};
+use crate::order::{HeadOrder, Report, Reporter};
+use palisade_protocol::head::Head;
+use palisade_protocol::wire::{ClientCmd, ClientOk, ClientTag, Envelope, NodeId, Out, PartitionId};
+use palisade_runtime::block::{BlockDriver, BlockPort};
+use palisade_runtime::clock::Nanos;
+use palisade_runtime::park::WaitSet;
+use palisade_runtime::reactor::Service;
+use palisade_runtime::ring::Receiver;
+
+/// The asker number of this process's control side (flush orders).
+pub const CONTROL_ASKER: u8 = 255;
+/// Messages and commands taken per turn, so that no input starves the others.
+const BATCH: usize = 512;
+
+/// The rings of a head.
+pub struct HeadRings {
+    /// Messages of other nodes.
+    pub mailbox: Receiver<Envelope>,
+    /// Orders of control.
+    pub orders: Receiver<HeadOrder>,
+}
+
+/// A partition's commands; each partition has its own, so that one that waits holds up no other.
+struct ClientRing {
+    partition: PartitionId,
+    ring: Receiver<ClientCmd>,
+}
+
+/// A head as a service.
+pub struct HeadService {
+    name: String,
+    node: NodeId,
+    head: Head,
+    devices: Devices,
+    rings: HeadRings,
+    clients: Vec<ClientRing>,
+    post: Post,
+    askers: Askers,
+    reporter: Reporter,
+    out: Out,
+}
+
+impl HeadService {
+    /// Puts the parts together. `log` is device 0.
+    pub fn new(
+        name: &str,
+        node: NodeId,
+        head: Head,
+        log: BlockDriver,
+        rings: HeadRings,
+        post: Post,
+        reporter: Reporter,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            node,
+            head,
+            devices: Devices::new(vec![log]),
+            rings,
+            clients: Vec::new(),
+            post,
+            askers: Askers::default(),
+            reporter,
+            out: Out::default(),
+        }
+    }
+
+    /// The machine, for simulators and tests.
+    pub fn machine(&self) -> &Head {
+        &self.head
+    }
+
+    fn take_orders(&mut self, now: Nanos) -> usize {
+        let mut count = 0;
+        while let Some(order) = self.rings.orders.pop() {
+            count += 1;
+            let at = time(now);
+            match order {
+                HeadOrder::Assign(assignment) => self.head.assign(at, assignment, &mut self.out),
+                HeadOrder::Create(config) => self.head.create_partition(at, config),
+                HeadOrder::Serve(partition, ring) => {
+                    self.clients.retain(|client| client.partition != partition);
+                    self.clients.push(ClientRing { partition, ring });
+                }
+                HeadOrder::Delete(partition) => self.head.delete_partition(at, partition, &mut self.out),
+                HeadOrder::Devices(partition, targets) => self.head.set_devices(at, partition, targets),
+                HeadOrder::Flush { partition, token } => {
+                    let tag = ClientTag(u64::from(CONTROL_ASKER) << ASKER_SHIFT | token);
+                    self.head.flush_all(at, partition, tag, &mut self.out);
+                }
+                HeadOrder::Route(to, ring) => self.post.route(to, ring),
+                HeadOrder::Asker(asker, ring) => self.askers.add(asker, ring),
+                HeadOrder::Status => self.reporter.send(Report::Head(Box::new(self.head.status()))),
+            }
+        }
+        count
+    }
+
+    /// Takes commands while the head has room for them; the rest waits in its ring (back-pressure).
+    fn take_commands(&mut self, now: Nanos) -> usize {
+        let mut count = 0;
+        for client in &mut self.clients {
+            let most = count + BATCH;
+            while count < most && self.head.ready(client.partition) {
+                let Some(cmd) = client.ring.pop() else { break };
+                self.head.handle_client(time(now), cmd, &mut self.out);
+                count += 1;
+            }
+        }
+        count
+    }
+
+    /// Carries out what the machine asked for.
+    fn put_out(&mut self) {
+        for cmd in self.out.block.drain(..) {
+            self.devices.submit(cmd);
+        }
+        for (to, msg) in self.out.net.drain(..) {
+            self.post.send(to, msg);
+        }
+        for done in self.out.done.drain(..) {
+            if done.tag.0 >> ASKER_SHIFT == u64::from(CONTROL_ASKER) {
+                let token = done.tag.0 & ((1 << ASKER_SHIFT) - 1);
+                let result = done.result.map(|ok| debug_assert!(matches!(ok, ClientOk::Done)));
+                self.reporter.send(Report::Flushed { token, result });
+            } else {
+                self.askers.answer(done);
+            }
+        }
+        for event in self.out.events.drain(..) {
+            self.reporter.send(Report::Event(self.node, event));
+        }
+        self.devices.kick();
+        self.post.flush();
+        self.askers.flush();
+    }
+}
+
+impl Service for HeadService {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn turn(&mut self, now: Nanos) -> usize {
+        let mut work = self.take_orders(now);
+        let (head, out) = (&mut self.head, &mut self.out);
+        work += drain(&mut self.rings.mailbox, BATCH, |envelope: Envelope| {
+            head.handle_msg(time(now), envelope.from, envelope.boot, envelope.msg, out);
+        });
+        work += self.devices.poll(now, |_, done| head.handle_block(time(now), done, out));
+        work += self.take_commands(now);
+        self.head.turn(time(now), &mut self.out);
+        work += usize::from(!self.out.is_empty());
+        self.put_out();
+        work
+    }
+
+    fn deadline(&self) -> Option<Nanos> {
+        if self.post.pending() {
+            return Some(Nanos::ZERO);
+        }
+        let machine = self.head.deadline().map(|at| Nanos(at.0));
+        [machine, self.devices.deadline()].into_iter().flatten().min()
+    }
+
+    fn wait_fds<'a>(&'a self, set: &mut WaitSet<'a>) {
+        for fd in self.devices.drivers().iter().filter_map(BlockPort::wait_fd) {
+            set.readable(fd);
+        }
+    }
+
+    fn stopping(&mut self, _now: Nanos) -> bool {
+        self.devices.in_flight() == 0
+    }
+}

@@ -1,0 +1,8 @@
+//! Services: a machine with its drivers, as a reactor polls it. The same services run in the simulator
+//! on a simulator's devices and mailboxes.
+
+pub mod bare;
+pub mod head;
+pub mod port;
+
+pub use head::{HeadRings, HeadService};
