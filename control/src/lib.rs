@@ -4,4 +4,9 @@
 //! decisions, `api` serves them on a socket, `agent` is the nodes' end of that socket, `cli` the people's.
 //! Nothing here is on an I/O path (EF-02): a dead or stalled control plane stops no read and no write.
 
+pub mod agent;
+pub mod api;
 pub mod config;
+pub mod identity;
+pub mod metrics;
+pub mod report;

@@ -1,0 +1,182 @@
+//! How the ids of the wire look in JSON: small ids as numbers, 128-bit ones as hyphenated hex, grants and
+//! other full 64-bit values as decimal strings, because JSON readers elsewhere keep only 53 bits.
+//! For use in `#[serde(with = …)]`.
+
+use palisade_protocol::wire::{
+    Assignment, BootId, DeviceId, GrantId, LogId, Member, NodeId, Number, PartitionId, RackId, Stamp,
+};
+use serde::de::Error;
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+/// Reads `01234567-89ab-cdef-0123-456789abcdef`, with or without the hyphens.
+pub fn parse_uuid(text: &str) -> Option<u128> {
+    let digits: String = text.chars().filter(|c| *c != '-').collect();
+    if digits.len() != 32 || !digits.bytes().all(|b| b.is_ascii_hexdigit()) {
+        return None;
+    }
+    u128::from_str_radix(&digits, 16).ok()
+}
+
+/// A 128-bit id.
+pub trait Uuid: Copy + std::fmt::Display {
+    /// From its bits.
+    fn from_bits(bits: u128) -> Self;
+}
+
+macro_rules! uuids {
+    ($($name:ident),*) => {$(impl Uuid for $name { fn from_bits(bits: u128) -> Self { Self(bits) } })*};
+}
+uuids!(RackId, DeviceId, LogId, BootId);
+
+/// 128-bit ids as hyphenated hex.
+pub mod uuid {
+    use super::*;
+
+    /// Writes one.
+    pub fn serialize<T: Uuid, S: Serializer>(id: &T, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(id)
+    }
+
+    /// Reads one.
+    pub fn deserialize<'de, T: Uuid, D: Deserializer<'de>>(from: D) -> Result<T, D::Error> {
+        let text = String::deserialize(from)?;
+        parse_uuid(&text).map(T::from_bits).ok_or_else(|| D::Error::custom(format!("`{text}` is no id")))
+    }
+}
+
+/// Node ids as numbers.
+pub mod node {
+    use super::*;
+
+    /// Writes one.
+    pub fn serialize<S: Serializer>(id: &NodeId, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u32(id.0)
+    }
+
+    /// Reads one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<NodeId, D::Error> {
+        u32::deserialize(from).map(NodeId)
+    }
+}
+
+/// Partition ids as numbers.
+pub mod partition {
+    use super::*;
+
+    /// Writes one.
+    pub fn serialize<S: Serializer>(id: &PartitionId, to: S) -> Result<S::Ok, S::Error> {
+        to.serialize_u64(id.0)
+    }
+
+    /// Reads one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<PartitionId, D::Error> {
+        u64::deserialize(from).map(PartitionId)
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct StampJson {
+    partition: u64,
+    epoch: u32,
+    counter: u64,
+    grant: String,
+}
+
+impl From<&Stamp> for StampJson {
+    fn from(stamp: &Stamp) -> Self {
+        Self {
+            partition: stamp.partition.0,
+            epoch: stamp.number.epoch,
+            counter: stamp.number.counter,
+            grant: stamp.grant.to_string(),
+        }
+    }
+}
+
+impl StampJson {
+    fn stamp(&self) -> Option<Stamp> {
+        Some(Stamp {
+            partition: PartitionId(self.partition),
+            number: Number { epoch: self.epoch, counter: self.counter },
+            grant: GrantId(self.grant.parse().ok()?),
+        })
+    }
+}
+
+#[derive(Serialize, Deserialize)]
+struct MemberJson {
+    #[serde(with = "node")]
+    head: NodeId,
+    #[serde(with = "uuid")]
+    log: LogId,
+    #[serde(with = "uuid")]
+    boot: BootId,
+}
+
+/// Most members and stamps that are accepted from a peer.
+const LIST_MAX: usize = 65_536;
+
+/// Lists of stamps.
+pub mod stamps {
+    use super::*;
+
+    /// Writes them.
+    pub fn serialize<S: Serializer>(stamps: &[Stamp], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(stamps.iter().map(StampJson::from))
+    }
+
+    /// Reads them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Stamp>, D::Error> {
+        let list = Vec::<StampJson>::deserialize(from)?;
+        if list.len() > LIST_MAX {
+            return Err(D::Error::custom("too many stamps"));
+        }
+        list.iter().map(|json| json.stamp().ok_or_else(|| D::Error::custom("a grant is no number"))).collect()
+    }
+}
+
+/// Assignments.
+pub mod assignment {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct AssignmentJson {
+        stamp: StampJson,
+        members: Vec<MemberJson>,
+    }
+
+    /// Writes one.
+    pub fn serialize<S: Serializer>(assignment: &Assignment, to: S) -> Result<S::Ok, S::Error> {
+        let member = |member: &Member| MemberJson { head: member.head, log: member.log, boot: member.boot };
+        AssignmentJson {
+            stamp: StampJson::from(&assignment.stamp),
+            members: assignment.members.iter().map(member).collect(),
+        }
+        .serialize(to)
+    }
+
+    /// Reads one; an empty group is refused.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Assignment, D::Error> {
+        let json = AssignmentJson::deserialize(from)?;
+        let stamp = json.stamp.stamp().ok_or_else(|| D::Error::custom("a grant is no number"))?;
+        if json.members.is_empty() || json.members.len() > palisade_protocol::wire::limits::MEMBERS_MAX {
+            return Err(D::Error::custom("a group has 1 to 4 members"));
+        }
+        let member = |json: MemberJson| Member { head: json.head, log: json.log, boot: json.boot };
+        Ok(Assignment { stamp, members: json.members.into_iter().map(member).collect() })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn ids_survive_the_way_through_text() {
+        let id = BootId(0x0123_4567_89ab_cdef_0fed_cba9_8765_4321);
+        assert_eq!(parse_uuid(&id.to_string()), Some(id.0));
+        assert_eq!(parse_uuid("no"), None);
+        assert_eq!(parse_uuid("+1234567-89ab-cdef-0123-456789abcdef"), None);
+        assert_eq!(parse_uuid(""), None);
+    }
+}

@@ -1,0 +1,227 @@
+//! What control and the nodes' agents say to one another, beside the reports: roster, partitions,
+//! admissions, commands. Serialisable, and convertible to what machines take.
+
+use std::net::SocketAddr;
+
+use palisade_protocol::head::{DeviceTarget, PartitionConfig};
+use palisade_protocol::wire::{Assignment, BootId, DeviceId, Geometry, NodeId, PartitionId, RackId};
+use serde::{Deserialize, Serialize};
+
+use super::json;
+use crate::identity::Known;
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// Serves volumes.
+    Head,
+    /// Holds columns.
+    Sled,
+}
+
+impl Role {
+    /// Its name in status and metrics.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Head => "head",
+            Self::Sled => "sled",
+        }
+    }
+}
+
+/// A node as every other one knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RosterEntry {
+    /// Its name in the rack file.
+    pub name: String,
+    /// Its number; given once.
+    #[serde(with = "json::node")]
+    pub node: NodeId,
+    /// What it is.
+    pub role: Role,
+    /// Where it takes datagrams, when it can be a process of its own.
+    pub fabric: Option<SocketAddr>,
+}
+
+/// A device that may hold columns of a partition.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceSpec {
+    /// The sled that serves it.
+    #[serde(with = "json::node")]
+    pub sled: NodeId,
+    /// The device.
+    #[serde(with = "json::uuid")]
+    pub device: DeviceId,
+    /// Number of its shelf.
+    pub shelf: u32,
+    /// Preferred columns `[first, last)` (EF-13); none when nothing was left to set aside.
+    pub sandbox: Option<(u32, u32)>,
+}
+
+impl DeviceSpec {
+    /// As the head takes it.
+    pub fn target(&self) -> DeviceTarget {
+        DeviceTarget { sled: self.sled, device: self.device, shelf: self.shelf, sandbox: self.sandbox }
+    }
+}
+
+/// A replicated volume, as its member heads need it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PartitionSpec {
+    /// The partition (its value is the volume's, for now).
+    #[serde(with = "json::partition")]
+    pub partition: PartitionId,
+    /// Volume name, and name of its export.
+    pub name: String,
+    /// Volume size.
+    pub bytes: u64,
+    /// Data columns.
+    pub k: u8,
+    /// Parity columns.
+    pub m: u8,
+    /// Stripe unit in bytes.
+    pub unit_bytes: u64,
+    /// Column size in bytes.
+    pub column_bytes: u64,
+    /// Fewest columns of a flush (P-25).
+    pub columns_min: u8,
+    /// The head that exports it.
+    #[serde(with = "json::node")]
+    pub primary: NodeId,
+    /// The head that follows, if any.
+    pub secondary: Option<u32>,
+    /// Devices that may hold its columns.
+    pub devices: Vec<DeviceSpec>,
+    /// Whether it is being deleted: tell the primary so once it serves.
+    pub deleting: bool,
+}
+
+impl PartitionSpec {
+    /// As the head takes it.
+    pub fn config(&self) -> PartitionConfig {
+        let block = palisade_protocol::wire::limits::BLOCK as u64;
+        PartitionConfig {
+            partition: self.partition,
+            blocks: self.bytes / block,
+            geometry: Geometry {
+                k: self.k,
+                m: self.m,
+                unit_blocks: (self.unit_bytes / block) as u16,
+                stripes: (self.column_bytes / self.unit_bytes.max(1)) as u32,
+            },
+            columns_min: self.columns_min,
+            devices: self.devices.iter().map(DeviceSpec::target).collect(),
+        }
+    }
+}
+
+/// A node that a process brings along.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeHello {
+    /// Its name in the rack file.
+    pub name: String,
+    /// Its boot, drawn at this start (P-01).
+    #[serde(with = "json::uuid")]
+    pub boot: BootId,
+}
+
+/// A device of an admitted node, and what the store knows of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmittedDevice {
+    /// `NODE/log`, `NODE/0`, ….
+    pub name: String,
+    /// What the store knows.
+    pub known: Known,
+}
+
+/// An admitted node.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AdmittedNode {
+    /// Its name.
+    pub name: String,
+    /// Its number.
+    #[serde(with = "json::node")]
+    pub node: NodeId,
+    /// Its role.
+    pub role: Role,
+    /// Its devices.
+    pub devices: Vec<AdmittedDevice>,
+    /// Heads: partitions that it is a member of.
+    pub partitions: Vec<PartitionSpec>,
+}
+
+/// The answer to a registration.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Admission {
+    /// The rack's identity, for media and messages.
+    #[serde(with = "json::uuid")]
+    pub rack: RackId,
+    /// The nodes of this process, in the order of registration.
+    pub nodes: Vec<AdmittedNode>,
+    /// Every node of the rack.
+    pub roster: Vec<RosterEntry>,
+}
+
+/// What control tells a process, always naming the node it is for. All are idempotent and are repeated
+/// after a reconnection, in this order per node: partitions, then assignments.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "command", rename_all = "snake_case")]
+pub enum Command {
+    /// A number was granted, durably (EF-14).
+    Assign {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The pair.
+        #[serde(with = "json::assignment")]
+        assignment: Assignment,
+    },
+    /// A partition of which the head is a member exists (or its declaration changed). The primary exports it.
+    CreatePartition {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The partition.
+        spec: PartitionSpec,
+    },
+    /// Delete a partition: its primary releases the columns and reports [`Report::Deleted`]; after that
+    /// control tells the secondary to forget it.
+    DeletePartition {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The partition.
+        #[serde(with = "json::partition")]
+        partition: PartitionId,
+    },
+    /// Which devices may hold columns changed.
+    SetDevices {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The partition.
+        #[serde(with = "json::partition")]
+        partition: PartitionId,
+        /// Its devices.
+        devices: Vec<DeviceSpec>,
+    },
+    /// Move everything acknowledged so far into extents, then report [`Report::Flushed`] with the tag.
+    Flush {
+        /// For whom (the primary).
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The partition.
+        #[serde(with = "json::partition")]
+        partition: PartitionId,
+        /// Comes back.
+        tag: u64,
+    },
+    /// The nodes of the rack changed.
+    Roster {
+        /// All of them.
+        roster: Vec<RosterEntry>,
+    },
+}
+
+pub use crate::report::Report;

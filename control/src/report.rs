@@ -1,0 +1,240 @@
+//! What node processes report to control: readiness, status with counters and histograms, events.
+//! Never needed for correctness except `HeadReady` (which asks for numbers) and the two answers.
+
+use std::collections::BTreeMap;
+
+use palisade_protocol::head::{HeadStatus, PartitionStatus, RoleState, STAGES};
+use palisade_protocol::wire::{BootId, DeviceId, LogId, NodeId, PartitionId, Stamp};
+use serde::{Deserialize, Serialize};
+
+use crate::api::json;
+use crate::metrics::HistSnapshot;
+
+/// From a node process to control.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "report", rename_all = "snake_case")]
+pub enum Report {
+    /// A head read its log and waits for numbers (P-01). Kept by the agent and said again after a
+    /// reconnection.
+    HeadReady {
+        /// The head.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Its boot.
+        #[serde(with = "json::uuid")]
+        boot: BootId,
+        /// Its log (P-03).
+        #[serde(with = "json::uuid")]
+        log: LogId,
+        /// The pairs that its log holds: a number above what the store granted shows that the store was
+        /// restored from an older copy (P-04).
+        #[serde(with = "json::stamps")]
+        held: Vec<Stamp>,
+    },
+    /// A sled read its devices and serves. Kept and said again as above.
+    SledReady {
+        /// The sled.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Its boot.
+        #[serde(with = "json::uuid")]
+        boot: BootId,
+    },
+    /// A picture of the process's nodes, about once a second.
+    Status {
+        /// One each.
+        nodes: Vec<NodeReport>,
+    },
+    /// Something happened that people may want to know.
+    Event {
+        /// Where.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Whether it needs attention.
+        warning: bool,
+        /// What.
+        what: String,
+    },
+    /// A flush ended; `error` says why not everything is in extents.
+    Flushed {
+        /// Of the command.
+        tag: u64,
+        /// None when all is well.
+        error: Option<String>,
+    },
+    /// A partition is deleted on this node, its columns are free.
+    Deleted {
+        /// Where.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Which.
+        #[serde(with = "json::partition")]
+        partition: PartitionId,
+    },
+}
+
+/// What a node does.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NodeState {
+    /// Opening devices, reading its log.
+    #[default]
+    Starting,
+    /// Working.
+    Ready,
+    /// Cannot work; `why` tells.
+    Failed,
+    /// Not connected to control (set by control, never reported).
+    Away,
+}
+
+/// A node for `status`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeReport {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub state: NodeState,
+    /// Why not more, for people.
+    pub why: String,
+    /// Heads: log blocks in all.
+    pub log_blocks: u64,
+    /// Heads: log blocks free.
+    pub log_free: u64,
+    /// Heads: partitions.
+    pub partitions: Vec<PartitionReport>,
+    /// Sleds: devices.
+    pub devices: Vec<DeviceReport>,
+    /// Counters by name; they only rise within a boot.
+    pub counters: BTreeMap<String, u64>,
+    /// Histograms by name, in nanoseconds (turn time of the reactor, …).
+    pub histograms: BTreeMap<String, HistSnapshot>,
+}
+
+/// A partition on a head.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PartitionReport {
+    /// The partition.
+    pub partition: u64,
+    /// `idle`, `reconciling`, `serving`, `following` or `stopped`.
+    pub role: String,
+    /// Why it does not serve or follow.
+    pub why: String,
+    /// Epoch of its durable number.
+    pub epoch: u32,
+    /// Counter of its durable number.
+    pub counter: u64,
+    /// Last committed operation.
+    pub committed: u64,
+    /// Last numbered operation.
+    pub tail: u64,
+    /// Commands that wait.
+    pub waiting: u64,
+    /// Commands in progress.
+    pub active: u64,
+    /// Whether the other member is away.
+    pub peer_away: bool,
+    /// Blocks in the log only.
+    pub log_blocks: u64,
+    /// Extents.
+    pub extents: u64,
+    /// Extents that lack good columns.
+    pub degraded: u64,
+    /// Blocks that live in extents.
+    pub extent_blocks: u64,
+    /// Blocks that extents have room for.
+    pub extent_room: u64,
+    /// Devices that did not grant the current number (primary only).
+    pub unclaimed: u64,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+    /// Stage histograms by name, in nanoseconds.
+    pub stages: BTreeMap<String, HistSnapshot>,
+}
+
+/// A device of a sled.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DeviceReport {
+    /// Its name (`sled-1/0`).
+    pub name: String,
+    /// Its identity.
+    #[serde(with = "json::uuid")]
+    pub device: DeviceId,
+    /// Columns in all.
+    pub columns: u64,
+    /// Columns free.
+    pub free: u64,
+    /// `ok`, `suspect`, `failed`, ….
+    pub state: String,
+    /// Counters by name.
+    #[serde(default)]
+    pub counters: BTreeMap<String, u64>,
+}
+
+fn role_name(role: RoleState) -> &'static str {
+    match role {
+        RoleState::Idle => "idle",
+        RoleState::Reconciling => "reconciling",
+        RoleState::Serving => "serving",
+        RoleState::Following => "following",
+        RoleState::Stopped => "stopped",
+    }
+}
+
+impl From<&PartitionStatus> for PartitionReport {
+    fn from(status: &PartitionStatus) -> Self {
+        let mut counters = BTreeMap::new();
+        status.stats.counters.each(|name, value| {
+            counters.insert(name.to_owned(), value);
+        });
+        let stage = |stage| (stage_name(stage), HistSnapshot::of(status.stats.histogram(stage)));
+        Self {
+            partition: status.partition.0,
+            role: role_name(status.role).to_owned(),
+            why: status.why.to_owned(),
+            epoch: status.stamp.number.epoch,
+            counter: status.stamp.number.counter,
+            committed: status.committed.0,
+            tail: status.tail.0,
+            waiting: status.waiting.into(),
+            active: status.active.into(),
+            peer_away: status.peer_away,
+            log_blocks: status.log_blocks,
+            extents: status.extents.into(),
+            degraded: status.degraded.into(),
+            extent_blocks: status.extent_blocks,
+            extent_room: status.extent_room,
+            unclaimed: status.devices.iter().filter(|device| !device.claimed).count() as u64,
+            counters,
+            stages: STAGES.into_iter().map(stage).filter(|(_, hist)| hist.count > 0).collect(),
+        }
+    }
+}
+
+fn stage_name(stage: palisade_protocol::head::Stage) -> String {
+    stage.name().to_owned()
+}
+
+impl NodeReport {
+    /// A head's picture.
+    pub fn of_head(name: &str, status: &HeadStatus) -> Self {
+        let (state, why) = if status.log_failed {
+            (NodeState::Failed, "the log device failed")
+        } else if status.recovered {
+            (NodeState::Ready, "")
+        } else {
+            (NodeState::Starting, "reading the log")
+        };
+        Self {
+            name: name.to_owned(),
+            state,
+            why: why.to_owned(),
+            log_blocks: status.log_blocks,
+            log_free: status.log_free,
+            partitions: status.partitions.iter().map(PartitionReport::from).collect(),
+            ..Self::default()
+        }
+    }
+}
