@@ -7,13 +7,18 @@
 //! type runs on every device, and faults wrap any of them.
 
 mod mem;
+mod open;
+mod uring;
 
 pub use mem::{MemDriver, MemMedia};
+pub use open::{CreateFile, OpenError};
+pub use uring::{UringDriver, UringOptions};
 
-use crate::clock::Nanos;
+use crate::clock::{Clock, MonoClock, Nanos};
 use palisade_dma::{Buf, BufMut};
 use smallvec::SmallVec;
 use std::os::fd::BorrowedFd;
+use std::time::Duration;
 
 /// Smallest unit of tearing and of addressing, in bytes.
 pub const SECTOR: usize = 512;
@@ -130,6 +135,8 @@ pub trait BlockPort: Send {
 pub enum BlockDriver {
     /// Memory of this process.
     Mem(MemDriver),
+    /// A file or block device through io_uring.
+    Uring(Box<UringDriver>),
     /// Anything else, such as a simulator's device.
     Dyn(Box<dyn BlockPort>),
 }
@@ -139,6 +146,7 @@ macro_rules! each {
     ($self:expr, $driver:ident => $call:expr) => {
         match $self {
             BlockDriver::Mem($driver) => $call,
+            BlockDriver::Uring($driver) => $call,
             BlockDriver::Dyn($driver) => $call,
         }
     };
@@ -174,6 +182,26 @@ impl std::fmt::Debug for BlockDriver {
             .field("info", self.info())
             .field("in_flight", &self.in_flight())
             .finish()
+    }
+}
+
+/// Hands everything to the device and waits until it has completed, for set-up code and tools that own
+/// their thread; false when `limit` was over first. A reactor must never call this.
+pub fn complete_all(port: &mut dyn BlockPort, limit: Duration, out: &mut Vec<BlockCompletion>) -> bool {
+    let end = MonoClock.now() + limit;
+    port.kick();
+    loop {
+        let now = MonoClock.now();
+        let done = port.poll(now, out);
+        if port.in_flight() == 0 {
+            return true;
+        }
+        if now >= end {
+            return false;
+        }
+        if done == 0 {
+            std::thread::sleep(Duration::from_micros(20));
+        }
     }
 }
 
