@@ -18,6 +18,7 @@ pub mod block;
 pub mod clock;
 pub mod entropy;
 pub mod flag;
+pub mod net;
 pub mod park;
 pub mod pool;
 pub mod reactor;
