@@ -10,4 +10,8 @@
 //! through a factory that the node crate passes to [`cli::run`].
 
 pub mod cli;
+pub mod load;
+pub mod nbd;
+pub mod report;
 pub mod target;
+pub mod units;
