@@ -6,7 +6,9 @@
 
 pub mod agent;
 pub mod api;
+pub mod authority;
 pub mod config;
 pub mod identity;
 pub mod metrics;
 pub mod report;
+pub mod store;

@@ -114,3 +114,96 @@ pub enum Decision {
         why: String,
     },
 }
+
+/// The rule. `fresh` is the identity to format with, should it come to that.
+pub fn decide(known: &Known, medium: &Medium, fresh: Identity) -> Decision {
+    match known {
+        Known::Unknown => decide_unknown(medium, fresh),
+        // Nothing was ever acknowledged on it: the format is repeated with the identity that is durable.
+        Known::Formatting { id } => match medium {
+            Medium::Absent | Medium::Blank | Medium::Damaged { .. } => Decision::Format { id: *id },
+            Medium::Ours { id: found } if found == id => Decision::Format { id: *id },
+            other => Decision::Refuse { why: refusal(other) },
+        },
+        Known::Active { id } => match medium {
+            Medium::Ours { id: found } if found == id => Decision::Open { id: *id },
+            Medium::Absent => Decision::Missing { why: format!("device {id} is not there") },
+            Medium::Blank => Decision::Missing {
+                why: format!(
+                    "device {id} is blank though it held data: it is not formatted again; bring the right one back, or give it up with `palisade device replace`"
+                ),
+            },
+            other => Decision::Refuse { why: refusal(other) },
+        },
+        Known::Replacing { old, force } => match medium {
+            Medium::Absent | Medium::Blank | Medium::Damaged { .. } => Decision::Format { id: fresh },
+            Medium::Ours { id } if id == old => Decision::Format { id: fresh },
+            _ if *force => Decision::Format { id: fresh },
+            other => Decision::Refuse { why: format!("{}; add --force to overwrite it", refusal(other)) },
+        },
+    }
+}
+
+fn decide_unknown(medium: &Medium, fresh: Identity) -> Decision {
+    match medium {
+        Medium::Absent | Medium::Blank => Decision::Format { id: fresh },
+        other => Decision::Refuse { why: refusal(other) },
+    }
+}
+
+fn refusal(medium: &Medium) -> String {
+    match medium {
+        Medium::Absent => "it is not there".to_owned(),
+        Medium::Blank => "it is blank".to_owned(),
+        Medium::Foreign { what } => {
+            format!("it holds something that is not Palisade's ({what}): it is not touched")
+        }
+        Medium::OtherRack => "it belongs to another rack: it is not touched".to_owned(),
+        Medium::Newer => "a newer version of Palisade formatted it: use that version".to_owned(),
+        Medium::Damaged { what } => format!("its superblock is damaged ({what}): it is not touched"),
+        Medium::Ours { id } => format!("it carries identity {id}, which does not belong here"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OLD: Identity = Identity(1);
+    const NEW: Identity = Identity(2);
+
+    fn media() -> [Medium; 8] {
+        [
+            Medium::Absent,
+            Medium::Blank,
+            Medium::Foreign { what: "ext4".to_owned() },
+            Medium::OtherRack,
+            Medium::Newer,
+            Medium::Damaged { what: "crc".to_owned() },
+            Medium::Ours { id: OLD },
+            Medium::Ours { id: Identity(9) },
+        ]
+    }
+
+    fn letters(known: &Known) -> String {
+        let letter = |medium: &Medium| match decide(known, medium, NEW) {
+            Decision::Format { id } if id == NEW => 'F',
+            Decision::Format { .. } => 'f',
+            Decision::Open { .. } => 'O',
+            Decision::Missing { .. } => 'M',
+            Decision::Refuse { .. } => 'R',
+        };
+        media().iter().map(letter).collect()
+    }
+
+    /// Columns: absent, blank, foreign, other rack, newer, damaged, ours, ours but another.
+    /// F formats anew, f with the old identity, O opens, M missing, R refuses.
+    #[test]
+    fn every_state_against_every_medium() {
+        assert_eq!(letters(&Known::Unknown), "FFRRRRRR");
+        assert_eq!(letters(&Known::Formatting { id: OLD }), "ffRRRffR");
+        assert_eq!(letters(&Known::Active { id: OLD }), "MMRRRROR");
+        assert_eq!(letters(&Known::Replacing { old: OLD, force: false }), "FFRRRFFR");
+        assert_eq!(letters(&Known::Replacing { old: OLD, force: true }), "FFFFFFFF");
+    }
+}

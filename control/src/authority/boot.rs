@@ -1,0 +1,188 @@
+//! A head booted and asks for numbers (P-01, P-03, P-04, EF-14).
+
+use std::hash::Hasher;
+
+use palisade_protocol::wire::{BootId, GrantId, LogId, NodeId, Number, Stamp};
+use siphasher::sip::SipHasher24;
+
+use super::record::{BootJson, LogJson, MemberRecord, Meta, NodeRecord, Record, VolumeRecord, VolumeState};
+use super::{Authority, Changes};
+use crate::api::model::Role;
+use crate::identity::{Identity, Known};
+
+/// Boots of a node that are remembered, so that a late word of one is told from a new boot.
+const OLD_BOOTS: usize = 16;
+
+/// Why a head gets no numbers.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum BootError {
+    /// The store does not know it.
+    #[error("node {0} is not in the store")]
+    UnknownNode(NodeId),
+    /// Only heads serve volumes.
+    #[error("node {0} is not a head")]
+    NotAHead(String),
+    /// A word of an earlier boot that came late.
+    #[error("{0} booted again since: this boot is over")]
+    OldBoot(String),
+    /// Another log than the store knows (P-03).
+    #[error(
+        "{name} came with log {found}, the store knows {known}: another log is another member; bring the old one back, or give it up with `palisade device replace {name}/log`"
+    )]
+    OtherLog {
+        /// The head.
+        name: String,
+        /// The log it came with.
+        found: LogId,
+        /// The log it should have.
+        known: LogId,
+    },
+}
+
+impl Authority {
+    /// Grants a new number to every partition of which `head` is a member, to the group in which it has
+    /// this boot. Asked again by the same boot it grants nothing and repeats what stands. `held` are the
+    /// pairs that the head's log holds; one above the store's shows that the store is an older copy.
+    pub fn boot(&self, head: NodeId, boot: BootId, log: LogId, held: &[Stamp]) -> Result<Changes, BootError> {
+        let node = self.nodes.get(&head.0).ok_or(BootError::UnknownNode(head))?;
+        self.check_boot(node, boot, log)?;
+        let mut changes = Changes::default();
+        if node.boot == Some(BootJson(boot)) {
+            changes.assignments = self.standing(head, boot);
+            return Ok(changes);
+        }
+        let mut node = node.clone();
+        if let Some(old) = node.boot.replace(BootJson(boot)) {
+            node.old_boots.push(old);
+            let excess = node.old_boots.len().saturating_sub(OLD_BOOTS);
+            node.old_boots.drain(..excess);
+        }
+        node.log = Some(LogJson(log));
+        let mut meta = self.meta.clone();
+        self.notice_restore(&mut meta, held, &mut changes);
+        let lookup = |id: NodeId| if id == head { Some(&node) } else { self.nodes.get(&id.0) };
+        for volume in self.volumes.values().filter(|volume| volume.heads().contains(&head)) {
+            grant(volume, &mut meta, lookup, &mut changes);
+        }
+        changes.put(Record::Node(node));
+        changes.put(Record::Meta(meta));
+        Ok(changes)
+    }
+
+    fn check_boot(&self, node: &NodeRecord, boot: BootId, log: LogId) -> Result<(), BootError> {
+        if node.role != Role::Head {
+            return Err(BootError::NotAHead(node.name.clone()));
+        }
+        if node.old_boots.contains(&BootJson(boot)) {
+            return Err(BootError::OldBoot(node.name.clone()));
+        }
+        let other = |known: LogId| Err(BootError::OtherLog { name: node.name.clone(), found: log, known });
+        if let Some(LogJson(known)) = node.log
+            && known != log
+        {
+            return other(known);
+        }
+        let registered = self.devices.get(&format!("{}/log", node.name)).map(|device| &device.known);
+        match registered {
+            Some(Known::Active { id: Identity(id) } | Known::Formatting { id: Identity(id) })
+                if *id != log.0 =>
+            {
+                other(LogId(*id))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// The pairs that name this boot as a member.
+    pub(super) fn standing(&self, head: NodeId, boot: BootId) -> Vec<palisade_protocol::wire::Assignment> {
+        let names = |volume: &&VolumeRecord| {
+            volume.state != VolumeState::Deleted
+                && volume.members.iter().any(|member| member.head == head && member.boot == boot)
+        };
+        self.volumes.values().filter(names).filter_map(VolumeRecord::assignment).collect()
+    }
+
+    /// P-04: a head that holds more than was granted proves that grants were forgotten.
+    fn notice_restore(&self, meta: &mut Meta, held: &[Stamp], changes: &mut Changes) {
+        let epoch_before = meta.epoch;
+        for stamp in held {
+            let ours = self.volumes.get(&stamp.partition.0);
+            let (number, grant) = ours.map_or((Number::ZERO, GrantId(0)), |v| (v.number(), GrantId(v.grant)));
+            let forgotten = stamp.number > number || (stamp.number == number && stamp.grant != grant);
+            if !forgotten || stamp.number == Number::ZERO {
+                continue;
+            }
+            meta.epoch = meta.epoch.max(stamp.number.epoch.saturating_add(1));
+            meta.next_volume = meta.next_volume.max(stamp.partition.0.saturating_add(1));
+        }
+        if meta.epoch != epoch_before {
+            changes.notes.push(format!(
+                "a head holds numbers that this store did not grant: it is an older copy; numbers go on in epoch {}",
+                meta.epoch
+            ));
+        }
+    }
+}
+
+/// Why a volume cannot be granted now; for `status`.
+pub(super) fn obstacle<'n>(
+    volume: &VolumeRecord,
+    lookup: impl Fn(NodeId) -> Option<&'n NodeRecord>,
+) -> Option<String> {
+    for head in volume.heads() {
+        let Some(node) = lookup(head) else { return Some(format!("head {head} is not in the store")) };
+        let (Some(_), Some(LogJson(log))) = (node.boot, node.log) else {
+            return Some(format!("{} has not started yet", node.name));
+        };
+        let before = volume.members.iter().find(|member| member.head == head);
+        if let Some(before) = before
+            && before.log != log
+        {
+            return Some(format!(
+                "the log of {} was replaced: it holds nothing of this volume and filling it from the other head is not possible yet",
+                node.name
+            ));
+        }
+    }
+    None
+}
+
+/// Grants the next number of a volume if every member has a boot and the log it always had (P-03).
+/// A group is never granted without its secondary: that would be acknowledging alone (`SoloByLeave`).
+pub(super) fn grant<'n>(
+    volume: &VolumeRecord,
+    meta: &mut Meta,
+    lookup: impl Fn(NodeId) -> Option<&'n NodeRecord>,
+    changes: &mut Changes,
+) {
+    if volume.state == VolumeState::Deleted {
+        return;
+    }
+    if let Some(why) = obstacle(volume, &lookup) {
+        changes.notes.push(format!("volume {} gets no number: {why}", volume.name));
+        return;
+    }
+    let mut volume = volume.clone();
+    volume.members = volume
+        .heads()
+        .into_iter()
+        .filter_map(lookup)
+        .filter_map(|node| Some(MemberRecord { head: node.node, log: node.log?.0, boot: node.boot?.0 }))
+        .collect();
+    let before = volume.number();
+    volume.epoch = meta.epoch;
+    volume.counter += 1;
+    meta.grants += 1;
+    assert!(volume.number() > before, "numbers rise (EF-14)");
+    volume.grant = grant_id(meta.incarnation, &volume);
+    changes.assignments.extend(volume.assignment());
+    changes.put(Record::Volume(volume));
+}
+
+/// Grant ids of two stores differ even for one number, because their incarnations do (P-04). Never 0.
+fn grant_id(incarnation: u64, volume: &VolumeRecord) -> u64 {
+    let mut hasher = SipHasher24::new_with_keys(incarnation, volume.id);
+    hasher.write_u32(volume.epoch);
+    hasher.write_u64(volume.counter);
+    hasher.finish().max(1)
+}

@@ -1,0 +1,152 @@
+//! Who may write: nodes, devices, volumes, sequence numbers (EF-14), sandboxes (EF-13), in one pure machine.
+//!
+//! Contract: a method looks at the state and returns [`Changes`] without changing anything. The caller
+//! makes `records` durable in its store, then calls [`Authority::apply`], then sends what `Changes`
+//! says. So a number is durable before it is released, and a crash anywhere loses or repeats a grant but
+//! never gives it twice. One serial caller; no clock, no socket, no randomness in here: the simulator
+//! runs it as it is.
+
+mod boot;
+mod device;
+mod node;
+mod record;
+mod sandbox;
+mod view;
+mod volume;
+
+#[cfg(test)]
+mod tests;
+
+use std::collections::BTreeMap;
+
+use palisade_protocol::wire::{Assignment, NodeId, PartitionId, RackId};
+
+pub use boot::BootError;
+pub use device::DeviceError;
+pub use node::{DeviceDeclaration, NodeDeclaration, NodeError};
+pub use record::{
+    DeviceRecord, FORMAT, MemberRecord, Meta, NodeRecord, Record, SandboxRecord, VolumeRecord, VolumeState,
+};
+pub use sandbox::spread;
+pub use volume::{VolumeError, VolumeRequest};
+
+/// A record to write (`Some`) or remove (`None`), by key.
+pub type Change = (String, Option<Record>);
+
+/// What a decision changes, and whom to tell once `records` are durable and applied.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct Changes {
+    /// For the store, as one transaction.
+    pub records: Vec<Change>,
+    /// For every member of each.
+    pub assignments: Vec<Assignment>,
+    /// Partitions whose declaration is new or changed: tell their members.
+    pub created: Vec<PartitionId>,
+    /// Partitions to delete: tell these heads.
+    pub deleting: Vec<(NodeId, PartitionId)>,
+    /// Partitions whose devices changed: tell their members.
+    pub devices: Vec<PartitionId>,
+    /// For people: what was noticed on the way.
+    pub notes: Vec<String>,
+}
+
+impl Changes {
+    fn put(&mut self, record: Record) {
+        self.records.push((record.key(), Some(record)));
+    }
+}
+
+/// The state of the rack's membership and numbers.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Authority {
+    meta: Meta,
+    nodes: BTreeMap<u32, NodeRecord>,
+    devices: BTreeMap<String, DeviceRecord>,
+    volumes: BTreeMap<u64, VolumeRecord>,
+}
+
+/// Why records of a store are no authority.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LoadError {
+    /// Nothing is there: make one with [`Authority::found`].
+    #[error("the store is empty")]
+    Empty,
+    /// A newer program wrote it.
+    #[error("the store has format {0}, this program reads up to {FORMAT}: use a newer palisade")]
+    Newer(u32),
+    /// A record under a key that is not its own.
+    #[error("the store is damaged: record `{0}` does not belong to its key")]
+    Key(String),
+}
+
+impl Authority {
+    /// The first record of a new rack. `rack` and `incarnation` are random; epochs start at 1. Media of
+    /// an older rack carry another rack id, so a store made anew can never meet its own old numbers (P-04).
+    pub fn found(rack: RackId, incarnation: u64, name: &str) -> Changes {
+        let meta = Meta {
+            format: FORMAT,
+            rack,
+            name: name.to_owned(),
+            incarnation,
+            epoch: 1,
+            next_node: 1,
+            next_volume: 1,
+            grants: 0,
+        };
+        let mut changes = Changes::default();
+        changes.put(Record::Meta(meta));
+        changes
+    }
+
+    /// The state that records describe.
+    pub fn load(records: impl IntoIterator<Item = (String, Record)>) -> Result<Self, LoadError> {
+        let mut meta = None;
+        let (mut nodes, mut devices, mut volumes) = (BTreeMap::new(), BTreeMap::new(), BTreeMap::new());
+        for (key, record) in records {
+            if record.key() != key {
+                return Err(LoadError::Key(key));
+            }
+            match record {
+                Record::Meta(found) => meta = Some(found),
+                Record::Node(node) => drop(nodes.insert(node.node.0, node)),
+                Record::Device(device) => drop(devices.insert(device.name.clone(), device)),
+                Record::Volume(volume) => drop(volumes.insert(volume.id, volume)),
+            }
+        }
+        let meta = meta.ok_or(LoadError::Empty)?;
+        if meta.format > FORMAT {
+            return Err(LoadError::Newer(meta.format));
+        }
+        Ok(Self { meta, nodes, devices, volumes })
+    }
+
+    /// Takes over records that are durable by now.
+    pub fn apply(&mut self, changes: &Changes) {
+        for (key, record) in &changes.records {
+            match record {
+                Some(Record::Meta(meta)) => self.meta = meta.clone(),
+                Some(Record::Node(node)) => drop(self.nodes.insert(node.node.0, node.clone())),
+                Some(Record::Device(device)) => {
+                    self.devices.insert(device.name.clone(), device.clone());
+                }
+                Some(Record::Volume(volume)) => drop(self.volumes.insert(volume.id, volume.clone())),
+                None => {
+                    self.devices.retain(|name, _| record::device_key(name) != *key);
+                    self.nodes.retain(|_, node| record::node_key(&node.name) != *key);
+                }
+            }
+        }
+    }
+
+    /// The store was restored from a copy that misses grants up to `grants` of epoch `epoch`: every number
+    /// from now on is above all that were ever granted (P-04).
+    pub fn restored(&self, epoch: u32, grants: u64) -> Changes {
+        let mut changes = Changes::default();
+        let mut meta = self.meta.clone();
+        meta.epoch = meta.epoch.max(epoch).saturating_add(1);
+        meta.grants = meta.grants.max(grants);
+        changes.notes.push(format!("the store is an older copy: numbers go on in epoch {}", meta.epoch));
+        changes.put(Record::Meta(meta));
+        changes
+    }
+}

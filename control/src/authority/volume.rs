@@ -1,0 +1,183 @@
+//! Volumes: made, deleted, forgotten (EF-26 in its one-rack form).
+
+use palisade_protocol::wire::limits::BLOCK;
+use palisade_protocol::wire::{NodeId, PartitionId};
+
+use super::boot::grant;
+use super::record::{Record, VolumeRecord, VolumeState};
+use super::sandbox::spread;
+use super::{Authority, Changes};
+use crate::api::model::Role;
+use crate::config::Code;
+
+/// A volume to make.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VolumeRequest {
+    /// Name.
+    pub name: String,
+    /// Size, a multiple of 4 KiB.
+    pub bytes: u64,
+    /// Name of the primary.
+    pub primary: String,
+    /// Name of the secondary; another head (EF-26).
+    pub secondary: Option<String>,
+    /// Code and geometry.
+    pub code: Code,
+}
+
+/// Why a volume cannot be made or deleted.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum VolumeError {
+    /// The name is taken.
+    #[error("a volume `{0}` exists already")]
+    Exists(String),
+    /// The name is unusable.
+    #[error("`{0}` is no name: use 1 to 64 letters, digits, `-`, `_` and `.`")]
+    Name(String),
+    /// No such volume.
+    #[error("there is no volume `{0}`")]
+    Unknown(String),
+    /// No such head.
+    #[error("there is no head `{0}`")]
+    NoHead(String),
+    /// One head in both roles (EF-26).
+    #[error("`{0}` cannot be primary and secondary of one volume")]
+    SameHead(String),
+    /// The size is nothing, or no whole number of blocks.
+    #[error("a size of {0} bytes is not a positive multiple of 4096")]
+    Size(u64),
+    /// Its columns cannot be placed.
+    #[error("{0}")]
+    Placement(String),
+    /// More than the sleds hold.
+    #[error("{wanted} bytes with parity do not fit the sleds, which have columns for {room}")]
+    Capacity {
+        /// Bytes with parity.
+        wanted: u64,
+        /// Bytes that columns hold.
+        room: u64,
+    },
+}
+
+/// Whether a text may name a volume or node: it stands in paths, URIs and metrics.
+pub(crate) fn is_name(name: &str) -> bool {
+    (1..=64).contains(&name.len())
+        && name.bytes().all(|b| b.is_ascii_alphanumeric() || matches!(b, b'-' | b'_' | b'.'))
+        && !name.starts_with('.')
+}
+
+impl Authority {
+    /// Makes a volume and, when both heads are up, grants its first number. Asking again for the very same
+    /// volume changes nothing.
+    pub fn create_volume(&self, request: &VolumeRequest) -> Result<Changes, VolumeError> {
+        if !is_name(&request.name) {
+            return Err(VolumeError::Name(request.name.clone()));
+        }
+        if request.bytes == 0 || !request.bytes.is_multiple_of(BLOCK as u64) {
+            return Err(VolumeError::Size(request.bytes));
+        }
+        let primary = self.head_by_name(&request.primary)?;
+        let secondary = request.secondary.as_deref().map(|name| self.head_by_name(name)).transpose()?;
+        if secondary == Some(primary) {
+            return Err(VolumeError::SameHead(request.primary.clone()));
+        }
+        let volume = self.shape(request, primary, secondary);
+        if let Some(old) = self.volume_by_name(&request.name) {
+            let same = VolumeRecord {
+                id: old.id,
+                epoch: old.epoch,
+                counter: old.counter,
+                grant: old.grant,
+                members: old.members.clone(),
+                sandbox: old.sandbox.clone(),
+                ..volume
+            } == *old;
+            return if same {
+                Ok(Changes::default())
+            } else {
+                Err(VolumeError::Exists(request.name.clone()))
+            };
+        }
+        self.check_room(request)?;
+        let mut changes = Changes::default();
+        let mut meta = self.meta.clone();
+        meta.next_volume += 1;
+        let volume = VolumeRecord { sandbox: self.allocate(&volume), ..volume };
+        changes.created.push(volume.partition());
+        changes.put(Record::Volume(volume.clone()));
+        grant(&volume, &mut meta, |id| self.nodes.get(&id.0), &mut changes);
+        changes.put(Record::Meta(meta));
+        Ok(changes)
+    }
+
+    fn shape(&self, request: &VolumeRequest, primary: NodeId, secondary: Option<NodeId>) -> VolumeRecord {
+        VolumeRecord {
+            id: self.meta.next_volume,
+            name: request.name.clone(),
+            bytes: request.bytes,
+            k: request.code.data,
+            m: request.code.parity,
+            unit_bytes: request.code.unit_bytes,
+            column_bytes: request.code.column_bytes,
+            columns_min: request.code.min_columns,
+            shared_shelves: request.code.shared_shelves,
+            primary,
+            secondary: secondary.map(|head| head.0),
+            state: VolumeState::Active,
+            epoch: 0,
+            counter: 0,
+            grant: 0,
+            members: Vec::new(),
+            sandbox: Vec::new(),
+        }
+    }
+
+    /// Placement and capacity, as far as the store knows its sleds; a rack without sleds in the store (a
+    /// simulator that places by itself) is not judged.
+    fn check_room(&self, request: &VolumeRequest) -> Result<(), VolumeError> {
+        let sleds = || self.nodes.values().filter(|node| node.role == Role::Sled);
+        if sleds().next().is_none() {
+            return Ok(());
+        }
+        let code = &request.code;
+        spread(sleds().map(|node| node.shelf.as_str()), code.columns(), code.shared_shelves)
+            .map_err(VolumeError::Placement)?;
+        let devices = || self.devices.values().filter(|device| !device.log);
+        if devices().any(|device| device.columns == 0) {
+            return Ok(());
+        }
+        let room = devices().map(|device| u64::from(device.columns)).sum::<u64>() * code.column_bytes;
+        let wanted = request.bytes / u64::from(code.data.max(1)) * code.columns() as u64;
+        if wanted > room { Err(VolumeError::Capacity { wanted, room }) } else { Ok(()) }
+    }
+
+    fn head_by_name(&self, name: &str) -> Result<NodeId, VolumeError> {
+        self.node_by_name(name)
+            .filter(|node| node.role == Role::Head)
+            .map(|node| node.node)
+            .ok_or_else(|| VolumeError::NoHead(name.to_owned()))
+    }
+
+    /// Marks a volume for deletion; its primary is told, and reports when its columns are free.
+    pub fn delete_volume(&self, name: &str) -> Result<Changes, VolumeError> {
+        let volume = self.volume_by_name(name).ok_or_else(|| VolumeError::Unknown(name.to_owned()))?;
+        let mut changes = Changes::default();
+        changes.deleting.push((volume.primary, volume.partition()));
+        changes.put(Record::Volume(VolumeRecord { state: VolumeState::Deleting, ..volume.clone() }));
+        Ok(changes)
+    }
+
+    /// A head says that a partition is gone there. From the primary that ends the volume: its record stays
+    /// as a tombstone and the secondary is told to forget it.
+    pub fn volume_deleted(&self, head: NodeId, partition: PartitionId) -> Changes {
+        let mut changes = Changes::default();
+        let Some(volume) = self.volumes.get(&partition.0) else { return changes };
+        if volume.primary != head || volume.state != VolumeState::Deleting {
+            return changes;
+        }
+        changes.deleting.extend(volume.secondary.map(|secondary| (NodeId(secondary), partition)));
+        let (state, sandbox) = (VolumeState::Deleted, Vec::new());
+        changes.put(Record::Volume(VolumeRecord { state, sandbox, ..volume.clone() }));
+        changes
+    }
+}
