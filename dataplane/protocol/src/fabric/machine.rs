@@ -69,9 +69,10 @@ pub struct FabricOut {
     pub boots: Vec<(NodeId, BootId)>,
 }
 
-/// The peer's queue is full; the message comes back.
-#[derive(Debug)]
-pub struct QueueFull(pub Msg);
+/// The peer's queue is full, or the peer is not named; nothing was queued. The asker repeats later.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the queue to that node is full")]
+pub struct QueueFull;
 
 /// Counters of the fabric.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -116,9 +117,9 @@ impl Fabric {
         true
     }
 
-    /// Queues a message.
-    pub fn send(&mut self, _now: Time, _to: NodeId, msg: Msg) -> Result<(), QueueFull> {
-        Err(QueueFull(msg))
+    /// Queues a message; its payload is kept by handle.
+    pub fn send(&mut self, _now: Time, _to: NodeId, _msg: &Msg) -> Result<(), QueueFull> {
+        Err(QueueFull)
     }
 
     /// A datagram arrived. Its bytes are copied once, into pool buffers.
