@@ -1,0 +1,1 @@
+//! Tests of the sled machine on a device in memory.
