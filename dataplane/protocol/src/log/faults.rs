@@ -13,8 +13,6 @@ pub struct Faults {
     pub ack_with_hole: bool,
     /// P-06: recovery accepts records beyond a hole that nothing proves durable.
     pub trust_past_hole: bool,
-    /// P-06: a restart writes on in the old epoch.
-    pub keep_epoch: bool,
     /// P-07: a repoint applies without comparing (op, location).
     pub repoint_unconditional: bool,
     /// P-07: a trim leaves no tombstone.

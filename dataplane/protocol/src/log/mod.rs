@@ -9,9 +9,34 @@
 //!
 //! A turn of the head: `push*` any number of entries, then [`Log::end_turn`] writes them as few records;
 //! later [`Log::handle_block`] moves [`Log::durable`]. An entry is durable once `durable() >= placed.lsn`.
+//!
+//! | file | story |
+//! |---|---|
+//! | `format`, `record`, `page` | bytes of superblock and segments, of records, of checkpoints |
+//! | `append`, `segments`, `release` | the write path, the ring, what the ring gives back |
+//! | `index`, `extents` | where each block is |
+//! | `checkpoint`, `restore` | writing and loading a checkpoint |
+//! | `recover`, `scan`, `replay` | from a device to a log again |
 
-mod api;
+mod append;
+mod checkpoint;
+mod extents;
 mod faults;
+pub mod format;
+mod index;
+pub mod page;
+pub mod record;
+mod recover;
+mod release;
+mod replay;
+mod restore;
+mod scan;
+mod segments;
+mod types;
 
-pub use api::*;
+pub use append::Log;
+pub use checkpoint::Indexes;
 pub use faults::Faults;
+pub use index::{ENTRY_BYTES, Index, LEAF_BLOCKS};
+pub use recover::{Recovery, RecoveryState};
+pub use types::*;

@@ -1,13 +1,9 @@
-//! Placeholder bodies while the parts are built; the signatures are the contract.
-#![allow(unused_variables, clippy::needless_pass_by_value)]
+//! Words of the log: addresses, configuration, verdicts, what is put in and what is found.
 
 use super::Faults;
+use super::index::Index;
 use crate::wire::*;
-use palisade_dma::{Buf, Pool};
-
-fn unbuilt<T>() -> T {
-    panic!("this part of the log is not built yet")
-}
+use palisade_dma::Buf;
 
 /// Number of a log record: rises by one with every record, over restarts too. 0 is "none".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -108,14 +104,6 @@ pub enum LogError {
         /// The page.
         page: u32,
     },
-    /// A checkpoint says "in log", and the log does not hold it (P-29).
-    #[error("checkpoint {generation}: {what}")]
-    CheckpointMark {
-        /// Its generation.
-        generation: u64,
-        /// What does not fit.
-        what: String,
-    },
     /// The geometry asked for does not fit the device.
     #[error("log device of {device_bytes} bytes is too small: it needs {needed} bytes")]
     TooSmall {
@@ -153,6 +141,9 @@ pub enum PushError {
     /// The entry exceeds a limit (`limits::IO_BLOCKS_MAX`, `limits::REPOINT_ENTRIES_MAX`).
     #[error("entry exceeds a limit")]
     TooLarge,
+    /// A block to copy forward is no longer live; gather again.
+    #[error("block to copy died meanwhile")]
+    Stale,
 }
 
 /// Who asks for log space (P-31, P-32).
@@ -177,6 +168,8 @@ pub struct CopyForward {
     pub lba: Lba,
     /// Checksum of each block.
     pub crcs: CrcList,
+    /// Where they lay when they were gathered: refused as stale if one of them died since.
+    pub from: LogAddr,
     /// The bytes.
     pub data: Buf,
 }
@@ -256,53 +249,6 @@ pub struct Applied {
     pub stale: u32,
 }
 
-/// The index of one partition: logical block to newest location (EF-07, P-07).
-#[derive(Debug, Default)]
-pub struct Index {}
-
-impl Index {
-    /// An empty index of a partition of `blocks` blocks.
-    pub fn new(blocks: u64) -> Self {
-        unbuilt()
-    }
-    /// The newest mapping of a block.
-    pub fn get(&self, lba: Lba) -> Mapping {
-        unbuilt()
-    }
-    /// Mappings of `count` blocks from `lba`, in order, pushed to `into`.
-    pub fn lookup(&self, lba: Lba, count: u32, into: &mut Vec<Mapping>) {
-        unbuilt()
-    }
-    /// The extent in a slot.
-    pub fn extent(&self, slot: u32) -> Option<&Extent> {
-        unbuilt()
-    }
-    /// The slot of an extent.
-    pub fn slot_of(&self, id: ExtentId) -> Option<u32> {
-        unbuilt()
-    }
-    /// All extents that are not released, with their slots.
-    pub fn extents(&self) -> impl Iterator<Item = (u32, &Extent)> {
-        std::iter::empty()
-    }
-    /// Live blocks of an extent as (data block, lba), in order, pushed to `into`.
-    pub fn live_blocks(&self, slot: u32, into: &mut Vec<(u32, Lba)>) {
-        unbuilt()
-    }
-    /// Heap memory of the mapping table in bytes, extents not counted.
-    pub fn heap_bytes(&self) -> usize {
-        unbuilt()
-    }
-    /// Blocks of the partition.
-    pub fn blocks(&self) -> u64 {
-        unbuilt()
-    }
-    /// Blocks mapped to the log or to an extent.
-    pub fn mapped(&self) -> u64 {
-        unbuilt()
-    }
-}
-
 /// What a checkpoint stores of a partition besides its index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionMeta {
@@ -314,18 +260,6 @@ pub struct PartitionMeta {
     pub committed: Op,
     /// The pair adopted last.
     pub adopted: Option<Adopt>,
-}
-
-/// Gives a checkpoint the head's indexes.
-pub trait Indexes {
-    /// The index of a partition; `None` once it is deleted.
-    fn index(&mut self, partition: PartitionId) -> Option<&mut Index>;
-}
-
-impl Indexes for std::collections::BTreeMap<PartitionId, Index> {
-    fn index(&mut self, partition: PartitionId) -> Option<&mut Index> {
-        self.get_mut(&partition)
-    }
 }
 
 /// The body of an operation as the log holds it: as [`Body`], without the bytes of a write.
@@ -413,177 +347,4 @@ pub struct RecoveryReport {
     pub checkpoint: u64,
     /// Whether the device was blank and has been formatted.
     pub formatted: bool,
-}
-
-/// Where a recovery stands.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub enum RecoveryState {
-    /// Waiting for block completions.
-    Working,
-    /// Call [`Recovery::finish`].
-    Done,
-    /// It cannot go on.
-    Failed(LogError),
-}
-
-/// Reads (or formats) a log device until it can be appended to.
-#[derive(Debug)]
-pub struct Recovery {}
-
-impl Recovery {
-    /// Prepares; `start` begins.
-    pub fn new(config: LogConfig, pool: Pool) -> Self {
-        unbuilt()
-    }
-    /// Emits the first reads.
-    pub fn start(&mut self, out: &mut Out) {
-        unbuilt()
-    }
-    /// Takes a completion with a log key.
-    pub fn handle_block(&mut self, done: BlockDone, out: &mut Out) {
-        unbuilt()
-    }
-    /// Where it stands.
-    pub fn state(&self) -> RecoveryState {
-        unbuilt()
-    }
-    /// The log, ready for appends in a new epoch and segment (P-06), and what it held.
-    ///
-    /// # Panics
-    /// Unless the state is [`RecoveryState::Done`].
-    pub fn finish(self) -> (Log, Vec<RecoveredPartition>, RecoveryReport) {
-        unbuilt()
-    }
-}
-
-/// The head's log, open for appends.
-#[derive(Debug)]
-pub struct Log {}
-
-impl Log {
-    /// Its identity (P-03).
-    pub fn id(&self) -> LogId {
-        unbuilt()
-    }
-    /// Stages an operation in this turn's record. `committed` is the partition's committed watermark.
-    /// Clears and writes are [`Room::User`], everything else [`Room::Metadata`].
-    pub fn push(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
-        unbuilt()
-    }
-    /// Stages an adoption; operations of the partition above `adopt.tail` that were staged before are
-    /// void at recovery. The head also calls [`Log::dead`] for payload of the operations it cut.
-    pub fn push_adopt(&mut self, adopt: &Adopt, committed: Op) -> Result<Placed, PushError> {
-        unbuilt()
-    }
-    /// Stages a copy of committed blocks; once durable call [`Log::settle_copy`].
-    pub fn push_copy(&mut self, copy: &CopyForward, committed: Op) -> Result<Placed, PushError> {
-        unbuilt()
-    }
-    /// A copy is durable: the index points to it if it still holds that operation in the log.
-    pub fn settle_copy(&mut self, index: &mut Index, copy: &CopyForward, placed: Placed) -> Applied {
-        unbuilt()
-    }
-    /// Closes this turn's records and emits their writes. Call once per turn, also when nothing was pushed.
-    pub fn end_turn(&mut self, now: Time, out: &mut Out) {
-        unbuilt()
-    }
-    /// When `end_turn` must be called without input.
-    pub fn deadline(&self) -> Option<Time> {
-        unbuilt()
-    }
-    /// Takes a completion with a log key.
-    pub fn handle_block(&mut self, done: BlockDone, out: &mut Out) {
-        unbuilt()
-    }
-    /// Every record up to this one is durable (P-06).
-    pub fn durable(&self) -> Lsn {
-        unbuilt()
-    }
-    /// Whether a write failed: nothing more becomes durable.
-    pub fn failed(&self) -> bool {
-        unbuilt()
-    }
-    /// Nothing staged, nothing under way.
-    pub fn idle(&self) -> bool {
-        unbuilt()
-    }
-    /// Blocks of all segments.
-    pub fn capacity_blocks(&self) -> u64 {
-        unbuilt()
-    }
-    /// Blocks that can still be written before segments are released, the reserve included.
-    pub fn free_blocks(&self) -> u64 {
-        unbuilt()
-    }
-    /// Whether an entry with `blocks` payload blocks would be taken.
-    pub fn room_for(&self, blocks: u64, room: Room) -> bool {
-        unbuilt()
-    }
-    /// Applies a committed operation to the index, in op order, and keeps the live counts.
-    pub fn apply(&mut self, index: &mut Index, op: Op, body: &Body, addr: LogAddr) -> Applied {
-        unbuilt()
-    }
-    /// As [`Log::apply`], for an operation that recovery found.
-    pub fn apply_logged(&mut self, index: &mut Index, op: Op, body: &LoggedBody, addr: LogAddr) -> Applied {
-        unbuilt()
-    }
-    /// Payload that no index will ever refer to (a voided operation).
-    pub fn dead(&mut self, addr: LogAddr, blocks: u32) {
-        unbuilt()
-    }
-    /// All log blocks of an index are dead (its partition is deleted).
-    pub fn forget(&mut self, index: &Index) {
-        unbuilt()
-    }
-    /// The bytes of `blocks` blocks at `addr`, if they are hot.
-    pub fn cached(&self, addr: LogAddr, blocks: u32) -> Option<Buf> {
-        unbuilt()
-    }
-    /// Keeps the segment of `addr` until the pin is given back.
-    pub fn pin(&mut self, addr: LogAddr) -> Pin {
-        unbuilt()
-    }
-    /// Gives a pin back.
-    pub fn unpin(&mut self, pin: Pin) {
-        unbuilt()
-    }
-    /// Live runs of the oldest segments, oldest first, until `visit` says `false`. Blocks of operations
-    /// that are not committed yet count as live too.
-    pub fn oldest_live(&self, visit: &mut dyn FnMut(LiveRun) -> bool) {
-        unbuilt()
-    }
-    /// Live runs of the oldest segment alone: what copy-forward has to move (P-31).
-    pub fn tail_live(&self, into: &mut Vec<LiveRun>) {
-        unbuilt()
-    }
-    /// Releases segments from the tail while nothing in them is live, pinned, uncommitted
-    /// (`committed`: highest committed op of a partition, `None` if it is unknown or deleted) or needed
-    /// metadata that no durable checkpoint covers (P-08). Says how many went.
-    pub fn try_release(&mut self, committed: &dyn Fn(PartitionId) -> Option<Op>) -> u32 {
-        unbuilt()
-    }
-    /// Whether a checkpoint should begin: release waits for one, or much was logged since the last.
-    pub fn checkpoint_wanted(&self) -> bool {
-        unbuilt()
-    }
-    /// Whether a checkpoint is being written.
-    pub fn checkpointing(&self) -> bool {
-        unbuilt()
-    }
-    /// Begins a checkpoint of these partitions (all that the head holds).
-    pub fn checkpoint_begin(&mut self, partitions: Vec<PartitionMeta>) {
-        unbuilt()
-    }
-    /// Writes on; call each turn while [`Log::checkpointing`]. I/O may go on between calls.
-    pub fn checkpoint_step(&mut self, indexes: &mut dyn Indexes, out: &mut Out) {
-        unbuilt()
-    }
-    /// The C of the newest durable checkpoint: operations up to it need no log (P-08, P-28).
-    pub fn covers(&self, partition: PartitionId) -> Op {
-        unbuilt()
-    }
-    /// Whether a checkpoint of partitions with `blocks` blocks in all fits the device (P-32).
-    pub fn capacity_ok(&self, blocks: u64) -> bool {
-        unbuilt()
-    }
 }

@@ -1,0 +1,522 @@
+//! The append path: entries become records, records become one vectored FUA write each (P-06, P-09).
+//!
+//! A record's header takes one block and is filled by the entries of a turn; an entry too large for that
+//! (a repoint) gets a record of its own. So the place of an entry's payload is known when it is pushed.
+//! Many records are under way at once, at most `limits::RECORDS_IN_FLIGHT_MAX`, which is how far recovery
+//! must look past a hole. Each header is written twice, before and behind the payload.
+
+use super::checkpoint::Checkpointer;
+use super::format::{SegmentHeader, Superblock};
+use super::record::{self, FIXED, RecordHeader};
+use super::segments::{Ring, Run};
+use super::types::*;
+use crate::wire::codec::Writer;
+use crate::wire::limits::*;
+use crate::wire::*;
+use palisade_dma::{Buf, BufMut, Pool};
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// How long a quiet log waits before it writes down that everything is durable, so that rot of its last
+/// record is told from a torn append (P-06).
+const QUIET: Duration = Duration::from_millis(20);
+/// Bits of a key that name the kind of command; the rest is its number.
+pub(super) const KIND_SHIFT: u32 = 52;
+/// An append; its number is the record's.
+pub(super) const KIND_APPEND: u64 = 0;
+/// A checkpoint's write.
+pub(super) const KIND_CHECKPOINT: u64 = 1;
+/// A recovery's read or write.
+pub(super) const KIND_RECOVERY: u64 = 2;
+
+/// A key of the log.
+pub(super) fn key(kind: u64, number: u64) -> Key {
+    Key(LOG_KEY_TAG | kind << KIND_SHIFT | number & ((1 << KIND_SHIFT) - 1))
+}
+
+/// Kind and number of a key of the log.
+pub(super) fn unkey(key: Key) -> (u64, u64) {
+    (key.0 >> KIND_SHIFT & 0xf, key.0 & ((1 << KIND_SHIFT) - 1))
+}
+
+/// The record that this turn fills.
+#[derive(Debug)]
+struct OpenRecord {
+    lsn: Lsn,
+    /// Block of the segment where its header starts.
+    at: u32,
+    header: BufMut,
+    header_blocks: u32,
+    /// Bytes of the header in use.
+    used: usize,
+    entries: u16,
+    payload: SmallVec<[Buf; 4]>,
+    payload_blocks: u32,
+    /// The segment's header, if this record is the segment's first.
+    segment_header: Option<Buf>,
+}
+
+impl OpenRecord {
+    /// First block behind it: header, payload, header again.
+    fn end(&self) -> u32 {
+        self.at + 2 * self.header_blocks + self.payload_blocks
+    }
+}
+
+#[derive(Debug)]
+struct InFlight {
+    lsn: Lsn,
+    done: bool,
+    header: Option<Buf>,
+}
+
+/// The head's log, open for appends. See the words of the module `log`.
+#[derive(Debug)]
+pub struct Log {
+    pub(super) config: LogConfig,
+    pub(super) pool: Pool,
+    pub(super) superblock: Superblock,
+    pub(super) ring: Ring,
+    pub(super) checkpoint: Checkpointer,
+    epoch: u64,
+    open: Option<OpenRecord>,
+    closed: VecDeque<(Lsn, Buf, BlockCmd)>,
+    in_flight: VecDeque<InFlight>,
+    next: Lsn,
+    durable: Lsn,
+    failed: bool,
+    /// Checksum field of the newest closed record.
+    prev_crc: u32,
+    /// Next free block of the segment being written.
+    at: u32,
+    /// Newest record with entries, and the newest watermark written.
+    last_data: Lsn,
+    proven: Lsn,
+    quiet_at: Option<Time>,
+    entry: Writer,
+    fixed: Writer,
+    spare: Vec<BufMut>,
+}
+
+/// Where recovery says that appends begin.
+#[derive(Debug)]
+pub(super) struct Start {
+    pub(super) epoch: u64,
+    pub(super) next: Lsn,
+    pub(super) prev_crc: u32,
+    pub(super) at: u32,
+}
+
+impl Log {
+    pub(super) fn new(
+        config: LogConfig,
+        pool: Pool,
+        superblock: Superblock,
+        ring: Ring,
+        checkpoint: Checkpointer,
+        start: Start,
+    ) -> Self {
+        let last = Lsn(start.next.0 - 1);
+        Self {
+            config,
+            pool,
+            superblock,
+            ring,
+            checkpoint,
+            epoch: start.epoch,
+            open: None,
+            closed: VecDeque::new(),
+            in_flight: VecDeque::new(),
+            next: start.next,
+            durable: last,
+            failed: false,
+            prev_crc: start.prev_crc,
+            at: start.at,
+            last_data: last,
+            proven: last,
+            quiet_at: None,
+            entry: Writer::new(),
+            fixed: Writer::new(),
+            spare: Vec::new(),
+        }
+    }
+
+    /// Its identity (P-03).
+    pub fn id(&self) -> LogId {
+        self.superblock.log
+    }
+
+    /// Every record up to this one is durable (P-06).
+    pub fn durable(&self) -> Lsn {
+        self.durable
+    }
+
+    /// The newest record that entries were put in; 0 before the first.
+    pub fn newest(&self) -> Lsn {
+        Lsn(self.next.0 - 1)
+    }
+
+    /// Whether a write failed: nothing more becomes durable.
+    pub fn failed(&self) -> bool {
+        self.failed
+    }
+
+    /// Nothing staged, nothing under way.
+    pub fn idle(&self) -> bool {
+        self.open.is_none() && self.closed.is_empty() && self.in_flight.is_empty() && !self.checkpointing()
+    }
+
+    /// Stages an operation in this turn's record. `committed` is the partition's committed watermark.
+    /// Clears and writes are [`Room::User`], everything else [`Room::Metadata`].
+    pub fn push(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
+        check(entry)?;
+        let mut bytes = std::mem::take(&mut self.entry);
+        bytes.bytes.clear();
+        record::put_entry(&mut bytes, entry, committed);
+        let (data, room) = match &entry.body {
+            Body::Write { lba, data, .. } => (Some((*lba, data)), Room::User),
+            Body::Clear { .. } => (None, Room::User),
+            _ => (None, Room::Metadata),
+        };
+        let placed = self.stage(&bytes.bytes, entry.partition, entry.op, data, room);
+        self.entry = bytes;
+        let placed = placed?;
+        let head = self.ring.head;
+        let top = self.ring.segment(head).top(entry.partition);
+        top.op = top.op.max(entry.op);
+        if data.is_none() {
+            top.meta = top.meta.max(entry.op);
+        }
+        Ok(placed)
+    }
+
+    /// Stages an adoption; operations of the partition above `adopt.tail` that were staged before are
+    /// void at recovery. The head also calls [`Log::dead`] for payload of the operations it cut.
+    pub fn push_adopt(&mut self, adopt: &Adopt, committed: Op) -> Result<Placed, PushError> {
+        if adopt.members.len() > MEMBERS_MAX {
+            return Err(PushError::TooLarge);
+        }
+        let mut bytes = std::mem::take(&mut self.entry);
+        bytes.bytes.clear();
+        record::put_adopt(&mut bytes, adopt, committed);
+        let placed = self.stage(&bytes.bytes, adopt.partition, adopt.tail, None, Room::Metadata);
+        self.entry = bytes;
+        let placed = placed?;
+        let head = self.ring.head;
+        let top = self.ring.segment(head).top(adopt.partition);
+        top.adopted = top.adopted.max(adopt.number);
+        Ok(placed)
+    }
+
+    /// Stages a copy of committed blocks; once durable call [`Log::settle_copy`].
+    pub fn push_copy(&mut self, copy: &CopyForward, committed: Op) -> Result<Placed, PushError> {
+        let blocks = copy.crcs.len();
+        if !(1..=IO_BLOCKS_MAX).contains(&blocks) || copy.data.len() != blocks * BLOCK {
+            return Err(PushError::TooLarge);
+        }
+        if (0..blocks as u64).any(|i| !self.ring.is_live(copy.from.plus(i))) {
+            return Err(PushError::Stale);
+        }
+        let mut bytes = std::mem::take(&mut self.entry);
+        bytes.bytes.clear();
+        record::put_copy(&mut bytes, copy.partition, copy.op, copy.lba, &copy.crcs, committed);
+        let data = Some((copy.lba, &copy.data));
+        let placed = self.stage(&bytes.bytes, copy.partition, copy.op, data, Room::Copy);
+        self.entry = bytes;
+        placed
+    }
+
+    /// Puts an encoded entry into the open record, or into a new one.
+    fn stage(
+        &mut self,
+        bytes: &[u8],
+        partition: PartitionId,
+        op: Op,
+        data: Option<(Lba, &Buf)>,
+        room: Room,
+    ) -> Result<Placed, PushError> {
+        let blocks = data.map_or(0, |(_, data)| (data.len() / BLOCK) as u32);
+        self.make_room(bytes.len(), blocks, room)?;
+        let seq = self.ring.head;
+        let Some(open) = self.open.as_mut() else { return Err(PushError::Failed) };
+        open.header[open.used..open.used + bytes.len()].copy_from_slice(bytes);
+        open.used += bytes.len();
+        open.entries += 1;
+        let first = open.at + open.header_blocks + open.payload_blocks;
+        let lsn = open.lsn;
+        if let Some((lba, data)) = data {
+            open.payload.push(data.clone());
+            open.payload_blocks += blocks;
+            let run = Run { partition, op, lba, first, blocks };
+            self.ring.add_run(seq, run, true, Some(data));
+        }
+        self.ring.segment(seq).last = lsn;
+        Ok(Placed { lsn, addr: self.ring.addr(seq, first) })
+    }
+
+    /// Makes sure that the open record has room for `len` header bytes and `blocks` payload blocks.
+    fn make_room(&mut self, len: usize, blocks: u32, room: Room) -> Result<(), PushError> {
+        if self.failed {
+            return Err(PushError::Failed);
+        }
+        let header_blocks = (FIXED + len).div_ceil(BLOCK) as u32;
+        if header_blocks as usize > RECORD_HEADER_MAX / BLOCK {
+            return Err(PushError::TooLarge);
+        }
+        if self.fits_open(len, blocks) {
+            return if self.may_use(room, 0) { Ok(()) } else { Err(PushError::Full) };
+        }
+        let (at, need) = (self.end_of_open(), 2 * header_blocks + blocks);
+        let switch = at + need > self.ring.segment_blocks;
+        if !self.may_use(room, u64::from(switch)) {
+            return Err(PushError::Full);
+        }
+        let header = self.buffer(header_blocks as usize * BLOCK)?;
+        let segment_header = if switch { Some(self.buffer(BLOCK)?) } else { None };
+        self.close();
+        if switch {
+            self.ring.advance();
+            self.at = 0;
+        }
+        let lsn = self.next;
+        self.next = Lsn(lsn.0 + 1);
+        let segment_header = segment_header.map(|buf| self.segment_header(buf, lsn));
+        self.at += u32::from(segment_header.is_some());
+        self.open = Some(OpenRecord {
+            lsn,
+            at: self.at,
+            header,
+            header_blocks,
+            used: FIXED,
+            entries: 0,
+            payload: SmallVec::new(),
+            payload_blocks: 0,
+            segment_header,
+        });
+        Ok(())
+    }
+
+    fn fits_open(&self, len: usize, blocks: u32) -> bool {
+        self.open.as_ref().is_some_and(|open| {
+            open.used + len <= open.header_blocks as usize * BLOCK
+                && usize::from(open.entries) < RECORD_OPS_MAX
+                && (open.payload_blocks + blocks) as usize <= RECORD_BLOCKS_MAX
+                && open.end() + blocks <= self.ring.segment_blocks
+        })
+    }
+
+    /// First block after the open record (or after the newest closed one).
+    fn end_of_open(&self) -> u32 {
+        self.open.as_ref().map_or(self.at, OpenRecord::end)
+    }
+
+    /// Free segments that an asker must leave untouched (P-31, P-32). The last one is for a restart.
+    fn kept_from(&self, room: Room) -> u64 {
+        match room {
+            Room::User if self.config.faults.no_reserve => 0,
+            Room::User => (self.ring.count() / 8).max(4),
+            Room::Copy => 2,
+            Room::Metadata => 1,
+        }
+    }
+
+    /// Whether an asker may write now, taking `segments` fresh segments.
+    fn may_use(&self, room: Room, segments: u64) -> bool {
+        let spare = self.ring.free() >= self.kept_from(room) + segments;
+        // What fits the segment being written costs no other; only user data must stay out of it.
+        spare || (segments == 0 && room != Room::User)
+    }
+
+    /// Whether an entry with `blocks` payload blocks would be taken.
+    pub fn room_for(&self, blocks: u64, room: Room) -> bool {
+        let need = blocks + 2;
+        let switch = u64::from(self.end_of_open()) + need > u64::from(self.ring.segment_blocks);
+        !self.failed && self.may_use(room, u64::from(switch))
+    }
+
+    /// Blocks of all segments.
+    pub fn capacity_blocks(&self) -> u64 {
+        self.ring.count() * u64::from(self.ring.segment_blocks)
+    }
+
+    /// Blocks that can still be written before segments are released, the reserve included.
+    pub fn free_blocks(&self) -> u64 {
+        let rest = self.ring.segment_blocks.saturating_sub(self.end_of_open());
+        self.ring.free() * u64::from(self.ring.segment_blocks - 1) + u64::from(rest)
+    }
+
+    /// Blocks that clients' data can still take: as [`Log::free_blocks`] without the reserve.
+    pub fn user_blocks(&self) -> u64 {
+        let kept = self.kept_from(Room::User) * u64::from(self.ring.segment_blocks);
+        self.free_blocks().saturating_sub(kept)
+    }
+
+    /// Payload blocks of the log that something refers to.
+    pub fn live_blocks(&self) -> u64 {
+        self.ring.live_blocks()
+    }
+
+    fn buffer(&mut self, len: usize) -> Result<BufMut, PushError> {
+        let spare = if len == BLOCK { self.spare.pop() } else { None };
+        spare.or_else(|| self.pool.alloc(len)).ok_or(PushError::NoBuffer)
+    }
+
+    fn segment_header(&self, mut buf: BufMut, first: Lsn) -> Buf {
+        let header = SegmentHeader {
+            log: self.superblock.log,
+            epoch: self.epoch,
+            seq: self.ring.head,
+            tail: self.ring.tail,
+            first,
+            watermark: self.durable,
+            prev_crc: self.prev_crc,
+        };
+        buf.copy_from_slice(&header.encode());
+        buf.freeze()
+    }
+
+    /// Finishes the open record; its write waits in `closed`.
+    fn close(&mut self) {
+        let Some(mut open) = self.open.take() else { return };
+        open.header[open.used..].fill(0);
+        let fixed = RecordHeader {
+            log: self.superblock.log,
+            epoch: self.epoch,
+            segment: self.ring.head,
+            at: open.at,
+            lsn: open.lsn,
+            watermark: self.durable,
+            prev_crc: self.prev_crc,
+            header_blocks: open.header_blocks as u16,
+            payload_blocks: open.payload_blocks as u16,
+            entries: open.entries,
+            entries_len: (open.used - FIXED) as u32,
+            crc: 0,
+        };
+        self.prev_crc = fixed.write(&mut open.header, &mut self.fixed);
+        self.proven = self.durable;
+        if open.entries > 0 {
+            self.last_data = open.lsn;
+        }
+        let header = open.header.freeze();
+        let first = open.at - u32::from(open.segment_header.is_some());
+        let mut bufs: SmallVec<[Buf; 4]> = SmallVec::new();
+        self.at = open.at + 2 * open.header_blocks + open.payload_blocks;
+        bufs.extend(open.segment_header);
+        bufs.push(header.clone());
+        bufs.extend(open.payload);
+        // The header once more, so that rot of its first copy loses nothing.
+        bufs.push(header.clone());
+        let offset = self.ring.addr(self.ring.head, first).offset();
+        let op = BlockOp::Write { offset, bufs, fua: !self.config.faults.no_fua };
+        let cmd = BlockCmd { device: self.config.device, key: key(KIND_APPEND, open.lsn.0), op };
+        self.closed.push_back((open.lsn, header, cmd));
+    }
+
+    /// Closes this turn's records and emits their writes. Call once per turn, also when nothing was pushed.
+    pub fn end_turn(&mut self, now: Time, out: &mut Out) {
+        self.note_quiet(now);
+        self.close();
+        while self.in_flight.len() < RECORDS_IN_FLIGHT_MAX && !self.failed {
+            let Some((lsn, header, cmd)) = self.closed.pop_front() else { break };
+            self.in_flight.push_back(InFlight { lsn, done: false, header: Some(header) });
+            out.block.push(cmd);
+        }
+    }
+
+    /// An empty record carries the watermark when the log has been quiet for a while.
+    fn note_quiet(&mut self, now: Time) {
+        let busy = self.open.is_some() || !self.closed.is_empty() || !self.in_flight.is_empty();
+        if busy || self.failed || self.proven >= self.last_data {
+            self.quiet_at = None;
+            return;
+        }
+        match self.quiet_at {
+            None => self.quiet_at = Some(now + QUIET),
+            Some(at) if now >= at => {
+                self.quiet_at = None;
+                // Without room or a buffer the next record carries it.
+                if self.make_room(0, 0, Room::Metadata).is_ok() {
+                    let (head, lsn) = (self.ring.head, self.newest());
+                    self.ring.segment(head).last = lsn;
+                } else {
+                    self.quiet_at = Some(now + QUIET);
+                }
+            }
+            Some(_) => {}
+        }
+    }
+
+    /// When `end_turn` must be called without input.
+    pub fn deadline(&self) -> Option<Time> {
+        self.quiet_at
+    }
+
+    /// Takes a completion with a log key.
+    pub fn handle_block(&mut self, done: BlockDone, out: &mut Out) {
+        let (kind, number) = unkey(done.key);
+        let result = done.result.map(|_| ());
+        match kind {
+            KIND_APPEND => self.appended(Lsn(number), result, out),
+            KIND_CHECKPOINT => self.checkpoint_done(result, out),
+            _ => {}
+        }
+    }
+
+    fn appended(&mut self, lsn: Lsn, result: Result<(), BlockError>, out: &mut Out) {
+        let Some(first) = self.in_flight.front() else { return };
+        let Some(flight) = lsn.0.checked_sub(first.lsn.0).and_then(|i| self.in_flight.get_mut(i as usize))
+        else {
+            return;
+        };
+        let header = flight.header.take();
+        if result.is_err() {
+            if !self.failed {
+                out.events.push(Event::DeviceFailed { device: self.config.device, why: "log append failed" });
+            }
+            self.failed = true;
+            return;
+        }
+        flight.done = true;
+        self.recycle(header);
+        if self.config.faults.ack_with_hole {
+            self.durable = self.durable.max(lsn);
+        }
+        while self.in_flight.front().is_some_and(|flight| flight.done) {
+            if let Some(flight) = self.in_flight.pop_front() {
+                self.durable = self.durable.max(flight.lsn);
+            }
+        }
+    }
+
+    /// The device can no longer be relied on.
+    pub(super) fn fail_if(&mut self, broken: bool) {
+        self.failed |= broken;
+    }
+
+    /// Keeps a header block for the next record, so that steady appends take nothing from the pool.
+    fn recycle(&mut self, header: Option<Buf>) {
+        let Some(Ok(mut buf)) = header.map(Buf::try_mut) else { return };
+        if self.spare.len() < RECORDS_IN_FLIGHT_MAX && buf.capacity() == BLOCK {
+            buf.set_len(BLOCK);
+            self.spare.push(buf);
+        }
+    }
+}
+
+/// Limits of an entry; what exceeds them would not survive a recovery.
+fn check(entry: &Entry) -> Result<(), PushError> {
+    let fits = match &entry.body {
+        Body::Write { lba, crcs, data } => {
+            (1..=IO_BLOCKS_MAX).contains(&crcs.len())
+                && data.len() == crcs.len() * BLOCK
+                && lba.0.saturating_add(crcs.len() as u64) <= PARTITION_BLOCKS_MAX
+        }
+        Body::Clear { lba, count } => lba.0.saturating_add(u64::from(*count)) <= PARTITION_BLOCKS_MAX,
+        Body::ExtentCreate(desc) => record::extent_ok(desc),
+        Body::Repoint(repoint) => repoint.entries.len() <= REPOINT_ENTRIES_MAX,
+        _ => true,
+    };
+    if fits { Ok(()) } else { Err(PushError::TooLarge) }
+}

@@ -1,0 +1,520 @@
+//! Opening a log device (P-03, P-06, P-29): superblock, segment headers, checkpoint, records, and then a
+//! new epoch in a new segment. A blank device is formatted where the configuration says so.
+//!
+//! Reads are sequential and large, several at once; records are decided and replayed as they pass, so that
+//! memory holds the index and what is pending, not the log.
+
+use super::append::{KIND_RECOVERY, Log, Start, key, unkey};
+use super::checkpoint::{Checkpointer, Covered};
+use super::format::{self, CHECKPOINT_OFFSET, SegmentHeader, Superblock};
+use super::page::PAGE;
+use super::replay::Replay;
+use super::restore::Loader;
+use super::scan::{Found, Scanner};
+use super::segments::Ring;
+use super::types::*;
+use crate::wire::limits::BLOCK;
+use crate::wire::*;
+use palisade_dma::{Buf, BufMut, Pool};
+use smallvec::smallvec;
+use std::collections::{BTreeMap, VecDeque};
+
+/// Reads under way at once.
+const READS_MAX: usize = 8;
+/// Bytes of one read of log segments.
+const CHUNK: u64 = 256 << 10;
+
+/// Where a recovery stands.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum RecoveryState {
+    /// Waiting for block completions.
+    Working,
+    /// Call [`Recovery::finish`].
+    Done,
+    /// It cannot go on.
+    Failed(LogError),
+}
+
+#[derive(Debug)]
+enum Phase {
+    Superblock,
+    Headers { at: u64, found: BTreeMap<u64, SegmentHeader> },
+    Checkpoint { at: u32, second: bool, loader: Box<Loader> },
+    Records { seq: u64, offset: u64, probe_to: u64 },
+    Writes,
+    Done,
+}
+
+/// Reads in order: issued as buffers allow, handed out in the order of the plan.
+#[derive(Debug, Default)]
+struct Reads {
+    plan: VecDeque<(u64, u32)>,
+    window: VecDeque<(u64, Option<BufMut>)>,
+    next: u64,
+}
+
+impl Reads {
+    fn ask(&mut self, offset: u64, len: u32) {
+        self.plan.push_back((offset, len));
+    }
+
+    fn ready(&mut self) -> Option<BufMut> {
+        let ready = self.window.front().is_some_and(|(_, buf)| buf.is_some());
+        if ready { self.window.pop_front().and_then(|(_, buf)| buf) } else { None }
+    }
+}
+
+/// Reads (or formats) a log device until it can be appended to.
+#[derive(Debug)]
+pub struct Recovery {
+    config: LogConfig,
+    pool: Pool,
+    state: RecoveryState,
+    phase: Phase,
+    reads: Reads,
+    /// Writes that end the recovery, one after another.
+    writes: VecDeque<(u64, Buf)>,
+    writing: bool,
+    superblock: Option<Superblock>,
+    headers: BTreeMap<u64, SegmentHeader>,
+    covered: Covered,
+    scanner: Option<Scanner>,
+    ring: Option<Ring>,
+    replay: Replay,
+    start: Option<Start>,
+    /// Last accepted record's segment and the block behind it.
+    last: (u64, u32),
+}
+
+impl Recovery {
+    /// Prepares; [`Recovery::start`] begins.
+    pub fn new(config: LogConfig, pool: Pool) -> Self {
+        let replay = Replay::new(config.faults, RecoveryReport::default());
+        Self {
+            config,
+            pool,
+            state: RecoveryState::Working,
+            phase: Phase::Superblock,
+            reads: Reads::default(),
+            writes: VecDeque::new(),
+            writing: false,
+            superblock: None,
+            headers: BTreeMap::new(),
+            covered: Covered::default(),
+            scanner: None,
+            ring: None,
+            replay,
+            start: None,
+            last: (0, 0),
+        }
+    }
+
+    /// Emits the first reads.
+    pub fn start(&mut self, out: &mut Out) {
+        if self.config.device_bytes < CHECKPOINT_OFFSET {
+            let (device_bytes, needed) = (self.config.device_bytes, 2 * CHECKPOINT_OFFSET);
+            return self.fail(LogError::TooSmall { device_bytes, needed });
+        }
+        self.reads.ask(0, CHECKPOINT_OFFSET as u32);
+        self.pump(out);
+    }
+
+    /// Where it stands.
+    pub fn state(&self) -> RecoveryState {
+        self.state.clone()
+    }
+
+    /// Takes a completion with a log key.
+    pub fn handle_block(&mut self, done: BlockDone, out: &mut Out) {
+        let (kind, number) = unkey(done.key);
+        if kind != KIND_RECOVERY || self.state != RecoveryState::Working {
+            return;
+        }
+        match done.result {
+            Err(error) => {
+                let doing = if self.writing { "opening a new epoch" } else { "reading the log" };
+                return self.fail(LogError::Device { doing, error });
+            }
+            Ok(BlockOk::Done) => self.writing = false,
+            Ok(BlockOk::Read(buf)) => {
+                if let Some(place) = self.reads.window.iter_mut().find(|(id, _)| *id == number) {
+                    place.1 = Some(buf);
+                }
+            }
+        }
+        while let Some(buf) = self.reads.ready() {
+            self.replay.report.bytes += buf.len() as u64;
+            if let Err(error) = self.take(&buf, out) {
+                return self.fail(error);
+            }
+        }
+        self.pump(out);
+    }
+
+    fn fail(&mut self, error: LogError) {
+        self.state = RecoveryState::Failed(error);
+    }
+
+    /// Issues what can be issued.
+    fn pump(&mut self, out: &mut Out) {
+        while self.reads.window.len() < READS_MAX {
+            let Some((offset, len)) = self.reads.plan.front().copied() else { break };
+            let Some(buf) = self.pool.alloc(len as usize) else {
+                if self.reads.window.is_empty() {
+                    self.fail(LogError::NoBuffer);
+                }
+                break;
+            };
+            self.reads.plan.pop_front();
+            let id = self.reads.next;
+            self.reads.next += 1;
+            self.reads.window.push_back((id, None));
+            let op = BlockOp::Read { offset, buf };
+            out.block.push(BlockCmd { device: self.config.device, key: key(KIND_RECOVERY, id), op });
+        }
+        if matches!(self.phase, Phase::Writes) && !self.writing && self.state == RecoveryState::Working {
+            match self.writes.pop_front() {
+                None => {
+                    self.phase = Phase::Done;
+                    self.state = RecoveryState::Done;
+                }
+                Some((offset, buf)) => {
+                    self.writing = true;
+                    let op = BlockOp::Write { offset, bufs: smallvec![buf], fua: true };
+                    let key = key(KIND_RECOVERY, u64::MAX);
+                    out.block.push(BlockCmd { device: self.config.device, key, op });
+                }
+            }
+        }
+    }
+
+    /// Takes the next read of the present phase.
+    fn take(&mut self, buf: &BufMut, out: &mut Out) -> Result<(), LogError> {
+        match std::mem::replace(&mut self.phase, Phase::Done) {
+            Phase::Superblock => self.take_superblock(buf),
+            Phase::Headers { at, found } => self.take_header(at, found, buf),
+            Phase::Checkpoint { at, second, loader } => self.take_page(at, second, loader, buf, out),
+            Phase::Records { seq, offset, probe_to } => self.take_chunk(seq, offset, probe_to, buf, out),
+            other => {
+                self.phase = other;
+                Ok(())
+            }
+        }
+    }
+
+    fn block_buf(&self, bytes: &[u8]) -> Result<Buf, LogError> {
+        let mut buf = self.pool.alloc(bytes.len()).ok_or(LogError::NoBuffer)?;
+        buf.copy_from_slice(bytes);
+        Ok(buf.freeze())
+    }
+
+    fn write_superblocks(&mut self, superblock: &Superblock) -> Result<(), LogError> {
+        for slot in 0..2 {
+            let buf = self.block_buf(&superblock.encode())?;
+            self.writes.push_back((slot * BLOCK as u64, buf));
+        }
+        Ok(())
+    }
+
+    fn take_superblock(&mut self, start: &[u8]) -> Result<(), LogError> {
+        let expect = self.config.expect.filter(|_| !self.config.faults.any_log_id);
+        match format::examine(start, self.config.rack, expect, self.config.device_bytes) {
+            Ok((mut superblock, mend)) => {
+                if mend {
+                    superblock.seq += 1;
+                    self.write_superblocks(&superblock)?;
+                    self.replay.report.repaired += 1;
+                }
+                self.superblock = Some(superblock);
+                for seq in 0..superblock.segments {
+                    self.reads.ask(superblock.segment_block(seq) * BLOCK as u64, BLOCK as u32);
+                }
+                self.phase = Phase::Headers { at: 0, found: BTreeMap::new() };
+                Ok(())
+            }
+            Err(Verdict::Blank) => match self.config.format {
+                Some(format) => self.format(&format),
+                None => Err(LogError::Refused(Verdict::Blank)),
+            },
+            Err(verdict) => Err(LogError::Refused(verdict)),
+        }
+    }
+
+    fn format(&mut self, format: &FormatAs) -> Result<(), LogError> {
+        let superblock = Superblock::plan(&self.config, format)?;
+        self.write_superblocks(&superblock)?;
+        self.replay.report.formatted = true;
+        self.superblock = Some(superblock);
+        let (blocks, count) = (superblock.segment_blocks(), superblock.segments);
+        let first = superblock.first_segment / BLOCK as u64;
+        self.ring = Some(Ring::new(first, blocks, count, 1, 1, self.config.hot_bytes));
+        self.open_epoch(&superblock, 1, Lsn(1), None)
+    }
+
+    fn take_header(
+        &mut self,
+        at: u64,
+        mut found: BTreeMap<u64, SegmentHeader>,
+        block: &[u8],
+    ) -> Result<(), LogError> {
+        let Some(superblock) = self.superblock else { return Ok(()) };
+        let header = SegmentHeader::decode(block, superblock.log);
+        if let Some(header) = header.filter(|header| header.seq % superblock.segments == at) {
+            found.insert(header.seq, header);
+        }
+        if at + 1 < superblock.segments {
+            self.phase = Phase::Headers { at: at + 1, found };
+            return Ok(());
+        }
+        self.headers = found;
+        if superblock.root.generation == 0 {
+            return self.begin_records();
+        }
+        let loader = Box::new(Loader::new(&superblock));
+        for page in 0..superblock.root.pages {
+            self.reads.ask(superblock.page_offset(superblock.root.generation, 0, page), PAGE as u32);
+        }
+        self.phase = Phase::Checkpoint { at: 0, second: false, loader };
+        Ok(())
+    }
+
+    fn take_page(
+        &mut self,
+        at: u32,
+        second: bool,
+        mut loader: Box<Loader>,
+        bytes: &[u8],
+        out: &mut Out,
+    ) -> Result<(), LogError> {
+        let Some(superblock) = self.superblock else { return Ok(()) };
+        let generation = superblock.root.generation;
+        let page = if second { loader.rotten[at as usize] } else { at };
+        let good = loader.page(page, bytes);
+        match (good, second) {
+            (true, false) => {}
+            (false, false) => loader.rotten.push(page),
+            (true, true) => {
+                let what = format!("checkpoint {generation} page {page}");
+                out.events.push(Event::Corrupt { place: "checkpoint", what: what.clone() });
+                out.events.push(Event::Repaired { place: "checkpoint", what });
+                let buf = self.block_buf(bytes)?;
+                loader.repairs.push((superblock.page_offset(generation, 0, page), buf));
+                self.replay.report.repaired += 1;
+            }
+            (false, true) => return Err(loader.error(page)),
+        }
+        let of = if second { loader.rotten.len() as u32 } else { superblock.root.pages };
+        if at + 1 < of {
+            self.phase = Phase::Checkpoint { at: at + 1, second, loader };
+        } else if !second && !loader.rotten.is_empty() {
+            for page in &loader.rotten {
+                self.reads.ask(superblock.page_offset(generation, 1, *page), PAGE as u32);
+            }
+            self.phase = Phase::Checkpoint { at: 0, second: true, loader };
+        } else {
+            self.restore(superblock, *loader)?;
+            return self.begin_records();
+        }
+        Ok(())
+    }
+
+    fn restore(&mut self, superblock: Superblock, mut loader: Loader) -> Result<(), LogError> {
+        self.replay.report.checkpoint = superblock.root.generation;
+        self.writes.extend(loader.repairs.drain(..));
+        let mut partitions = BTreeMap::new();
+        for (meta, index) in loader.finish()? {
+            let adopted = meta.adopted.as_ref().map_or(Number::ZERO, |adopt| adopt.number);
+            partitions.insert(meta.partition, (meta.committed, adopted));
+            self.replay.restore(meta, index);
+        }
+        self.covered = Covered { begin: superblock.root.begin, partitions };
+        Ok(())
+    }
+
+    /// Plans the reads of all segments from the tail that the newest header names.
+    fn begin_records(&mut self) -> Result<(), LogError> {
+        let Some(superblock) = self.superblock else { return Ok(()) };
+        let newest = self.headers.values().next_back().copied();
+        let (tail, head) = newest.map_or((1, 1), |h| (h.tail.max(1), h.seq));
+        if head - tail >= superblock.segments {
+            return Err(LogError::Refused(Verdict::Damaged("segment header: tail out of range")));
+        }
+        let (blocks, count) = (superblock.segment_blocks(), superblock.segments);
+        let first = superblock.first_segment / BLOCK as u64;
+        self.ring = Some(Ring::new(first, blocks, count, tail, head, self.config.hot_bytes));
+        self.headers.retain(|seq, _| *seq >= tail);
+        let check = !self.config.faults.no_payload_check;
+        self.scanner = Some(Scanner::new(superblock.log, blocks, check));
+        for seq in tail..=head {
+            self.ask_segment(&superblock, seq);
+        }
+        self.enter_segment(tail, head);
+        Ok(())
+    }
+
+    fn ask_segment(&mut self, superblock: &Superblock, seq: u64) {
+        let start = superblock.segment_block(seq) * BLOCK as u64;
+        let mut at = 0;
+        while at < superblock.segment_bytes {
+            let len = CHUNK.min(superblock.segment_bytes - at);
+            self.reads.ask(start + at, len as u32);
+            at += len;
+        }
+    }
+
+    fn enter_segment(&mut self, seq: u64, probe_to: u64) {
+        if let Some(scanner) = self.scanner.as_mut() {
+            scanner.start_segment(seq, self.headers.get(&seq));
+        }
+        self.phase = Phase::Records { seq, offset: 0, probe_to };
+    }
+
+    fn take_chunk(
+        &mut self,
+        seq: u64,
+        offset: u64,
+        mut head: u64,
+        bytes: &[u8],
+        out: &mut Out,
+    ) -> Result<(), LogError> {
+        let (Some(superblock), Some(mut scanner)) = (self.superblock, self.scanner.take()) else {
+            return Ok(());
+        };
+        for block in bytes.chunks_exact(BLOCK) {
+            scanner.feed(block);
+        }
+        let offset = offset + bytes.len() as u64;
+        if scanner.seen() > 0 && seq > head {
+            // The segment's header is unreadable, its records are not.
+            head = seq;
+            if let Some(ring) = self.ring.as_mut() {
+                ring.advance();
+            }
+        }
+        self.drain(&mut scanner, out);
+        if offset < superblock.segment_bytes {
+            self.scanner = Some(scanner);
+            self.phase = Phase::Records { seq, offset, probe_to: head };
+            return Ok(());
+        }
+        let free = self.ring.as_ref().map_or(0, Ring::free);
+        // Looks one segment past the newest header: its own may have rotted.
+        if seq < head || (seq == head && free > 0) {
+            if seq >= head {
+                self.ask_segment(&superblock, seq + 1);
+            }
+            self.scanner = Some(scanner);
+            self.enter_segment(seq + 1, head);
+            return Ok(());
+        }
+        self.end_records(&superblock, scanner, out)
+    }
+
+    /// Replays what the scanner decided.
+    fn drain(&mut self, scanner: &mut Scanner, out: &mut Out) {
+        while let Some(found) = scanner.next() {
+            match found {
+                Found::Record(record) => self.accept(record, out),
+                Found::Lost(from, to) => self.lose(from, to, out),
+            }
+        }
+    }
+
+    fn accept(&mut self, record: super::scan::Record, out: &mut Out) {
+        let Some(ring) = self.ring.as_mut() else { return };
+        let fixed = record.fixed;
+        for bad in &record.bad {
+            let addr = ring.addr(fixed.segment, fixed.at + u32::from(fixed.header_blocks) + bad);
+            out.events.push(Event::Corrupt { place: "log", what: format!("log block {}", addr.0) });
+        }
+        let end = fixed.at + 2 * u32::from(fixed.header_blocks) + u32::from(fixed.payload_blocks);
+        self.last = (fixed.segment, end);
+        self.replay.record(record, ring);
+    }
+
+    fn lose(&mut self, from: Lsn, to: Lsn, out: &mut Out) {
+        let what = format!("log records {} to {} are unreadable", from.0, to.0);
+        out.events.push(Event::Corrupt { place: "log", what });
+        self.replay.lose(from, to);
+    }
+
+    fn end_records(
+        &mut self,
+        superblock: &Superblock,
+        scanner: Scanner,
+        out: &mut Out,
+    ) -> Result<(), LogError> {
+        for (segment, block, header) in &scanner.rescued {
+            let Some(ring) = self.ring.as_ref() else { break };
+            let addr = ring.addr(*segment, *block);
+            let what = format!("log record header at block {}", addr.0);
+            out.events.push(Event::Corrupt { place: "log", what: what.clone() });
+            out.events.push(Event::Repaired { place: "log", what });
+            self.replay.report.repaired += 1;
+            let buf = self.block_buf(header)?;
+            self.writes.push_back((addr.offset(), buf));
+        }
+        let end = scanner.finish(self.config.faults.trust_past_hole);
+        self.replay.report.torn += end.torn;
+        let prev_crc = end.rest.last().map(|record| record.fixed.crc);
+        for record in end.rest {
+            self.accept(record, out);
+        }
+        if let Some((from, to)) = end.lost {
+            self.lose(from, to, out);
+        }
+        self.open_epoch(superblock, end.epoch + 1, end.next, prev_crc)
+    }
+
+    /// P-06: appends go on in a new epoch and segment, so that nothing beyond a torn end revives. A segment
+    /// in which nothing counts is taken again; without a free one the newest is written on, in the new
+    /// epoch, whose number and chain keep older records out.
+    fn open_epoch(
+        &mut self,
+        superblock: &Superblock,
+        epoch: u64,
+        next: Lsn,
+        prev_crc: Option<u32>,
+    ) -> Result<(), LogError> {
+        let Some(ring) = self.ring.as_mut() else { return Ok(()) };
+        let prev_crc = prev_crc.unwrap_or(0);
+        let mut at = 1;
+        if self.last.0 == ring.head && ring.free() > 0 {
+            ring.advance();
+        } else if self.last.0 == ring.head {
+            at = self.last.1;
+        }
+        if at == 1 {
+            let header = SegmentHeader {
+                log: superblock.log,
+                epoch,
+                seq: ring.head,
+                tail: ring.tail,
+                first: next,
+                watermark: Lsn(next.0 - 1),
+                prev_crc,
+            };
+            let offset = ring.addr(ring.head, 0).offset();
+            let buf = self.block_buf(&header.encode())?;
+            self.writes.push_back((offset, buf));
+        }
+        self.start = Some(Start { epoch, next, prev_crc, at });
+        self.phase = Phase::Writes;
+        Ok(())
+    }
+
+    /// The log, ready for appends in a new epoch and segment (P-06), and what it held.
+    ///
+    /// # Panics
+    /// Unless the state is [`RecoveryState::Done`].
+    pub fn finish(self) -> (Log, Vec<RecoveredPartition>, RecoveryReport) {
+        assert!(self.state == RecoveryState::Done, "a recovery is finished when it is done");
+        let (Some(superblock), Some(mut ring), Some(start)) = (self.superblock, self.ring, self.start) else {
+            panic!("a recovery that is done has a superblock, a ring and a place to start from");
+        };
+        let (partitions, report) = self.replay.finish(&mut ring);
+        let checkpoint = Checkpointer::new(self.covered);
+        let log = Log::new(self.config, self.pool, superblock, ring, checkpoint, start);
+        (log, partitions, report)
+    }
+}

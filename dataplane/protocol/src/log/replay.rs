@@ -1,0 +1,261 @@
+//! From records back to partitions: index, pending operations, adopted pair (P-01, P-06, P-07, P-29).
+//!
+//! Starts from what the checkpoint holds. Operations above its C are applied in order once an entry says
+//! that they are committed; the rest stays pending for the head to reconcile. An adoption voids pending
+//! operations above its tail. Records that were lost make a partition suspect until its next operation
+//! shows that nothing of it was in them.
+
+use super::Faults;
+use super::index::{Change, Index};
+use super::record::Logged;
+use super::scan::Record;
+use super::segments::{Ring, Run};
+use super::types::*;
+use crate::wire::*;
+use std::collections::{BTreeMap, VecDeque};
+
+/// A partition while it is replayed.
+#[derive(Debug, Default)]
+pub(super) struct Part {
+    pub(super) index: Index,
+    /// C of the checkpoint.
+    covered: Op,
+    committed: Op,
+    /// Highest operation met in the log.
+    last: Option<Op>,
+    adopted: Option<Adopt>,
+    pending: VecDeque<PendingOp>,
+    suspect: bool,
+    damaged: bool,
+    deleted: bool,
+}
+
+/// Everything that recovery knows of the partitions so far.
+#[derive(Debug)]
+pub(super) struct Replay {
+    faults: Faults,
+    pub(super) parts: BTreeMap<PartitionId, Part>,
+    /// Some records were lost, so that a partition first met later may lack its beginning.
+    lost: bool,
+    /// Bad payload blocks: partition, block.
+    bad: Vec<(PartitionId, BadBlock)>,
+    pub(super) report: RecoveryReport,
+}
+
+impl Replay {
+    pub(super) fn new(faults: Faults, report: RecoveryReport) -> Self {
+        Self { faults, parts: BTreeMap::new(), lost: false, bad: Vec::new(), report }
+    }
+
+    /// A partition as the checkpoint holds it.
+    pub(super) fn restore(&mut self, meta: PartitionMeta, index: Index) {
+        let part = Part {
+            index,
+            covered: meta.committed,
+            committed: meta.committed,
+            adopted: meta.adopted,
+            ..Part::default()
+        };
+        self.parts.insert(meta.partition, part);
+    }
+
+    /// Takes the next record; its runs and waits go into the ring.
+    pub(super) fn record(&mut self, record: Record, ring: &mut Ring) {
+        self.report.records += 1;
+        self.report.bad_payload += record.bad.len() as u64;
+        let fixed = record.fixed;
+        let mut block = fixed.at + u32::from(fixed.header_blocks);
+        let first_payload = block;
+        ring.segment(fixed.segment).last = fixed.lsn;
+        for (entry, committed) in record.entries {
+            self.report.entries += 1;
+            let blocks = entry.crcs().len() as u32;
+            let addr = ring.addr(fixed.segment, block);
+            if blocks > 0 {
+                self.note_run(&entry, fixed.segment, block, ring);
+                for bad in
+                    record.bad.iter().filter(|b| (block..block + blocks).contains(&(first_payload + **b)))
+                {
+                    self.note_bad(&entry, first_payload + bad - block, addr);
+                }
+            }
+            note_top(&entry, fixed.segment, ring);
+            self.entry(entry, committed, addr);
+            block += blocks;
+        }
+    }
+
+    fn note_run(&self, entry: &Logged, segment: u64, first: u32, ring: &mut Ring) {
+        let (op, lba) = match entry {
+            Logged::Op { op, body: LoggedBody::Write { lba, .. }, .. } | Logged::Copy { op, lba, .. } => {
+                (*op, *lba)
+            }
+            _ => return,
+        };
+        let blocks = entry.crcs().len() as u32;
+        ring.add_run(segment, Run { partition: entry.partition(), op, lba, first, blocks }, false, None);
+    }
+
+    fn note_bad(&mut self, entry: &Logged, i: u32, addr: LogAddr) {
+        let (op, lba) = match entry {
+            Logged::Op { op, body: LoggedBody::Write { lba, .. }, .. } | Logged::Copy { op, lba, .. } => {
+                (*op, *lba)
+            }
+            _ => return,
+        };
+        let bad = BadBlock {
+            lba: Lba(lba.0 + u64::from(i)),
+            op,
+            addr: addr.plus(u64::from(i)),
+            crc: entry.crcs()[i as usize],
+        };
+        self.bad.push((entry.partition(), bad));
+    }
+
+    fn entry(&mut self, entry: Logged, committed: Op, addr: LogAddr) {
+        let lost = self.lost;
+        let part =
+            self.parts.entry(entry.partition()).or_insert_with(|| Part { suspect: lost, ..Part::default() });
+        if part.deleted {
+            return;
+        }
+        part.commit(committed, &self.faults);
+        match entry {
+            Logged::Op { number, op, body, .. } => {
+                part.operation(PendingOp { op, number, body, addr }, &self.faults);
+            }
+            Logged::Adopt(adopt) => part.adopt(adopt),
+            Logged::Copy { op, lba, crcs, .. } => {
+                for (i, crc) in (0u64..).zip(&crcs) {
+                    part.index.relocate(op, Lba(lba.0 + i), *crc, addr.plus(i), true, &mut |_| {});
+                }
+            }
+        }
+    }
+
+    /// Records that were durable are unreadable: whose they were is unknown.
+    pub(super) fn lose(&mut self, from: Lsn, to: Lsn) {
+        self.report.lost += to.0 + 1 - from.0;
+        self.lost = true;
+        for part in self.parts.values_mut() {
+            part.suspect = true;
+        }
+    }
+
+    /// All records were taken: live blocks are marked in the ring, and each partition is ready for its head.
+    pub(super) fn finish(self, ring: &mut Ring) -> (Vec<RecoveredPartition>, RecoveryReport) {
+        let Self { faults, parts, bad, report, .. } = self;
+        let mut found = Vec::new();
+        for (partition, mut part) in parts {
+            let mut missing = Vec::new();
+            part.index.for_each_logged(|lba, mapping, addr| {
+                if !ring.revive(partition, mapping.op, lba, addr) {
+                    missing.push(lba);
+                }
+            });
+            // P-29: a mark "in log" that the log does not bear out is no data.
+            if !missing.is_empty() && !faults.trust_checkpoint_marks {
+                part.damaged = true;
+                for lba in missing {
+                    part.index.unmap(lba);
+                }
+            }
+            for pending in &part.pending {
+                if let LoggedBody::Write { lba, crcs } = &pending.body {
+                    for i in 0..crcs.len() as u64 {
+                        ring.revive(partition, pending.op, Lba(lba.0 + i), pending.addr.plus(i));
+                    }
+                }
+            }
+            let bad = bad.iter().filter(|(p, bad)| *p == partition && ring.is_live(bad.addr));
+            let bad = bad.map(|(_, bad)| *bad).collect();
+            found.push(part.into_recovered(partition, bad));
+        }
+        (found, report)
+    }
+}
+
+/// What a segment's release will wait for.
+fn note_top(entry: &Logged, segment: u64, ring: &mut Ring) {
+    let top = ring.segment(segment).top(entry.partition());
+    match entry {
+        Logged::Op { op, body, .. } => {
+            top.op = top.op.max(*op);
+            if !matches!(body, LoggedBody::Write { .. }) {
+                top.meta = top.meta.max(*op);
+            }
+        }
+        Logged::Adopt(adopt) => top.adopted = top.adopted.max(adopt.number),
+        Logged::Copy { .. } => {}
+    }
+}
+
+impl Part {
+    /// Everything up to `committed` is committed: applies what is pending of it.
+    fn commit(&mut self, committed: Op, faults: &Faults) {
+        self.committed = self.committed.max(committed);
+        while self.pending.front().is_some_and(|pending| pending.op <= self.committed) {
+            let Some(pending) = self.pending.pop_front() else { return };
+            self.deleted |= matches!(pending.body, LoggedBody::Other(Body::Delete));
+            self.index.apply(pending.op, Change::from(&pending.body), pending.addr, faults, &mut |_| {});
+        }
+    }
+
+    fn operation(&mut self, pending: PendingOp, faults: &Faults) {
+        let op = pending.op;
+        let follows = match self.last {
+            Some(last) => op.0 <= last.0 + 1,
+            None if self.suspect => op.0 <= self.covered.0 + 1,
+            None => {
+                // Segments released before this one held committed operations only.
+                self.committed = self.committed.max(Op(op.0.saturating_sub(1)));
+                true
+            }
+        };
+        self.damaged |= !follows;
+        self.suspect = false;
+        self.last = self.last.max(Some(op));
+        if op <= self.covered {
+            return;
+        }
+        let repeated = self.pending.iter().position(|p| p.op >= op);
+        match repeated {
+            None => self.pending.push_back(pending),
+            Some(at) if self.pending[at].op == op => self.pending[at] = pending,
+            Some(at) => self.pending.insert(at, pending),
+        }
+        self.commit(self.committed, faults);
+    }
+
+    /// P-01: operations above the tail that came before are void.
+    fn adopt(&mut self, adopt: Adopt) {
+        while self.pending.back().is_some_and(|pending| pending.op > adopt.tail) {
+            self.pending.pop_back();
+        }
+        self.last = self.last.map(|last| last.min(adopt.tail));
+        if self.adopted.as_ref().is_none_or(|held| held.number <= adopt.number) {
+            self.adopted = Some(adopt);
+        }
+    }
+
+    fn into_recovered(mut self, partition: PartitionId, bad: Vec<BadBlock>) -> RecoveredPartition {
+        // Only what follows without a gap is held.
+        let gap = (1..).zip(&self.pending).position(|(i, pending)| pending.op.0 != self.committed.0 + i);
+        if let Some(gap) = gap {
+            self.pending.truncate(gap);
+            self.damaged = true;
+        }
+        let tail = self.pending.back().map_or(self.committed, |pending| pending.op);
+        RecoveredPartition {
+            partition,
+            index: self.index,
+            committed: self.committed,
+            tail,
+            adopted: self.adopted,
+            pending: self.pending.into(),
+            bad,
+            damaged: self.damaged || self.suspect,
+            deleted: self.deleted,
+        }
+    }
+}
