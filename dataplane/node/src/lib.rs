@@ -2,5 +2,6 @@
 
 pub mod bus;
 pub mod exports;
+pub mod host;
 pub mod order;
 pub mod service;

@@ -2,6 +2,7 @@
 //! rings; nothing here is ever needed for an I/O to go on (`ControlOutOfPath`).
 
 use palisade_protocol::head::{DeviceTarget, HeadStatus, PartitionConfig};
+use palisade_protocol::sled::SledStatus;
 use palisade_protocol::wire::{
     Assignment, ClientCmd, ClientDone, ClientError, Envelope, Event, NodeId, PartitionId,
 };
@@ -40,6 +41,15 @@ pub enum HeadOrder {
     Status,
 }
 
+/// To a sled.
+#[derive(Debug)]
+pub enum SledOrder {
+    /// Messages to a node go into this ring.
+    Route(NodeId, Sender<Envelope>),
+    /// Ends with [`Report::Sled`].
+    Status,
+}
+
 /// From a service.
 #[derive(Debug)]
 pub enum Report {
@@ -54,8 +64,8 @@ pub enum Report {
     },
     /// Picture of a head.
     Head(Box<HeadStatus>),
-    /// A service ended (its node stops).
-    Ended(NodeId),
+    /// Picture of a sled.
+    Sled(NodeId, Box<SledStatus>),
 }
 
 /// Where a service's reports go. A full ring drops and counts: reports are for people.

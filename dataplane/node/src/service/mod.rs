@@ -2,7 +2,11 @@
 //! on a simulator's devices and mailboxes.
 
 pub mod bare;
+pub mod export;
+pub mod fabric;
 pub mod head;
 pub mod port;
+pub mod sled;
 
 pub use head::{HeadRings, HeadService};
+pub use sled::{SledRings, SledService};

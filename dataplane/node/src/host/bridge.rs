@@ -1,0 +1,409 @@
+//! The thread between control and the reactors: commands become orders, events and pictures become
+//! reports. It is never on an I/O path, and may stall or die without stopping one (EF-02).
+
+use super::wiring::ExportPort;
+use crate::bus::CLIENT_RING;
+use crate::order::{HeadOrder, Report, SledOrder};
+use crate::service::export::ExportOrder;
+use palisade_control::agent::{
+    Agent, Command, Identity, PartitionSpec, Report as ControlReport, Reporter as ControlReporter,
+};
+use palisade_control::metrics::HistSnapshot;
+use palisade_control::report::{DeviceReport, NodeReport, NodeState};
+use palisade_protocol::export::nbd::ExportInfo;
+use palisade_protocol::head::HeadStatus;
+use palisade_protocol::sled::{DeviceState, SledStatus};
+use palisade_protocol::wire::{BootId, Event, LogId, NodeId, PartitionId};
+use palisade_runtime::park::{Parker, WaitSet, Waker};
+use palisade_runtime::reactor::ReactorStats;
+use palisade_runtime::ring::{Receiver, Sender, channel};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread::JoinHandle;
+use std::time::{Duration, Instant};
+
+/// How often pictures of all services are taken.
+const PICTURE_EVERY: Duration = Duration::from_secs(1);
+/// How often the agent's channel is looked at; a service's report wakes the thread at once.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The rings towards a head.
+pub(super) struct HeadPort {
+    pub(super) orders: Sender<HeadOrder>,
+    pub(super) export: ExportPort,
+    /// Wakes the head's reactor; rings made at run time need it.
+    pub(super) waker: Waker,
+    /// A log that the head is making: confirmed to control once it was read.
+    pub(super) made: Option<(String, LogId)>,
+    /// The log is missing or refused: the head cannot serve.
+    pub(super) missing: bool,
+}
+
+enum Kind {
+    Head(Box<HeadPort>),
+    Sled { orders: Sender<SledOrder>, devices: Vec<String> },
+}
+
+/// A node of this process as the bridge sees it.
+pub(super) struct NodePort {
+    name: String,
+    boot: BootId,
+    kind: Kind,
+    /// Exported partitions of a head.
+    exported: BTreeMap<PartitionId, String>,
+    /// Said that the head read its log.
+    ready: bool,
+    picture: Option<NodeReport>,
+}
+
+impl NodePort {
+    pub(super) fn head(name: &str, boot: BootId, port: HeadPort) -> Self {
+        Self::new(name, boot, Kind::Head(Box::new(port)))
+    }
+
+    pub(super) fn sled(name: &str, boot: BootId, orders: Sender<SledOrder>, devices: Vec<String>) -> Self {
+        Self::new(name, boot, Kind::Sled { orders, devices })
+    }
+
+    fn new(name: &str, boot: BootId, kind: Kind) -> Self {
+        let exported = BTreeMap::new();
+        Self { name: name.to_owned(), boot, kind, exported, ready: false, picture: None }
+    }
+
+    pub(super) fn export_mut(&mut self) -> Option<&mut ExportPort> {
+        match &mut self.kind {
+            Kind::Head(port) => Some(&mut port.export),
+            Kind::Sled { .. } => None,
+        }
+    }
+
+    fn ask_picture(&mut self) {
+        // A full ring means that the service has enough to do; the next second asks again.
+        let _ = match &mut self.kind {
+            Kind::Head(port) => port.orders.send(HeadOrder::Status).is_ok(),
+            Kind::Sled { orders, .. } => orders.send(SledOrder::Status).is_ok(),
+        };
+    }
+}
+
+/// The running bridge.
+pub struct Bridge {
+    stop: Arc<AtomicBool>,
+    waker: Waker,
+    thread: JoinHandle<()>,
+}
+
+impl Bridge {
+    /// Starts the thread.
+    pub(super) fn start(
+        agent: Agent,
+        ports: BTreeMap<NodeId, NodePort>,
+        reports: Receiver<Report>,
+        parker: Parker,
+        reactors: Vec<Arc<ReactorStats>>,
+    ) -> std::io::Result<Self> {
+        let stop = Arc::new(AtomicBool::new(false));
+        let waker = parker.waker();
+        let asked = Arc::clone(&stop);
+        let mut state = State {
+            control: agent.reporter(),
+            agent,
+            ports,
+            reports,
+            reactors,
+            next_picture: Instant::now(),
+        };
+        let thread = std::thread::Builder::new().name("bridge".to_owned()).spawn(move || {
+            while !asked.load(Ordering::Acquire) {
+                if state.step() {
+                    continue;
+                }
+                parker.announce();
+                if state.reports.is_empty() {
+                    parker.sleep(WaitSet::default(), Some(LOOK_EVERY));
+                } else {
+                    parker.retract();
+                }
+            }
+            state.last_reports();
+        })?;
+        Ok(Self { stop, waker, thread })
+    }
+
+    /// Ends the thread after it passed on what the services said last.
+    pub(super) fn stop(self) {
+        self.stop.store(true, Ordering::Release);
+        self.waker.wake();
+        if self.thread.join().is_err() {
+            tracing::error!("the bridge thread panicked");
+        }
+    }
+}
+
+struct State {
+    agent: Agent,
+    control: ControlReporter,
+    ports: BTreeMap<NodeId, NodePort>,
+    reports: Receiver<Report>,
+    reactors: Vec<Arc<ReactorStats>>,
+    next_picture: Instant,
+}
+
+impl State {
+    /// One look at everything; whether there was something.
+    fn step(&mut self) -> bool {
+        let mut busy = false;
+        while let Ok(command) = self.agent.commands().try_recv() {
+            self.command(command);
+            busy = true;
+        }
+        while let Some(report) = self.reports.pop() {
+            self.report(report);
+            busy = true;
+        }
+        if Instant::now() >= self.next_picture {
+            self.next_picture = Instant::now() + PICTURE_EVERY;
+            self.pictures();
+        }
+        busy
+    }
+
+    fn last_reports(&mut self) {
+        while let Some(report) = self.reports.pop() {
+            self.report(report);
+        }
+    }
+
+    fn command(&mut self, command: Command) {
+        match command {
+            Command::Assign { node, assignment } => self.order(node, HeadOrder::Assign(assignment)),
+            Command::CreatePartition { node, spec } => self.create(node, &spec),
+            Command::DeletePartition { node, partition } => {
+                self.withdraw(node, partition);
+                self.order(node, HeadOrder::Delete(partition));
+            }
+            Command::SetDevices { node, partition, devices } => {
+                let targets = devices.iter().map(|device| device.target()).collect();
+                self.order(node, HeadOrder::Devices(partition, targets));
+            }
+            Command::Flush { node, partition, tag } => {
+                self.order(node, HeadOrder::Flush { partition, token: tag });
+            }
+            Command::Roster { .. } => {
+                tracing::info!("the rack's roster changed; new nodes are reached after a restart");
+            }
+        }
+    }
+
+    /// Orders must arrive: a full ring empties within a turn of the reactor.
+    fn order(&mut self, node: NodeId, mut order: HeadOrder) {
+        let Some(NodePort { kind: Kind::Head(port), .. }) = self.ports.get_mut(&node) else { return };
+        while let Err(full) = port.orders.send(order) {
+            if port.orders.is_closed() {
+                return;
+            }
+            order = full.0;
+            std::thread::sleep(Duration::from_millis(1));
+        }
+    }
+
+    /// A partition came into being: the head learns of it, and its primary exports it.
+    fn create(&mut self, node: NodeId, spec: &PartitionSpec) {
+        self.order(node, HeadOrder::Create(spec.config()));
+        let Some(port) = self.ports.get_mut(&node) else { return };
+        if spec.primary != node || spec.deleting || port.exported.contains_key(&spec.partition) {
+            return;
+        }
+        let Kind::Head(head) = &mut port.kind else { return };
+        port.exported.insert(spec.partition, spec.name.clone());
+        let (commands, commands_rx) = channel(CLIENT_RING, head.waker.clone());
+        head.export.exports.put(ExportInfo {
+            name: spec.name.clone(),
+            description: String::new(),
+            partition: spec.partition,
+            bytes: spec.bytes,
+            readonly: false,
+        });
+        if head.export.orders.send(ExportOrder::Volume(spec.partition, commands)).is_err() {
+            tracing::error!(volume = spec.name, "the export takes no orders");
+        }
+        self.order(node, HeadOrder::Serve(spec.partition, commands_rx));
+    }
+
+    fn withdraw(&mut self, node: NodeId, partition: PartitionId) {
+        let Some(port) = self.ports.get_mut(&node) else { return };
+        let (Some(name), Kind::Head(head)) = (port.exported.remove(&partition), &mut port.kind) else {
+            return;
+        };
+        head.export.exports.remove(&name);
+        if head.export.orders.send(ExportOrder::Gone(partition)).is_err() {
+            tracing::error!(volume = name, "the export takes no orders");
+        }
+    }
+
+    fn report(&mut self, report: Report) {
+        match report {
+            Report::Event(node, event) => self.event(node, event),
+            Report::Flushed { token, result } => {
+                let error = result.err().map(|error| error.to_string());
+                self.control.send(ControlReport::Flushed { tag: token, error });
+            }
+            Report::Head(status) => self.head_picture(*status),
+            Report::Sled(node, status) => self.sled_picture(node, &status),
+        }
+    }
+
+    fn head_picture(&mut self, status: HeadStatus) {
+        let Some(port) = self.ports.get_mut(&status.node) else { return };
+        port.picture = Some(NodeReport::of_head(&port.name, &status));
+        let (Some(log), true, false) = (status.log, status.recovered, port.ready) else { return };
+        port.ready = true;
+        if let Kind::Head(head) = &mut port.kind
+            && let Some((device, id)) = head.made.take()
+            && let Err(error) = self.agent.formatted(&device, Identity(id.0))
+        {
+            tracing::warn!(device, %error, "control was not told that the log was made; the next boot is");
+        }
+        let held = status.partitions.iter().map(|partition| partition.stamp).collect();
+        self.control.send(ControlReport::HeadReady { node: status.node, boot: port.boot, log, held });
+    }
+
+    fn sled_picture(&mut self, node: NodeId, status: &SledStatus) {
+        let Some(port) = self.ports.get_mut(&node) else { return };
+        let Kind::Sled { devices, .. } = &port.kind else { return };
+        let reading = status.devices.iter().any(|device| device.state == DeviceState::Recovering);
+        let reports = status.devices.iter().zip(devices).map(device_report).collect();
+        let state = if reading { NodeState::Starting } else { NodeState::Ready };
+        let mut picture = NodeReport { name: port.name.clone(), state, ..NodeReport::default() };
+        picture.devices = reports;
+        picture.counters.insert("misaddressed".to_owned(), status.misaddressed);
+        port.picture = Some(picture);
+        if !reading && !std::mem::replace(&mut port.ready, true) {
+            self.control.send(ControlReport::SledReady { node, boot: port.boot });
+        }
+    }
+
+    fn event(&mut self, node: NodeId, event: Event) {
+        let Some(port) = self.ports.get_mut(&node) else { return };
+        if let Event::Recovered { .. } = event {
+            // Numbers are asked for with the pairs that the log holds (P-04), which the picture shows.
+            port.ask_picture();
+        }
+        if let Event::Deleted { partition } = event {
+            self.control.send(ControlReport::Deleted { node, partition });
+        }
+        let Some((warning, what)) = describe(&event) else { return };
+        if warning {
+            tracing::warn!(node = port.name, "{what}");
+        } else {
+            tracing::info!(node = port.name, "{what}");
+        }
+        self.control.send(ControlReport::Event { node, warning, what });
+    }
+
+    /// Sends the pictures of the last second and asks for the next.
+    fn pictures(&mut self) {
+        for port in self.ports.values_mut() {
+            if matches!(&port.kind, Kind::Head(head) if head.missing) {
+                port.picture = Some(NodeReport {
+                    name: port.name.clone(),
+                    state: NodeState::Failed,
+                    why: "its log is missing or refused; see the messages of its start".to_owned(),
+                    ..NodeReport::default()
+                });
+            }
+        }
+        let mut nodes: Vec<NodeReport> =
+            self.ports.values_mut().filter_map(|port| port.picture.take()).collect();
+        if let Some(first) = nodes.first_mut() {
+            for (index, stats) in self.reactors.iter().enumerate() {
+                first.histograms.insert(format!("turn_{index}"), HistSnapshot::of(&stats.turn_times()));
+            }
+        }
+        if !nodes.is_empty() {
+            self.control.send(ControlReport::Status { nodes });
+        }
+        for port in self.ports.values_mut() {
+            port.ask_picture();
+        }
+    }
+}
+
+fn device_report((status, name): (&palisade_protocol::sled::DeviceStatus, &String)) -> DeviceReport {
+    let state = match &status.state {
+        DeviceState::Recovering => "recovering".to_owned(),
+        DeviceState::Ready => "ok".to_owned(),
+        DeviceState::Suspect => "suspect".to_owned(),
+        DeviceState::Refused(verdict) => format!("refused: {verdict}"),
+        DeviceState::Failed(why) => format!("failed: {why}"),
+    };
+    let counted = &status.counters;
+    let refused = &counted.refused;
+    let counters = [
+        ("writes", counted.writes),
+        ("bytes_written", counted.bytes_written),
+        ("page_writes", counted.page_writes),
+        ("reads", counted.reads),
+        ("bytes_read", counted.bytes_read),
+        ("grants", counted.grants),
+        ("columns_reserved", counted.columns_reserved),
+        ("columns_released", counted.columns_released),
+        ("scrubbed", counted.scrubbed),
+        ("scrub_passes", counted.scrub_passes),
+        ("corrupt", counted.corrupt),
+        ("refused_fenced", refused.fenced),
+        ("refused_no_token", refused.no_token),
+        ("refused_not_owner", refused.not_owner),
+        ("refused_stale_number", refused.stale_number),
+        ("refused_device_error", refused.device_error),
+    ];
+    let counters = counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
+    DeviceReport {
+        name: name.clone(),
+        device: status.device.unwrap_or_default(),
+        columns: status.columns.into(),
+        free: status.free.into(),
+        state,
+        counters,
+    }
+}
+
+/// An event for people: whether it needs attention, and its text.
+fn describe(event: &Event) -> Option<(bool, String)> {
+    let said = match event {
+        Event::Recovered { log } => (false, format!("read its log {log}")),
+        Event::Adopted { stamp } => {
+            (false, format!("volume {}: adopted number {}", stamp.partition, stamp.number))
+        }
+        Event::Serving { stamp } => {
+            (false, format!("volume {}: serves under number {}", stamp.partition, stamp.number))
+        }
+        Event::PeerAway { partition, peer } => {
+            (true, format!("volume {partition}: head {peer} is away; requests wait"))
+        }
+        Event::Demoted { partition, number } => {
+            (true, format!("volume {partition}: stopped, number {number} is in force elsewhere"))
+        }
+        Event::Corrupt { place, what } => (true, format!("corrupt {place}: {what}")),
+        Event::Repaired { place, what } => (false, format!("repaired {place}: {what}")),
+        Event::DataLost { partition, extent } => {
+            (true, format!("volume {partition}: extent {extent} has fewer good columns than its code needs"))
+        }
+        Event::DeviceFailed { device, why } => (true, format!("device {} failed: {why}", device.0)),
+        Event::SlowIo { partition, what, offset, stages: [numbered, log, replica, answered] } => {
+            let us = |ns: &u64| ns / 1000;
+            let stages = format!(
+                "numbered {} us, log {} us, replica {} us, answered {} us",
+                us(numbered),
+                us(log),
+                us(replica),
+                us(answered)
+            );
+            (true, format!("slow {what} of volume {partition} at byte {offset}: {stages}"))
+        }
+        Event::Note(text) => (false, text.clone()),
+        Event::Deleted { partition } => (false, format!("volume {partition}: deleted")),
+    };
+    Some(said)
+}

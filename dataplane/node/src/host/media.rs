@@ -1,0 +1,294 @@
+//! Opening a node's devices: what lies there, what control knows, what may be done (DESIGN section 1).
+//!
+//! A driver opens a device exclusively before anything is read from it (P-17), so that a process which
+//! still holds it is met here, by name, and not later by its late writes. What is absent or unfit is left
+//! out, aloud; nothing is formatted unless control decided so.
+
+use palisade_control::agent::{Agent, AgentError, Decision, Identity, Medium};
+use palisade_control::config::{self, Device, DeviceKind, Rack};
+use palisade_dma::Pool;
+use palisade_protocol::head::{HeadLog, LogStart};
+use palisade_protocol::log::format as log_format;
+use palisade_protocol::sled::format::{self as sled_format, FormatSpec, Superblock, Verdict};
+use palisade_protocol::wire::{DeviceId, DeviceIx, LogId, RackId};
+use palisade_runtime::block::{
+    BlockDriver, BlockOk, BlockPort, BlockRequest, BlockVerb, CreateFile, MemDriver, MemMedia, OpenError,
+    UringDriver, UringOptions,
+};
+use palisade_runtime::clock::Nanos;
+use smallvec::smallvec;
+use std::time::{Duration, Instant};
+
+/// Longest wait for one read or write while a device is being opened.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Pages of partition records on a sled device: room for several thousand partitions.
+const RECORD_PAGES: u32 = 64;
+
+/// Why a device could not be opened.
+#[derive(Debug, thiserror::Error)]
+pub enum MediaError {
+    /// The driver said no.
+    #[error("device {name}: {source}")]
+    Open {
+        /// Name in the store.
+        name: String,
+        /// The driver's reason, with its remedy.
+        source: OpenError,
+    },
+    /// A read or write failed, or did not end.
+    #[error("device {name}: {what} failed while it was being opened")]
+    Io {
+        /// Name in the store.
+        name: String,
+        /// What was tried.
+        what: &'static str,
+    },
+    /// The declared sizes give no format.
+    #[error("device {name} cannot be formatted: {what}")]
+    Format {
+        /// Name in the store.
+        name: String,
+        /// Why.
+        what: String,
+    },
+    /// Control did not answer.
+    #[error("device {name}: {source}")]
+    Control {
+        /// Name in the store.
+        name: String,
+        /// What went wrong.
+        source: AgentError,
+    },
+}
+
+/// An open device of a sled.
+pub struct Opened {
+    /// Name in the store.
+    pub name: String,
+    /// The driver.
+    pub driver: BlockDriver,
+}
+
+/// What opening needs beside the device.
+pub struct Opener<'a> {
+    /// Decides.
+    pub agent: &'a Agent,
+    /// The rack's identity.
+    pub rack: RackId,
+    /// Buffers, registered with the rings.
+    pub pool: &'a Pool,
+}
+
+impl Opener<'_> {
+    /// A head's log: its driver and how the head is to meet it; none when it is missing or refused. A log
+    /// that is to be made is made by the head itself, at its first turns: confirm it when the head has
+    /// read it. A crash before that makes it again under the same identity.
+    pub fn log(
+        &self,
+        head: &config::Head,
+        volume_bytes: u64,
+    ) -> Result<Option<(BlockDriver, HeadLog)>, MediaError> {
+        let device = &head.log;
+        let Some(mut driver) = self.driver(device)? else {
+            self.settle(device, self.decide(device, &Medium::Absent)?);
+            return Ok(None);
+        };
+        let bytes = driver.info().bytes;
+        let start = read(&mut driver, self.pool, log_format::CHECKPOINT_OFFSET as usize, &device.name)?;
+        let medium = log_medium(log_format::examine(&start, self.rack, None, bytes));
+        let start = match self.decide(device, &medium)? {
+            Decision::Format { id } => LogStart::Format(LogId(id.0)),
+            Decision::Open { id } => LogStart::Open(LogId(id.0)),
+            other => {
+                self.settle(device, other);
+                return Ok(None);
+            }
+        };
+        let mut log = HeadLog::new(DeviceIx(0), bytes, start);
+        log.segment_bytes = head.segment_bytes as u32;
+        log.volume_bytes = volume_bytes;
+        Ok(Some((driver, log)))
+    }
+
+    /// The devices of a sled that may be served.
+    pub fn sled(&self, rack: &Rack, sled: &config::Sled) -> Result<Vec<Opened>, MediaError> {
+        let mut opened = Vec::new();
+        for device in &sled.devices {
+            let Some(mut driver) = self.driver(device)? else {
+                self.settle(device, self.decide(device, &Medium::Absent)?);
+                continue;
+            };
+            let bytes = driver.info().bytes;
+            let start =
+                read(&mut driver, self.pool, sled_format::PROBE_BYTES.min(bytes as usize), &device.name)?;
+            let medium = sled_medium(&sled_format::judge(&start, bytes, self.rack));
+            match self.decide(device, &medium)? {
+                Decision::Format { id } => {
+                    self.format_sled(rack, device, &mut driver, id)?;
+                    self.formatted(device, id)?;
+                }
+                Decision::Open { .. } => {}
+                other => {
+                    self.settle(device, other);
+                    continue;
+                }
+            }
+            opened.push(Opened { name: device.name.clone(), driver });
+        }
+        Ok(opened)
+    }
+
+    /// The driver of a device; none when there is nothing and nothing may be made.
+    fn driver(&self, device: &Device) -> Result<Option<BlockDriver>, MediaError> {
+        let (path, block) = match &device.kind {
+            DeviceKind::Memory => {
+                let media = MemMedia::new(device.size_bytes);
+                return Ok(Some(BlockDriver::Mem(MemDriver::new(&device.name, media))));
+            }
+            DeviceKind::File(path) => (path, false),
+            DeviceKind::Block(path) => (path, true),
+        };
+        let mut options = UringOptions { pool: Some(self.pool.clone()), ..UringOptions::default() };
+        if !path.exists() {
+            let make = matches!(self.decide(device, &Medium::Absent)?, Decision::Format { .. });
+            if !make || block {
+                return Ok(None);
+            }
+            if let Some(folder) = path.parent() {
+                std::fs::create_dir_all(folder)
+                    .map_err(|_| MediaError::Io { name: device.name.clone(), what: "making its folder" })?;
+            }
+            options.create = Some(CreateFile { bytes: device.size_bytes, preallocate: false });
+        }
+        let driver = UringDriver::open(path, &options)
+            .map_err(|source| MediaError::Open { name: device.name.clone(), source })?;
+        let info = driver.info();
+        if info.note.is_empty() {
+            tracing::info!(device = device.name, path = info.path, bytes = info.bytes, "opened");
+        } else {
+            tracing::warn!(device = device.name, path = info.path, note = info.note, "opened");
+        }
+        Ok(Some(BlockDriver::Uring(Box::new(driver))))
+    }
+
+    fn format_sled(
+        &self,
+        rack: &Rack,
+        device: &Device,
+        driver: &mut BlockDriver,
+        id: Identity,
+    ) -> Result<(), MediaError> {
+        let spec = FormatSpec {
+            rack: self.rack,
+            device: DeviceId(id.0),
+            device_bytes: driver.info().bytes,
+            column_bytes: rack.code.column_bytes,
+            unit_bytes: rack.code.unit_bytes as u32,
+            record_pages: RECORD_PAGES,
+        };
+        let plan = Superblock::plan(&spec)
+            .map_err(|error| MediaError::Format { name: device.name.clone(), what: error.to_string() })?;
+        tracing::info!(device = device.name, id = %spec.device, columns = plan.columns, "formatting");
+        let images: Vec<_> = sled_format::images(plan).collect();
+        let (body, supers) = images.split_at(images.len() - 2);
+        for (offset, image) in body {
+            write(driver, self.pool, *offset, image, false, &device.name)?;
+        }
+        // Everything that the superblocks vouch for is durable before them.
+        if wait(driver, BlockVerb::Flush).is_none() {
+            return Err(MediaError::Io { name: device.name.clone(), what: "flushing its format" });
+        }
+        for (offset, image) in supers {
+            write(driver, self.pool, *offset, image, true, &device.name)?;
+        }
+        Ok(())
+    }
+
+    fn decide(&self, device: &Device, medium: &Medium) -> Result<Decision, MediaError> {
+        let answer = self.agent.decide(&device.name, medium);
+        answer.map_err(|source| MediaError::Control { name: device.name.clone(), source })
+    }
+
+    fn formatted(&self, device: &Device, id: Identity) -> Result<(), MediaError> {
+        let answer = self.agent.formatted(&device.name, id);
+        answer.map_err(|source| MediaError::Control { name: device.name.clone(), source })
+    }
+
+    /// Says why a device is left out.
+    fn settle(&self, device: &Device, decision: Decision) {
+        if let Decision::Missing { why } | Decision::Refuse { why } = decision {
+            tracing::warn!(device = device.name, "left out: {why}");
+        }
+    }
+}
+
+fn log_medium<T>(verdict: Result<(log_format::Superblock, T), palisade_protocol::log::Verdict>) -> Medium {
+    use palisade_protocol::log::Verdict as Log;
+    match verdict {
+        Ok((superblock, _)) => Medium::Ours { id: Identity(superblock.log.0) },
+        Err(Log::Blank) => Medium::Blank,
+        Err(Log::ForeignSignature) => Medium::Foreign { what: "no head log".to_owned() },
+        Err(Log::OtherRack(_)) => Medium::OtherRack,
+        Err(Log::OtherLog(log)) => Medium::Ours { id: Identity(log.0) },
+        Err(Log::Newer { .. }) => Medium::Newer,
+        Err(Log::Damaged(what)) => Medium::Damaged { what: what.to_owned() },
+    }
+}
+
+fn sled_medium(verdict: &Verdict) -> Medium {
+    match verdict {
+        Verdict::Ours { superblock, .. } => Medium::Ours { id: Identity(superblock.device.0) },
+        Verdict::Blank => Medium::Blank,
+        Verdict::ForeignSignature => Medium::Foreign { what: verdict.to_string() },
+        Verdict::OtherRack(_) => Medium::OtherRack,
+        Verdict::Newer(..) => Medium::Newer,
+        Verdict::Damaged(what) => Medium::Damaged { what: (*what).to_owned() },
+    }
+}
+
+/// The first `len` bytes of a device, before a reactor has it.
+fn read(driver: &mut BlockDriver, pool: &Pool, len: usize, name: &str) -> Result<Vec<u8>, MediaError> {
+    let failed = || MediaError::Io { name: name.to_owned(), what: "reading its start" };
+    let mut bytes = Vec::with_capacity(len);
+    while bytes.len() < len {
+        let part = (len - bytes.len()).min(palisade_protocol::wire::limits::IO_BYTES_MAX);
+        let buf = pool.alloc(part).ok_or_else(failed)?;
+        let verb = BlockVerb::Read { offset: bytes.len() as u64, buf };
+        match wait(driver, verb) {
+            Some(BlockOk::Read(buf)) => bytes.extend_from_slice(&buf),
+            _ => return Err(failed()),
+        }
+    }
+    Ok(bytes)
+}
+
+fn write(
+    driver: &mut BlockDriver,
+    pool: &Pool,
+    offset: u64,
+    bytes: &[u8],
+    fua: bool,
+    name: &str,
+) -> Result<(), MediaError> {
+    let failed = || MediaError::Io { name: name.to_owned(), what: "writing its format" };
+    let mut buf = pool.alloc(bytes.len()).ok_or_else(failed)?;
+    buf.copy_from_slice(bytes);
+    let verb = BlockVerb::Write { offset, bufs: smallvec![buf.freeze()], fua };
+    wait(driver, verb).map(|_| ()).ok_or_else(failed)
+}
+
+/// One request, waited for; none when it failed or did not end.
+fn wait(driver: &mut BlockDriver, verb: BlockVerb) -> Option<BlockOk> {
+    driver.submit(BlockRequest { key: 0, verb });
+    driver.kick();
+    let (start, mut done) = (Instant::now(), Vec::new());
+    while start.elapsed() < PATIENCE {
+        let now = Nanos(start.elapsed().as_nanos() as u64);
+        if driver.poll(now, &mut done) > 0 {
+            return done.pop().and_then(|completion| completion.result.ok());
+        }
+        std::thread::sleep(Duration::from_micros(50));
+    }
+    None
+}

@@ -1,0 +1,13 @@
+//! A host process: the nodes that it runs, on their reactors, and the bridge to control.
+//!
+//! `wiring` makes rings, reactors and services out of the rack file and control's admission; `media` opens
+//! devices by the rule that nothing is ever reformatted silently; `bridge` is the thread between the
+//! agent's channels and the services' rings. Stopping is in reverse: exports first, then the rest.
+
+mod bridge;
+mod media;
+mod wiring;
+
+pub use bridge::Bridge;
+pub use media::MediaError;
+pub use wiring::{Host, HostError};

@@ -1,0 +1,422 @@
+//! From declaration to running services: rings between everything, one reactor per core.
+
+use super::bridge::{Bridge, HeadPort, NodePort};
+use super::media::{MediaError, Opened, Opener};
+use crate::bus::{Askers, CLIENT_RING, MAILBOX, Post};
+use crate::exports::ExportList;
+use crate::order::{HeadOrder, ORDERS, REPORTS, Report, Reporter};
+use crate::service::bare::BareService;
+use crate::service::export::{ExportOrder, ExportParts, ExportService};
+use crate::service::fabric::{FabricOrder, FabricService};
+use crate::service::{HeadRings, HeadService, SledRings, SledService};
+use palisade_control::agent::{Admission, AdmittedNode, Agent};
+use palisade_control::config::{self, HugePages, Idle, NbdAddress, Rack, VolumeKind};
+use palisade_dma::Pool;
+use palisade_protocol::export::nbd::ExportInfo;
+use palisade_protocol::fabric::Fabric;
+use palisade_protocol::head::{Head, HeadConfig, HeadLog, LogStart};
+use palisade_protocol::sled::{DeviceSpec, Sled, SledConfig};
+use palisade_protocol::wire::{BootId, ClientDone, DeviceIx, Envelope, NodeId, PartitionId, RackId};
+use palisade_runtime::block::{BlockDriver, BlockPort, MemDriver, MemMedia};
+use palisade_runtime::entropy::{Entropy, OsEntropy};
+use palisade_runtime::net::datagram::UdpPort;
+use palisade_runtime::net::stream::Listener;
+use palisade_runtime::park::Parker;
+use palisade_runtime::reactor::{IdlePolicy, Reactor, ReactorConfig, ReactorHandle};
+use palisade_runtime::ring::{Receiver, Sender, channel};
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+/// Bare volumes take partition numbers from the top, where control never grants any.
+const BARE_PARTITIONS: u64 = u64::MAX / 2;
+
+/// Why a host process could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum HostError {
+    /// Out of descriptors, or a thread could not be made.
+    #[error("cannot {doing}: {source}")]
+    System {
+        /// What was tried.
+        doing: String,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
+    /// Buffer memory.
+    #[error(transparent)]
+    Pool(#[from] palisade_dma::PoolError),
+    /// A device.
+    #[error(transparent)]
+    Media(#[from] MediaError),
+    /// Control did not admit a node.
+    #[error("control admits no node `{0}`: is it in the rack file that control runs?")]
+    NotAdmitted(String),
+}
+
+fn system(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> HostError {
+    let doing = doing.into();
+    move |source| HostError::System { doing, source }
+}
+
+/// A core's reactor while it is being filled.
+struct Bench {
+    reactor: Reactor,
+    pool: Pool,
+}
+
+/// A node's place in the bus.
+struct Place {
+    core: usize,
+    mailbox: Sender<Envelope>,
+    inbox: Option<Receiver<Envelope>>,
+    boot: BootId,
+}
+
+/// A running host.
+pub struct Host {
+    reactors: Vec<ReactorHandle>,
+    bridge: Bridge,
+}
+
+impl Host {
+    /// Starts the admitted nodes. Volumes come up as control grants their numbers.
+    pub fn start(
+        rack: &Rack,
+        agent: Agent,
+        admission: Admission,
+        boots: &BTreeMap<String, BootId>,
+    ) -> Result<Self, HostError> {
+        let mut wiring = Wiring::new(rack, admission, boots)?;
+        wiring.places()?;
+        wiring.nodes(&agent)?;
+        if boots.keys().any(|name| rack.head(name).is_some()) {
+            wiring.bare_volumes()?;
+        }
+        wiring.run(agent)
+    }
+
+    /// Whether a reactor ended by itself (a service panicked).
+    pub fn failed(&self) -> bool {
+        self.reactors.iter().any(ReactorHandle::is_finished)
+    }
+
+    /// Stops everything in good order; false when a service did not finish or had panicked.
+    pub fn stop(self) -> bool {
+        for reactor in &self.reactors {
+            reactor.stop_handle().stop();
+        }
+        let mut clean = true;
+        for reactor in self.reactors {
+            match reactor.join() {
+                Ok(report) => clean &= report.unfinished.is_empty(),
+                Err(_) => clean = false,
+            }
+        }
+        self.bridge.stop();
+        clean
+    }
+}
+
+/// Everything under construction.
+struct Wiring<'a> {
+    rack: &'a Rack,
+    admission: Admission,
+    boots: &'a BTreeMap<String, BootId>,
+    benches: BTreeMap<usize, Bench>,
+    places: BTreeMap<NodeId, Place>,
+    ports: BTreeMap<NodeId, NodePort>,
+    reports: Sender<Report>,
+    inbound: Receiver<Report>,
+    parker: Parker,
+    next_asker: u8,
+}
+
+impl<'a> Wiring<'a> {
+    fn new(
+        rack: &'a Rack,
+        admission: Admission,
+        boots: &'a BTreeMap<String, BootId>,
+    ) -> Result<Self, HostError> {
+        let parker = Parker::new().map_err(system("make an eventfd"))?;
+        let (reports, inbound) = channel(REPORTS, parker.waker());
+        Ok(Self {
+            rack,
+            admission,
+            boots,
+            benches: BTreeMap::new(),
+            places: BTreeMap::new(),
+            ports: BTreeMap::new(),
+            reports,
+            inbound,
+            parker,
+            next_asker: 0,
+        })
+    }
+
+    /// The reactor of a core, made when first asked for.
+    fn bench(&mut self, core: usize) -> Result<&mut Bench, HostError> {
+        if !self.benches.contains_key(&core) {
+            let name = format!("reactor-{core}");
+            let reactor = Reactor::new(&name).map_err(system(format!("make {name}")))?;
+            let huge = self.rack.reactors.huge_pages != HugePages::Never;
+            let made = palisade_runtime::pool::create(self.rack.reactors.pool_bytes as usize, huge)?;
+            if let (Some(note), true) = (&made.note, self.benches.is_empty()) {
+                tracing::warn!("{note}");
+            }
+            self.benches.insert(core, Bench { reactor, pool: made.pool });
+        }
+        Ok(self.benches.get_mut(&core).expect("just made"))
+    }
+
+    fn core_of(&self, name: &str) -> usize {
+        let head = self.rack.head(name).map(|head| head.core);
+        head.or_else(|| self.rack.sled(name).map(|sled| sled.core)).unwrap_or(0)
+    }
+
+    /// Mailboxes first: every node must be able to route to every other.
+    fn places(&mut self) -> Result<(), HostError> {
+        for admitted in self.admission.nodes.clone() {
+            let core = self.core_of(&admitted.name);
+            let waker = self.bench(core)?.reactor.waker();
+            let (mailbox, inbox) = channel(MAILBOX, waker);
+            let boot = *self.boots.get(&admitted.name).ok_or(HostError::NotAdmitted(admitted.name))?;
+            self.places.insert(admitted.node, Place { core, mailbox, inbox: Some(inbox), boot });
+        }
+        Ok(())
+    }
+
+    /// A node's routes: mailboxes of this process, its own fabric for the rest.
+    fn post(&mut self, node: NodeId, name: &str) -> Result<Post, HostError> {
+        let (boot, core) = (self.places[&node].boot, self.places[&node].core);
+        let mut post = Post::new(node, boot);
+        for (&to, place) in &self.places {
+            post.route(to, place.mailbox.clone());
+        }
+        let remote: Vec<_> =
+            self.admission.roster.iter().filter(|e| !self.places.contains_key(&e.node)).cloned().collect();
+        if remote.is_empty() {
+            return Ok(post);
+        }
+        let Some(address) = self.admission.roster.iter().find(|e| e.node == node).and_then(|e| e.fabric)
+        else {
+            tracing::warn!(node = name, "no fabric address: nodes of other processes are out of reach");
+            return Ok(post);
+        };
+        let mailbox = self.places[&node].mailbox.clone();
+        let bench = self.bench(core)?;
+        let port =
+            UdpPort::bind(address).map_err(system(format!("bind the fabric of {name} to {address}")))?;
+        let fabric = Fabric::new(node, boot, Default::default(), bench.pool.clone());
+        let (outgoing_tx, outgoing) = channel(MAILBOX, bench.reactor.waker());
+        let (mut orders_tx, orders) = channel(ORDERS, bench.reactor.waker());
+        for peer in &remote {
+            post.route(peer.node, outgoing_tx.clone());
+            if let Some(at) = peer.fabric {
+                let full = orders_tx.send(FabricOrder::Peer(peer.node, at)).is_err();
+                assert!(!full, "a fresh ring has room for the roster");
+            }
+        }
+        let service =
+            FabricService::new(&format!("{name} fabric"), fabric, Box::new(port), orders, outgoing, mailbox);
+        bench.reactor.add(Box::new(service));
+        Ok(post)
+    }
+
+    fn nodes(&mut self, agent: &Agent) -> Result<(), HostError> {
+        for admitted in self.admission.nodes.clone() {
+            let post = self.post(admitted.node, &admitted.name)?;
+            if let Some(head) = self.rack.head(&admitted.name).cloned() {
+                self.head(agent, &head, &admitted, post)?;
+            } else if let Some(sled) = self.rack.sled(&admitted.name).cloned() {
+                self.sled(agent, &sled, &admitted, post)?;
+            } else {
+                return Err(HostError::NotAdmitted(admitted.name));
+            }
+        }
+        Ok(())
+    }
+
+    fn listeners(&self, addresses: &[NbdAddress]) -> Result<Vec<Listener>, HostError> {
+        let open = |address: &NbdAddress| {
+            match address {
+                NbdAddress::Tcp(at) => Listener::tcp(*at),
+                NbdAddress::Unix(path) => Listener::unix(path),
+            }
+            .map_err(system(format!("listen for NBD on {address}")))
+        };
+        addresses.iter().map(open).collect()
+    }
+
+    /// An export service on a core, with its asker number and the rings towards it.
+    fn export(&mut self, name: &str, core: usize, addresses: &[NbdAddress]) -> Result<ExportPort, HostError> {
+        let listeners = self.listeners(addresses)?;
+        let asker = self.next_asker;
+        self.next_asker += 1;
+        let clients_max = self.rack.limits.connections as usize;
+        let bench = self.bench(core)?;
+        let (orders_tx, orders) = channel(ORDERS, bench.reactor.waker());
+        let (answers_tx, answers) = channel(CLIENT_RING, bench.reactor.waker());
+        let exports = Arc::new(ExportList::default());
+        let service = ExportService::new(ExportParts {
+            name: format!("{name} nbd"),
+            asker,
+            listeners,
+            exports: Arc::clone(&exports),
+            pool: bench.pool.clone(),
+            orders,
+            answers,
+            clients_max,
+        });
+        bench.reactor.add(Box::new(service));
+        Ok(ExportPort { asker, exports, orders: orders_tx, answers: answers_tx })
+    }
+}
+
+impl Wiring<'_> {
+    fn head(
+        &mut self,
+        agent: &Agent,
+        head: &config::Head,
+        admitted: &AdmittedNode,
+        post: Post,
+    ) -> Result<(), HostError> {
+        let (rack, id) = (self.rack, self.admission.rack);
+        let pool = self.bench(head.core)?.pool.clone();
+        let volume_bytes = rack.volumes.iter().map(|volume| volume.size_bytes).sum::<u64>().max(1 << 30);
+        let opened = Opener { agent, rack: id, pool: &pool }.log(head, 2 * volume_bytes)?;
+        let export = self.export(&head.name, head.core, &head.nbd)?;
+        let reporter = Reporter::new(self.reports.clone());
+        let place = self.places.get_mut(&admitted.node).expect("every node has a place");
+        let (boot, mailbox) = (place.boot, place.inbox.take().expect("taken once"));
+        let bench = self.bench(head.core)?;
+        let waker = bench.reactor.waker();
+        let (mut orders, orders_rx) = channel(ORDERS, waker.clone());
+        let full = orders.send(HeadOrder::Asker(export.asker, export.answers.clone())).is_err();
+        assert!(!full, "a fresh ring has room");
+        let mut made = None;
+        let missing = opened.is_none();
+        if let Some((driver, log)) = opened {
+            if let LogStart::Format(log) = log.start {
+                made = Some((head.log.name.clone(), log));
+            }
+            let machine = Head::new(head_config(rack, admitted, boot, log, id), pool);
+            let rings = HeadRings { mailbox, orders: orders_rx };
+            let service = HeadService::new(&head.name, admitted.node, machine, driver, rings, post, reporter);
+            bench.reactor.add(Box::new(service));
+        }
+        let port = HeadPort { orders, export, waker, made, missing };
+        self.ports.insert(admitted.node, NodePort::head(&head.name, boot, port));
+        Ok(())
+    }
+
+    fn sled(
+        &mut self,
+        agent: &Agent,
+        sled: &config::Sled,
+        admitted: &AdmittedNode,
+        post: Post,
+    ) -> Result<(), HostError> {
+        let id = self.admission.rack;
+        let reporter = Reporter::new(self.reports.clone());
+        let pool = self.bench(sled.core)?.pool.clone();
+        let opened = Opener { agent, rack: id, pool: &pool }.sled(self.rack, sled)?;
+        let place = self.places.get_mut(&admitted.node).expect("every node has a place");
+        let (boot, mailbox) = (place.boot, place.inbox.take().expect("taken once"));
+        let config = sled_config(self.rack, admitted.node, id, &opened);
+        let names = opened.iter().map(|device| device.name.clone()).collect();
+        let drivers = opened.into_iter().map(|device| device.driver).collect();
+        let bench = self.bench(sled.core)?;
+        let (orders, orders_rx) = channel(ORDERS, bench.reactor.waker());
+        let machine = Sled::new(config, pool);
+        let rings = SledRings { mailbox, orders: orders_rx };
+        let service = SledService::new(&sled.name, admitted.node, machine, drivers, rings, post, reporter);
+        bench.reactor.add(Box::new(service));
+        self.ports.insert(admitted.node, NodePort::sled(&sled.name, boot, orders, names));
+        Ok(())
+    }
+
+    /// Memory devices exported without heads, in the list of the first head unless they name addresses.
+    fn bare_volumes(&mut self) -> Result<(), HostError> {
+        for (index, volume) in self.rack.volumes.iter().enumerate() {
+            let VolumeKind::Bare { core, nbd } = &volume.kind else { continue };
+            let partition = PartitionId(BARE_PARTITIONS + index as u64);
+            let own = !nbd.is_empty() && self.rack.heads.first().is_none_or(|head| head.nbd != *nbd);
+            let mut fresh = None;
+            if own {
+                fresh = Some(self.export(&volume.name, *core, nbd)?);
+            }
+            let bench = self.bench(*core)?;
+            let (commands, commands_rx) = channel(CLIENT_RING, bench.reactor.waker());
+            let first = self.ports.values_mut().filter_map(NodePort::export_mut).next();
+            let Some(export) = fresh.as_mut().or(first) else { continue };
+            let mut askers = Askers::default();
+            askers.add(export.asker, export.answers.clone());
+            let full = export.orders.send(ExportOrder::Volume(partition, commands)).is_err();
+            assert!(!full, "a fresh ring has room for the declared volumes");
+            export.exports.put(ExportInfo {
+                name: volume.name.clone(),
+                description: "bare memory device".to_owned(),
+                partition,
+                bytes: volume.size_bytes,
+                readonly: false,
+            });
+            let device = BlockDriver::Mem(MemDriver::new(&volume.name, MemMedia::new(volume.size_bytes)));
+            let bench = self.bench(*core)?;
+            let service = BareService::new(&volume.name, device, bench.pool.clone(), commands_rx, askers);
+            bench.reactor.add(Box::new(service));
+        }
+        Ok(())
+    }
+
+    /// Reactors start to run, then the bridge.
+    fn run(self, agent: Agent) -> Result<Host, HostError> {
+        let idle = match self.rack.reactors.idle {
+            Idle::Spin => IdlePolicy::Spin,
+            Idle::Adaptive => IdlePolicy::Adaptive { spin_us: self.rack.reactors.spin_us },
+        };
+        let mut reactors = Vec::new();
+        for (core, bench) in self.benches {
+            let config = ReactorConfig { core: Some(core), idle, ..ReactorConfig::default() };
+            reactors.push(bench.reactor.spawn(config).map_err(system("start a reactor thread"))?);
+        }
+        let stats = reactors.iter().map(ReactorHandle::stats).collect();
+        let bridge = Bridge::start(agent, self.ports, self.inbound, self.parker, stats)
+            .map_err(system("start the bridge thread"))?;
+        Ok(Host { reactors, bridge })
+    }
+}
+
+/// What a head machine is told at its start; partitions come from the admission.
+fn head_config(rack: &Rack, admitted: &AdmittedNode, boot: BootId, log: HeadLog, id: RackId) -> HeadConfig {
+    let mut config = HeadConfig::new(admitted.node, boot, id, log);
+    config.partitions = admitted.partitions.iter().map(|spec| spec.config()).collect();
+    config.hot_bytes = rack.limits.hot_cache_bytes as usize;
+    config.slow_io = Duration::from_millis(rack.timers.slow_io_ms);
+    config.flush.fill_low = rack.limits.log_low_percent;
+    config.flush.fill_high = rack.limits.log_high_percent;
+    config.flush.collect_below = rack.limits.collect_percent;
+    config.flush.age = Duration::from_millis(rack.timers.flush_ms);
+    config.retry.first = Duration::from_millis(rack.timers.resend_ms);
+    config.retry.last = Duration::from_millis(rack.timers.resend_ms_max);
+    config
+}
+
+/// What a sled machine is told at its start. Its secret is drawn anew at every boot (EF-18).
+fn sled_config(rack: &Rack, node: NodeId, id: RackId, opened: &[Opened]) -> SledConfig {
+    let spec = |(index, device): (usize, &Opened)| DeviceSpec {
+        ix: DeviceIx(index as u16),
+        bytes: device.driver.info().bytes,
+    };
+    let devices = opened.iter().enumerate().map(spec).collect();
+    let mut config = SledConfig::new(node, id, OsEntropy.next_u128(), devices);
+    config.drain_limit = Duration::from_millis(rack.timers.drain_ms);
+    config
+}
+
+/// The rings and the list of one export service.
+pub(super) struct ExportPort {
+    pub(super) asker: u8,
+    pub(super) exports: Arc<ExportList>,
+    pub(super) orders: Sender<ExportOrder>,
+    pub(super) answers: Sender<ClientDone>,
+}
