@@ -3,6 +3,7 @@
 //! The binary lives in `dataplane/node`; it embeds [`PerfArgs`] as one of its subcommands and calls
 //! [`run`] with a factory for the targets that only a node can make (`rack:FILE`).
 
+use crate::bench::{self, BenchArgs};
 use crate::load::check::check;
 use crate::load::engine::{Ended, Engine, Outcome};
 use crate::load::model::Model;
@@ -39,6 +40,8 @@ pub enum PerfCommand {
     Run(RunArgs),
     /// Serve flat memory over NBD with one spinning thread: the baseline of the export.
     BareNbd(BareArgs),
+    /// Measure this build against its goals and its peers.
+    Bench(BenchArgs),
 }
 
 /// Where requests go.
@@ -160,6 +163,7 @@ pub fn run(args: &PerfArgs, factory: &dyn Factory) -> ExitCode {
     let code = match &args.command {
         PerfCommand::Run(args) => load(args, factory, &stop),
         PerfCommand::BareNbd(args) => bare(args, &stop),
+        PerfCommand::Bench(args) => bench::run(args, &stop),
     };
     ExitCode::from(code.unwrap_or_else(|(code, why)| {
         eprintln!("perf: {why}");
@@ -358,6 +362,7 @@ mod tests {
         match &cli.perf.command {
             PerfCommand::Run(args) => load(args, &NoFactory, &stop),
             PerfCommand::BareNbd(args) => bare(args, &stop),
+            PerfCommand::Bench(args) => bench::run(args, &stop),
         }
     }
 

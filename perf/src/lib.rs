@@ -9,6 +9,7 @@
 //! What this crate does not do: it links nothing of a running rack. Racks are driven through NBD, or
 //! through a factory that the node crate passes to [`cli::run`].
 
+pub mod bench;
 pub mod cli;
 pub mod load;
 pub mod nbd;
