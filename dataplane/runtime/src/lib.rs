@@ -13,6 +13,7 @@
 //! | [`clock`], [`entropy`] | time and randomness as ports |
 //! | [`pool`] | buffer pools with a spoken fall-back |
 //! | [`block`] | the block port: memory, io_uring, faults, volatile cache, recording |
+//! | [`net`] | datagrams and byte streams |
 
 pub mod block;
 pub mod clock;

@@ -5,7 +5,7 @@
 //! space, and datagrams are large (up to 60 KiB on loopback and jumbo networks), so a message of a
 //! stripe unit costs two. The DPDK port comes behind the same trait.
 
-use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg_addr};
+use rustix::net::{SendAncillaryBuffer, SendFlags, sendmsg_addr, sockopt};
 use std::io::{self, IoSlice};
 use std::net::{SocketAddr, UdpSocket};
 use std::os::fd::{AsFd, BorrowedFd};
@@ -44,9 +44,12 @@ impl UdpPort {
     pub fn bind(address: SocketAddr) -> io::Result<Self> {
         let socket = UdpSocket::bind(address)?;
         socket.set_nonblocking(true)?;
-        // The kernel may grant less (net.core.rmem_max); then bursts are resent more often.
-        let _ = rustix::net::sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BYTES);
-        let _ = rustix::net::sockopt::set_socket_send_buffer_size(&socket, SOCKET_BYTES);
+        // Without privilege the kernel may grant less (net.core.rmem_max); then bursts are resent more
+        // often.
+        if sockopt::set_socket_recv_buffer_size_force(&socket, SOCKET_BYTES).is_err() {
+            let _ = sockopt::set_socket_recv_buffer_size(&socket, SOCKET_BYTES);
+        }
+        let _ = sockopt::set_socket_send_buffer_size(&socket, SOCKET_BYTES);
         Ok(Self { socket, buffer: vec![0; DATAGRAM_MAX].into_boxed_slice(), refused: 0 })
     }
 

@@ -4,12 +4,17 @@
 //! socket buffers and busy polling bring nothing. TCP sockets send without delay.
 
 use rustix::fd::AsFd;
+use rustix::net::sockopt;
 use std::io::{self, IoSlice, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+/// Silence after which the kernel probes whether a TCP client still exists.
+const KEEP_ALIVE: Duration = Duration::from_secs(30);
 
 /// A listening socket. A Unix socket's file is removed when it is dropped.
 #[derive(Debug)]
@@ -101,6 +106,9 @@ impl Stream {
         match self {
             Self::Tcp(socket) => {
                 socket.set_nodelay(true)?;
+                // A client whose host vanished must not be kept for ever (`Bounded`).
+                sockopt::set_socket_keepalive(socket, true)?;
+                sockopt::set_tcp_keepidle(socket, KEEP_ALIVE)?;
                 socket.set_nonblocking(true)
             }
             Self::Unix(socket) => socket.set_nonblocking(true),
@@ -135,7 +143,7 @@ impl Stream {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use std::time::{Duration, Instant};
+    use std::time::Instant;
 
     fn eventually<T>(mut what: impl FnMut() -> Option<T>) -> T {
         let end = Instant::now() + Duration::from_secs(10);
