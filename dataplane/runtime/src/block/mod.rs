@@ -6,13 +6,21 @@
 //! until completion; a read's buffer comes back filled. Drivers are an enum, not a generic: one service
 //! type runs on every device, and faults wrap any of them.
 
+mod cache;
+pub mod fault;
 mod mem;
 mod open;
+mod record;
 mod uring;
+mod volatile;
 
+pub use cache::{Survival, WriteCache};
+pub use fault::{FaultDriver, FaultHandle};
 pub use mem::{MemDriver, MemMedia};
 pub use open::{CreateFile, OpenError};
+pub use record::{Event, RecordDriver, Recording};
 pub use uring::{UringDriver, UringOptions};
+pub use volatile::VolatileDriver;
 
 use crate::clock::{Clock, MonoClock, Nanos};
 use palisade_dma::{Buf, BufMut};
@@ -137,6 +145,12 @@ pub enum BlockDriver {
     Mem(MemDriver),
     /// A file or block device through io_uring.
     Uring(Box<UringDriver>),
+    /// Another driver that goes wrong on purpose.
+    Fault(Box<FaultDriver>),
+    /// Memory with a volatile write cache.
+    Volatile(Box<VolatileDriver>),
+    /// Another driver, with everything that is asked of it recorded.
+    Record(Box<RecordDriver>),
     /// Anything else, such as a simulator's device.
     Dyn(Box<dyn BlockPort>),
 }
@@ -147,6 +161,9 @@ macro_rules! each {
         match $self {
             BlockDriver::Mem($driver) => $call,
             BlockDriver::Uring($driver) => $call,
+            BlockDriver::Fault($driver) => $call,
+            BlockDriver::Volatile($driver) => $call,
+            BlockDriver::Record($driver) => $call,
             BlockDriver::Dyn($driver) => $call,
         }
     };
