@@ -6,70 +6,172 @@ use log_support::*;
 use palisade_protocol::log::*;
 use palisade_protocol::wire::*;
 
-/// One random step of a head's life.
-fn step(rig: &mut Rig) {
-    match rig.rng.below(100) {
-        0..=54 => {
-            for _ in 0..=rig.rng.below(4) {
-                let blocks = 1 + rig.rng.below(8);
-                let lba = rig.rng.below(rig.blocks - blocks);
-                let _ = rig.write(lba, blocks);
-            }
-        }
-        55..=59 => {
-            let lba = rig.rng.below(rig.blocks - 64);
-            let count = 1 + rig.rng.below(64) as u32;
-            if rig.log.room_for(0, Room::User) {
-                let _ = rig.push(Body::Clear { lba: Lba(lba), count });
-            }
-        }
-        60..=79 => {
-            for _ in 0..4 {
-                rig.flush();
-            }
-        }
-        80..=84 => rig.copy_forward(),
-        85..=89 => rig.release_extent(),
-        90..=94 => {
-            rig.release();
-        }
-        _ => {
-            if !rig.log.checkpointing() && (rig.log.checkpoint_wanted() || rig.rng.chance(30)) {
-                rig.begin_checkpoint();
-            }
-        }
-    }
-    let completions = rig.rng.below(6) as usize;
-    rig.turn(completions);
-}
-
-fn live(seed: u64, steps: u32) -> (u64, u64, u64) {
-    let mut rig = Rig::new(seed, config(12 << 20));
-    let (mut torn, mut released, mut checkpoints) = (0, 0, 0);
-    for _ in 0..steps {
-        step(&mut rig);
-        released += u64::from(rig.release());
-        if rig.rng.chance(1) {
-            checkpoints += rig.log.checkpoint_counts().0;
-            torn += rig.crash().torn;
-        }
-    }
-    rig.settle();
-    rig.check();
-    rig.crash();
-    (torn, released, checkpoints + rig.log.checkpoint_counts().0)
-}
-
 #[test]
 fn random_lives_with_crashes_keep_everything_acknowledged() {
     let (mut torn, mut released, mut checkpoints) = (0, 0, 0);
-    for seed in 1..=12 {
-        let (t, r, c) = live(seed, 1500);
+    for seed in 1..=6 {
+        let (t, r, c) = live(seed, 1500, Faults::default());
         torn += t;
         released += r;
         checkpoints += c;
     }
-    assert!(torn > 10, "records tore: {torn}");
-    assert!(released > 100, "segments were released: {released}");
-    assert!(checkpoints > 20, "checkpoints were finished: {checkpoints}");
+    assert!(torn > 5, "records tore: {torn}");
+    assert!(released > 50, "segments were released: {released}");
+    assert!(checkpoints > 10, "checkpoints were finished: {checkpoints}");
+}
+
+/// Crashes after every single completion of a fixed piece of work.
+#[test]
+fn a_crash_after_any_write_keeps_everything_acknowledged() {
+    let mut stops = 0;
+    for stop in (0..400).step_by(3) {
+        let mut rig = Rig::new(77, config(12 << 20));
+        rig.adopt();
+        let mut left = stop;
+        let mut turn = |rig: &mut Rig| {
+            for _ in 0..3 {
+                let n = left.min(1);
+                left -= n;
+                rig.turn(n);
+            }
+            left > 0
+        };
+        let mut work = || {
+            for i in 0..60 {
+                rig.write(i * 7 % 500, 1 + i % 4).expect("room");
+                match i {
+                    10 | 30 => rig.begin_checkpoint(),
+                    20 | 40 | 50 => rig.flush(),
+                    25 | 45 => drop(rig.push(Body::Clear { lba: Lba(i), count: 20 }).expect("room")),
+                    55 => rig.copy_forward(),
+                    _ => {}
+                }
+                if !turn(&mut rig) {
+                    return true;
+                }
+                rig.release();
+            }
+            false
+        };
+        stops += u32::from(work());
+        rig.crash();
+        rig.settle();
+        rig.crash();
+    }
+    assert!(stops > 30, "the work was cut at {stops} places");
+}
+
+#[test]
+fn a_restart_opens_a_new_epoch_and_segment_and_old_records_do_not_revive() {
+    let mut rig = Rig::new(3, config(12 << 20));
+    rig.adopt();
+    // Ten records in flight; the crash may keep any blocks of any of them.
+    for round in 0..40 {
+        for i in 0..10 {
+            rig.write((round * 10 + i) % 2000, 2).expect("room");
+            rig.log.end_turn(rig.now, &mut rig.out);
+        }
+        rig.mem.submit(&mut rig.out);
+        rig.crash();
+        rig.settle();
+        rig.flush();
+        rig.settle();
+        rig.begin_checkpoint();
+        rig.settle();
+        rig.release();
+    }
+    rig.check();
+}
+
+#[test]
+fn an_adoption_voids_pending_operations_above_its_tail() {
+    let mut rig = Rig::new(5, config(12 << 20));
+    rig.write(1, 1).expect("room");
+    rig.settle();
+    // Logged and durable, but never committed: the committed watermark stays at 1.
+    let committed = rig.committed;
+    for op in 2..=5 {
+        let body = write_body(&rig.pool, Op(op), Lba(op), 1);
+        let entry = Entry { partition: P, number: Number { epoch: 1, counter: 1 }, op: Op(op), body };
+        rig.log.push(&entry, committed).expect("room");
+    }
+    let adopt = Adopt {
+        partition: P,
+        number: Number { epoch: 1, counter: 2 },
+        grant: GrantId(2),
+        members: Default::default(),
+        tail: Op(3),
+    };
+    rig.log.push_adopt(&adopt, committed).expect("room");
+    // The number is used again, for other data.
+    let body = write_body(&rig.pool, Op(4), Lba(40), 1);
+    let entry = Entry { partition: P, number: Number { epoch: 1, counter: 2 }, op: Op(4), body };
+    rig.log.push(&entry, committed).expect("room");
+    rig.turn(100);
+    let (_, partitions, _, _) =
+        recover(&mut rig.mem, &rig.config, &rig.pool, &mut rig.rng).expect("recovers");
+    let found = &partitions[0];
+    assert_eq!((found.committed, found.tail, found.damaged), (Op(1), Op(4), false));
+    let lbas = found.pending.iter().map(|p| match &p.body {
+        LoggedBody::Write { lba, .. } => (p.op.0, lba.0),
+        other => panic!("a write, not {other:?}"),
+    });
+    let lbas: Vec<_> = lbas.collect();
+    assert_eq!(lbas, [(2, 2), (3, 3), (4, 40)], "P-01: op 4 is the one logged after the adoption");
+    assert_eq!(found.adopted.as_ref().expect("adopted").number.counter, 2);
+}
+
+#[test]
+fn a_failed_append_fails_the_log_and_nothing_later_becomes_durable() {
+    let mut rig = Rig::new(6, config(12 << 20));
+    rig.write(1, 1).expect("room");
+    rig.settle();
+    let durable = rig.log.durable();
+    rig.mem.fail_writes_from = Some(rig.mem.writes + 1);
+    rig.write(2, 1).expect("room");
+    rig.turn(10);
+    assert!(rig.log.failed());
+    assert_eq!(rig.log.durable(), durable);
+    assert!(rig.out.events.iter().any(|e| matches!(e, Event::DeviceFailed { .. })));
+    assert_eq!(rig.write(3, 1), Err(PushError::Full), "no room in a failed log");
+    assert_eq!(rig.acked, Op(1));
+}
+
+#[test]
+fn a_record_is_durable_only_when_all_before_it_are() {
+    let mut rig = Rig::new(8, config(12 << 20));
+    let mut lsns = Vec::new();
+    for i in 0..5 {
+        rig.write(i, 1).expect("room");
+        lsns.push(rig.waiting.last().expect("staged").1.lsn);
+        rig.log.end_turn(rig.now, &mut rig.out);
+    }
+    rig.mem.submit(&mut rig.out);
+    // P-06: the newest finishes first.
+    let before = rig.log.durable();
+    for expected in [before, before, before, before, lsns[4]] {
+        let last = rig.mem.queue.len() - 1;
+        let done = rig.mem.finish(last);
+        rig.log.handle_block(done, &mut rig.out);
+        assert_eq!(rig.log.durable(), expected);
+    }
+}
+
+#[test]
+fn entries_of_one_turn_share_one_record_and_its_payload_is_not_copied() {
+    let mut rig = Rig::new(9, config(12 << 20));
+    let body = write_body(&rig.pool, Op(1), Lba(9), 2);
+    let Body::Write { data, .. } = &body else { panic!("a write") };
+    let at = data.as_ptr();
+    rig.push(body).expect("room");
+    rig.write(20, 1).expect("room");
+    rig.log.end_turn(rig.now, &mut rig.out);
+    assert_eq!(rig.out.block.len(), 1, "group commit");
+    let BlockOp::Write { bufs, fua, .. } = &rig.out.block[0].op else { panic!("a write") };
+    assert!(*fua, "P-09");
+    assert!(bufs.iter().any(|buf| buf.as_ptr() == at), "the buffer itself is written");
+    assert_eq!(
+        rig.log.cached(rig.waiting[0].1.addr.plus(1), 1).expect("hot").as_ptr(),
+        at.wrapping_add(4096)
+    );
 }

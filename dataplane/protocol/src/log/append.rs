@@ -314,7 +314,7 @@ impl Log {
     /// Free segments that an asker must leave untouched (P-31, P-32). The last one is for a restart.
     fn kept_from(&self, room: Room) -> u64 {
         match room {
-            Room::User if self.config.faults.no_reserve => 0,
+            Room::User if self.config.faults.no_reserve() => 0,
             Room::User => (self.ring.count() / 8).max(4),
             Room::Copy => 2,
             Room::Metadata => 1,
@@ -409,7 +409,7 @@ impl Log {
         // The header once more, so that rot of its first copy loses nothing.
         bufs.push(header.clone());
         let offset = self.ring.addr(self.ring.head, first).offset();
-        let op = BlockOp::Write { offset, bufs, fua: !self.config.faults.no_fua };
+        let op = BlockOp::Write { offset, bufs, fua: !self.config.faults.no_fua() };
         let cmd = BlockCmd { device: self.config.device, key: key(KIND_APPEND, open.lsn.0), op };
         self.closed.push_back((open.lsn, header, cmd));
     }
@@ -480,7 +480,7 @@ impl Log {
         }
         flight.done = true;
         self.recycle(header);
-        if self.config.faults.ack_with_hole {
+        if self.config.faults.ack_with_hole() {
             self.durable = self.durable.max(lsn);
         }
         while self.in_flight.front().is_some_and(|flight| flight.done) {

@@ -178,14 +178,9 @@ pub(super) fn frame(block: &[u8], magic: &[u8; 8]) -> Option<(u16, bool)> {
     Some((major, crc == crc32c(&block[16..BLOCK])))
 }
 
-/// What the first [`CHECKPOINT_OFFSET`] bytes of a device say: the newest superblock and whether a slot
-/// needs to be written again, or why it is not a log of ours.
-pub fn examine(
-    start: &[u8],
-    rack: RackId,
-    expect: Option<LogId>,
-    device_bytes: u64,
-) -> Result<(Superblock, bool), Verdict> {
+/// The newest superblock of any rack in the first [`CHECKPOINT_OFFSET`] bytes of a device, and how many of
+/// its two slots are whole; or why there is none.
+fn newest(start: &[u8]) -> Result<(Superblock, u32), Verdict> {
     let mut best: Option<Superblock> = None;
     let mut good = 0;
     let mut ours = false;
@@ -205,13 +200,22 @@ pub fn examine(
             None => {}
         }
     }
-    let Some(found) = best else {
-        return Err(match ours {
-            true => Verdict::Damaged("superblock: no whole copy"),
-            false if start.iter().take(SIGNATURE_BYTES).all(|&b| b == 0) => Verdict::Blank,
-            false => Verdict::ForeignSignature,
-        });
-    };
+    best.map(|found| (found, good)).ok_or(match ours {
+        true => Verdict::Damaged("superblock: no whole copy"),
+        false if start.iter().take(SIGNATURE_BYTES).all(|&b| b == 0) => Verdict::Blank,
+        false => Verdict::ForeignSignature,
+    })
+}
+
+/// What the first [`CHECKPOINT_OFFSET`] bytes of a device say: the newest superblock and whether a slot
+/// needs to be written again, or why it is not the log that is wanted.
+pub fn examine(
+    start: &[u8],
+    rack: RackId,
+    expect: Option<LogId>,
+    device_bytes: u64,
+) -> Result<(Superblock, bool), Verdict> {
+    let (found, good) = newest(start)?;
     if found.rack != rack {
         return Err(Verdict::OtherRack(found.rack));
     }
@@ -220,6 +224,13 @@ pub fn examine(
     }
     found.fits(device_bytes).map_err(Verdict::Damaged)?;
     Ok((found, good < 2))
+}
+
+/// As [`examine`], whatever rack and log it is.
+pub fn examine_any(start: &[u8], device_bytes: u64) -> Result<Superblock, Verdict> {
+    let (found, _) = newest(start)?;
+    found.fits(device_bytes).map_err(Verdict::Damaged)?;
+    Ok(found)
 }
 
 /// What stands at the start of a segment.

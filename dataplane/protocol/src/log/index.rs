@@ -286,8 +286,8 @@ impl Index {
             if self.leaves[leaf].is_some() {
                 for block in at..leaf_end {
                     if self.get(Lba(block)).op < op {
-                        let kept = if faults.drop_tombstones { Op(0) } else { op };
-                        let loc = if faults.drop_tombstones { Loc::Hole } else { Loc::Cleared };
+                        let kept = if faults.drop_tombstones() { Op(0) } else { op };
+                        let loc = if faults.drop_tombstones() { Loc::Hole } else { Loc::Cleared };
                         self.replace(Lba(block), Mapping { op: kept, loc, crc: 0 }, dead);
                         applied.changed += 1;
                     }
@@ -320,7 +320,7 @@ impl Index {
             };
             let matches = old.op == e.op && same_place;
             let fits = e.lba.0 < PARTITION_BLOCKS_MAX && self.extents.is_free(slot, e.block);
-            if fits && (matches || faults.repoint_unconditional) {
+            if fits && (matches || faults.repoint_unconditional()) {
                 let crc = if matches { old.crc } else { e.crc };
                 let op = if matches { old.op } else { e.op };
                 let loc = Loc::Extent { slot, block: e.block };

@@ -17,6 +17,7 @@
 //! | `index`, `extents` | where each block is |
 //! | `checkpoint`, `restore` | writing and loading a checkpoint |
 //! | `recover`, `scan`, `replay` | from a device to a log again |
+//! | `inspect` | a log device described for people |
 
 mod append;
 mod checkpoint;
@@ -24,6 +25,7 @@ mod extents;
 mod faults;
 pub mod format;
 mod index;
+pub mod inspect;
 pub mod page;
 pub mod record;
 mod recover;

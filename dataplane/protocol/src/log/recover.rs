@@ -217,7 +217,7 @@ impl Recovery {
     }
 
     fn take_superblock(&mut self, start: &[u8]) -> Result<(), LogError> {
-        let expect = self.config.expect.filter(|_| !self.config.faults.any_log_id);
+        let expect = self.config.expect.filter(|_| !self.config.faults.any_log_id());
         match format::examine(start, self.config.rack, expect, self.config.device_bytes) {
             Ok((mut superblock, mend)) => {
                 if mend {
@@ -343,7 +343,7 @@ impl Recovery {
         let first = superblock.first_segment / BLOCK as u64;
         self.ring = Some(Ring::new(first, blocks, count, tail, head, self.config.hot_bytes));
         self.headers.retain(|seq, _| *seq >= tail);
-        let check = !self.config.faults.no_payload_check;
+        let check = !self.config.faults.no_payload_check();
         self.scanner = Some(Scanner::new(superblock.log, blocks, check));
         for seq in tail..=head {
             self.ask_segment(&superblock, seq);
@@ -454,7 +454,7 @@ impl Recovery {
             let buf = self.block_buf(header)?;
             self.writes.push_back((addr.offset(), buf));
         }
-        let end = scanner.finish(self.config.faults.trust_past_hole);
+        let end = scanner.finish(self.config.faults.trust_past_hole());
         self.replay.report.torn += end.torn;
         let prev_crc = end.rest.last().map(|record| record.fixed.crc);
         for record in end.rest {

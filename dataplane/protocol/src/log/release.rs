@@ -102,7 +102,7 @@ impl Log {
     fn tail_releasable(&mut self, committed: &dyn Fn(PartitionId) -> Option<Op>) -> bool {
         let segment = self.ring.peek(self.ring.tail);
         let faults = &self.config.faults;
-        let live = segment.live > 0 && !faults.release_before_repoint;
+        let live = segment.live > 0 && !faults.release_before_repoint();
         if live || segment.pins > 0 || segment.last > self.durable() {
             return false;
         }
@@ -111,7 +111,7 @@ impl Log {
             return false;
         }
         let covered = segment.tops.iter().all(|top| self.checkpoint.covers_top(segment.last, top));
-        if !covered && !faults.checkpoint_not_covering {
+        if !covered && !faults.checkpoint_not_covering() {
             self.checkpoint.blocks_release = true;
             return false;
         }

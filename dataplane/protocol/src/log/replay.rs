@@ -154,7 +154,7 @@ impl Replay {
                 }
             });
             // P-29: a mark "in log" that the log does not bear out is no data.
-            if !missing.is_empty() && !faults.trust_checkpoint_marks {
+            if !missing.is_empty() && !faults.trust_checkpoint_marks() {
                 part.damaged = true;
                 for lba in missing {
                     part.index.unmap(lba);

@@ -2,7 +2,7 @@
 //!
 //! Fault model of the device: commands complete in any order; a crash keeps any subset of the blocks of
 //! writes that were not durable (completed without FUA or flush, or still under way), so that records tear.
-#![allow(dead_code)]
+#![allow(dead_code, unreachable_pub)] // Each test file uses its part of this.
 
 use palisade_dma::{Buf, Pool, PoolConfig};
 use palisade_isal::crc32c;
@@ -538,4 +538,59 @@ impl Rig {
         }
         assert!(seen.is_empty(), "no entry names a released extent");
     }
+}
+
+/// One random step of a head's life.
+pub fn step(rig: &mut Rig) {
+    match rig.rng.below(100) {
+        0..=54 => {
+            for _ in 0..=rig.rng.below(4) {
+                let blocks = 1 + rig.rng.below(8);
+                let lba = rig.rng.below(rig.blocks - blocks);
+                let _ = rig.write(lba, blocks);
+            }
+        }
+        55..=59 => {
+            let lba = rig.rng.below(rig.blocks - 64);
+            let count = 1 + rig.rng.below(64) as u32;
+            if rig.log.room_for(0, Room::User) {
+                let _ = rig.push(Body::Clear { lba: Lba(lba), count });
+            }
+        }
+        60..=79 => {
+            for _ in 0..4 {
+                rig.flush();
+            }
+        }
+        80..=84 => rig.copy_forward(),
+        85..=89 => rig.release_extent(),
+        90..=94 => {
+            rig.release();
+        }
+        _ => {
+            if !rig.log.checkpointing() && (rig.log.checkpoint_wanted() || rig.rng.chance(30)) {
+                rig.begin_checkpoint();
+            }
+        }
+    }
+    let completions = rig.rng.below(6) as usize;
+    rig.turn(completions);
+}
+
+/// A random life with crashes; says how many records tore, segments went and checkpoints were finished.
+pub fn live(seed: u64, steps: u32, faults: Faults) -> (u64, u64, u64) {
+    let mut rig = Rig::new(seed, LogConfig { faults, ..config(12 << 20) });
+    let (mut torn, mut released, mut checkpoints) = (0, 0, 0);
+    for _ in 0..steps {
+        step(&mut rig);
+        released += u64::from(rig.release());
+        if rig.rng.chance(1) {
+            checkpoints += rig.log.checkpoint_counts().0;
+            torn += rig.crash().torn;
+        }
+    }
+    rig.settle();
+    rig.check();
+    rig.crash();
+    (torn, released, checkpoints + rig.log.checkpoint_counts().0)
 }
