@@ -3,6 +3,7 @@
 //! The binary lives in `dataplane/node`; it embeds [`PerfArgs`] as one of its subcommands and calls
 //! [`run`] with a factory for the targets that only a node can make (`rack:FILE`).
 
+use crate::bench::micro::{MicroArgs, repeat};
 use crate::bench::{self, BenchArgs};
 use crate::load::check::check;
 use crate::load::engine::{Ended, Engine, Outcome};
@@ -42,6 +43,9 @@ pub enum PerfCommand {
     BareNbd(BareArgs),
     /// Measure this build against its goals and its peers.
     Bench(BenchArgs),
+    /// Repeat one small piece of work, for an instruction counter around it.
+    #[command(hide = true)]
+    Micro(MicroArgs),
 }
 
 /// Where requests go.
@@ -164,6 +168,7 @@ pub fn run(args: &PerfArgs, factory: &dyn Factory) -> ExitCode {
         PerfCommand::Run(args) => load(args, factory, &stop),
         PerfCommand::BareNbd(args) => bare(args, &stop),
         PerfCommand::Bench(args) => bench::run(args, &stop),
+        PerfCommand::Micro(args) => repeat(args),
     };
     ExitCode::from(code.unwrap_or_else(|(code, why)| {
         eprintln!("perf: {why}");
@@ -363,6 +368,7 @@ mod tests {
             PerfCommand::Run(args) => load(args, &NoFactory, &stop),
             PerfCommand::BareNbd(args) => bare(args, &stop),
             PerfCommand::Bench(args) => bench::run(args, &stop),
+            PerfCommand::Micro(args) => repeat(args),
         }
     }
 
