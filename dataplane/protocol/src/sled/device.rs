@@ -48,6 +48,8 @@ pub(super) struct Part {
     pub(super) record: Option<PartitionRecord>,
     /// What the next page write shall hold instead.
     pub(super) next: Option<PartitionRecord>,
+    /// Who raised the floor in this boot; a claim that was given up may be repeated by its holder alone.
+    pub(super) wanted: Option<PartitionRecord>,
     /// Highest number known, pending ones included (P-20).
     pub(super) floor: Number,
     /// Grant of that number.
@@ -72,6 +74,7 @@ impl Part {
             ordinal: 0,
             record: None,
             next: None,
+            wanted: None,
             floor: Number::ZERO,
             floor_grant: GrantId(0),
             doubtful: false,

@@ -126,14 +126,15 @@ impl Device {
         let same = part.record.is_some_and(|record| {
             record.number == stamp.number && Self::holder(&record) == Self::holder(&asked)
         });
-        if !same || part.doubtful {
+        let wanted = part.wanted == Some(asked);
+        if !wanted && (!same || part.doubtful) {
             return stale(part.floor_grant);
         }
         match part.live {
             Some(live) if !faults.dup_reserve_voids() => {
                 push(self.device_id(), asker, stamp, Status::Ok, live.secret, self.free, out);
             }
-            // Restarted since, or a drain was given up: the record stands, only the drain is needed.
+            // Restarted since, or a claim was given up: what is durable already need not be written again.
             _ => self.start_claim(ctx, place, asker, stamp, out),
         }
         Ok(())
@@ -156,6 +157,7 @@ impl Device {
         part.live = None;
         part.contested = None;
         part.raise(stamp.number, stamp.grant);
+        part.wanted = Some(record);
         part.claim = Some(Claim {
             record,
             askers: smallvec![asker],

@@ -1,0 +1,155 @@
+//! Column reads (P-15), checksums (P-23), scrub.
+
+use super::*;
+use std::time::Duration;
+
+#[test]
+fn p15_a_read_names_partition_and_generation_and_is_refused_on_a_mismatch() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    assert_eq!(rig.write(&mut head, column, 1, 0, 0x42), Status::Ok);
+    let mut other = Head::new(3, 5).of(8);
+    assert_eq!(rig.read(&mut other, column, 0, 1).0, Status::NotOwner);
+    let older = ColumnRef { generation: 0, ..column };
+    assert_eq!(rig.read(&mut head, older, 0, 1).0, Status::NotOwner);
+    assert_eq!(rig.read(&mut head, column, 0, 1), (Status::Ok, vec![0x42; UNIT]));
+}
+
+#[test]
+fn p15_a_read_that_was_under_way_when_its_column_changed_hands_returns_nothing() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    assert_eq!(rig.write(&mut head, column, 1, 0, 0x42), Status::Ok);
+    rig.hold = Box::new(|cmd| matches!(cmd.op, BlockOp::Read { .. }));
+    let read = head.read(column, 0, 1);
+    assert!(rig.ask(&head, read).is_empty());
+    let release = head.release(column);
+    assert_eq!(rig.status(&head, release), Status::Ok);
+    let mut other = Head::new(3, 5).of(8);
+    assert_eq!(rig.reserve(&mut other), Status::Ok);
+    for extent in 0..rig.layout.columns {
+        let (status, got) = rig.column(&mut other, u64::from(extent), 0);
+        assert_eq!(status, Status::Ok);
+        if got.column == column.column {
+            assert_eq!(rig.write(&mut other, got, u64::from(extent), 0, 0x99), Status::Ok);
+        }
+    }
+    let before = rig.sent.len();
+    rig.let_go();
+    assert_eq!(status_of(&rig.sent[before].1), Status::NotOwner);
+}
+
+#[test]
+fn reads_outside_the_column_are_bad_requests() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    for (block, count) in [(0, 0), (UNITS, 1), (0, UNITS + 1), (u32::MAX, 2), (0, 65)] {
+        assert_eq!(rig.read(&mut head, column, block, count).0, Status::BadRequest, "{block} {count}");
+    }
+    assert_eq!(rig.read(&mut head, ColumnRef { column: 9999, ..column }, 0, 1).0, Status::BadRequest);
+}
+
+#[test]
+fn p23_rot_in_a_unit_is_refused_counted_and_told() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    let msg = head.write(&rig.pool, column, 1, 0, &[1, 2, 3]);
+    assert_eq!(rig.status(&head, msg), Status::Ok);
+    let at = rig.layout.column_data(column.column) as usize + UNIT + 17;
+    rig.media[0].durable[at] ^= 4;
+    assert_eq!(rig.read(&mut head, column, 0, 1).0, Status::Ok, "its neighbours are good");
+    assert_eq!(rig.read(&mut head, column, 1, 1).0, Status::Corrupt);
+    assert_eq!(rig.read(&mut head, column, 0, 3).0, Status::Corrupt);
+    assert_eq!(rig.counters().corrupt, 2);
+    let told = rig.events.iter().any(|event| {
+        matches!(event, Event::Corrupt { place: "column", what } if what.contains("extent 1 stripe 1"))
+    });
+    assert!(told, "{:?}", rig.events);
+}
+
+#[test]
+fn parts_of_units_are_returned_for_the_head_to_check() {
+    let big = FormatSpec { unit_bytes: 16384, ..spec(0xd1) };
+    let mut rig = Rig::unstarted(vec![Medium::formatted(&big)], Faults::default(), |_| {});
+    rig.pump();
+    let (mut head, column) = rig.granted(5);
+    let mut unit = rig.pool.alloc(16384).expect("pool");
+    for (at, byte) in unit.iter_mut().enumerate() {
+        *byte = (at / 4096) as u8;
+    }
+    let unit = unit.freeze();
+    let crc = crc32c(&unit);
+    let msg = Msg::ColumnWrite {
+        req: head.next(),
+        stamp: head.stamp,
+        column,
+        token: head.token(column),
+        extent: ExtentId(1),
+        stripe: 1,
+        units: smallvec::smallvec![unit],
+        crcs: smallvec::smallvec![crc],
+    };
+    assert_eq!(rig.status(&head, msg), Status::Ok);
+    assert_eq!(rig.read(&mut head, column, 6, 1), (Status::Ok, vec![2; 4096]));
+    assert_eq!(rig.read(&mut head, column, 3, 2).0, Status::Corrupt, "the unit before was never written");
+    assert_eq!(rig.read(&mut head, column, 4, 4).0, Status::Ok);
+}
+
+#[test]
+fn units_that_the_transport_left_unaligned_are_copied() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    let mut buf = rig.pool.alloc(2 * UNIT).expect("pool");
+    buf.fill(0x3c);
+    let unit = buf.freeze().slice(8..8 + UNIT);
+    let crc = crc32c(&unit);
+    let msg = Msg::ColumnWrite {
+        req: head.next(),
+        stamp: head.stamp,
+        column,
+        token: head.token(column),
+        extent: ExtentId(1),
+        stripe: 0,
+        units: smallvec::smallvec![unit],
+        crcs: smallvec::smallvec![crc],
+    };
+    assert_eq!(rig.status(&head, msg), Status::Ok);
+    assert_eq!(rig.read(&mut head, column, 0, 1).1, vec![0x3c; UNIT]);
+}
+
+#[test]
+fn p23_scrub_reads_every_unit_alone_and_finds_rot() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    let second = rig.column(&mut head, 2, 1).1;
+    let msg = head.write(&rig.pool, column, 1, 0, &[1, 2, 3]);
+    assert_eq!(rig.status(&head, msg), Status::Ok);
+    assert_eq!(rig.write(&mut head, second, 2, 7, 9), Status::Ok);
+    let at = rig.layout.column_data(second.column) as usize + 7 * UNIT;
+    rig.media[0].durable[at] ^= 1;
+    let start = rig.now;
+    let mut turns = 0;
+    while rig.counters().scrub_passes == 0 {
+        let due = rig.sled.deadline().expect("the next unit has its time");
+        assert!(due > rig.now, "scrub never asks to run at once");
+        rig.now = due;
+        rig.pump();
+        turns += 1;
+        assert!(turns < 20, "a pass ends");
+    }
+    assert_eq!((rig.counters().scrubbed, rig.counters().corrupt), (4, 1));
+    assert!(rig.now.since(start) >= Duration::from_millis(400), "one unit at a time: {turns} turns");
+    let rest = rig.sled.deadline().expect("the next pass").since(rig.now);
+    assert!(rest >= Duration::from_secs(599), "{rest:?}");
+    assert!(rig.sled.idle(), "pauses of scrub are idle");
+}
+
+#[test]
+fn scrub_can_be_switched_off() {
+    let mut rig = Rig::unstarted(vec![Medium::formatted(&spec(0xd1))], Faults::default(), |config| {
+        config.scrub_gap = Duration::ZERO;
+    });
+    rig.pump();
+    let (_, _) = rig.granted(5);
+    assert_eq!(rig.sled.deadline(), None);
+}
