@@ -7,8 +7,13 @@
 pub mod agent;
 pub mod api;
 pub mod authority;
+pub mod check;
 pub mod config;
+mod control;
 pub mod identity;
+pub mod lock;
 pub mod metrics;
 pub mod report;
 pub mod store;
+
+pub use control::{Control, ControlError};

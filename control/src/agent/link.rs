@@ -93,10 +93,14 @@ fn register(shared: &Shared, reader: &mut LineReader, writer: &mut UnixStream) -
     let params = json!({ "pid": std::process::id(), "nodes": shared.config.nodes });
     write_line(writer, &rpc::request(0, "node.register", params)).map_err(unreachable)?;
     let deadline = Instant::now() + REGISTER_PATIENCE;
-    let line = reader.next(deadline, || shared.stop.load(Ordering::Relaxed)).map_err(unreachable)?;
-    let result = match rpc::decode(&line) {
-        Ok(Message::Response { id: 0, result }) => result?,
-        _ => return Err(AgentError::Unreachable("control sent no answer to the registration".to_owned())),
+    // A command may overtake the answer; control says it again when the node is ready.
+    let result = loop {
+        let line = reader.next(deadline, || shared.stop.load(Ordering::Relaxed)).map_err(unreachable)?;
+        match rpc::decode(&line) {
+            Ok(Message::Response { id: 0, result }) => break result?,
+            Ok(_) => {}
+            Err((_, error)) => return Err(AgentError::Unreachable(error.message)),
+        }
     };
     let admission = serde_json::from_value(result)
         .map_err(|error| AgentError::Unreachable(format!("unreadable admission: {error}")))?;

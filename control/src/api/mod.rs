@@ -1,10 +1,21 @@
 //! The control socket: versioned JSON-RPC 2.0, one message a line, over `DATA/control.sock`.
+//!
+//! `rpc` and `line` are the envelope, `model` and `report` what is said, `core` the state behind it,
+//! `methods` and `apply` what is done, `server` and `client` the two ends.
 
+pub mod apply;
 pub mod client;
+mod core;
 pub mod json;
 pub mod line;
+mod methods;
 pub mod model;
 pub mod rpc;
+mod server;
+pub mod status;
+
+pub use self::core::{Core, CoreError};
+pub use server::Server;
 
 /// The version of the API. Within it, fields and methods are only added.
 pub const API_VERSION: u32 = 1;

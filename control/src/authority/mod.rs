@@ -28,6 +28,7 @@ pub use record::{
     DeviceRecord, FORMAT, MemberRecord, Meta, NodeRecord, Record, SandboxRecord, VolumeRecord, VolumeState,
 };
 pub use sandbox::spread;
+pub(crate) use volume::is_name;
 pub use volume::{VolumeError, VolumeRequest};
 
 /// A record to write (`Some`) or remove (`None`), by key.

@@ -195,12 +195,10 @@ fn a_replaced_log_joins_but_does_not_stand_for_the_old_one() {
     let mut rack = Rack::full();
     let node = rack.head("head-2");
     let (log, fresh) = (Identity(log_of(node).0), Identity(5));
-    for id in [log] {
-        let (_, changes) = rack.authority.decide_device("head-2/log", &Medium::Blank, id).expect("known");
-        rack.carry_out(changes);
-        let changes = rack.authority.device_formatted("head-2/log", id).expect("decided");
-        rack.carry_out(changes);
-    }
+    let (_, changes) = rack.authority.decide_device("head-2/log", &Medium::Blank, log).expect("known");
+    rack.carry_out(changes);
+    let changes = rack.authority.device_formatted("head-2/log", log).expect("decided");
+    rack.carry_out(changes);
     rack.boot("head-1", 1);
     rack.boot("head-2", 2);
     let changes = rack.authority.replace_device("head-2/log", false).expect("known");

@@ -1,0 +1,325 @@
+//! The state behind the socket: authority, store, and the processes that are connected. Everything runs
+//! under one lock, off every I/O path; what is told to nodes is told after it is durable (EF-14).
+
+use std::collections::{BTreeMap, VecDeque};
+use std::path::PathBuf;
+use std::sync::mpsc::SyncSender;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use palisade_protocol::wire::{Assignment, BootId, NodeId, PartitionId, RackId};
+use serde_json::Value;
+
+use super::model::{Command, RosterEntry};
+use super::rpc::{self, RpcError};
+use super::status::{EventEntry, Live, Status};
+use crate::authority::{Authority, Changes, VolumeState};
+use crate::config::Rack;
+use crate::identity::Identity;
+use crate::report::NodeReport;
+use crate::store::{Mark, Store, StoreError};
+
+/// Events that are kept.
+const EVENTS_MAX: usize = 256;
+
+/// A node of a connected process.
+pub(super) struct Connected {
+    pub(super) link: u64,
+    pub(super) pid: u32,
+    pub(super) boot: BootId,
+    pub(super) outbox: SyncSender<Vec<u8>>,
+    pub(super) report: NodeReport,
+    pub(super) heard: Instant,
+}
+
+/// State behind the socket.
+pub struct Core {
+    pub(super) authority: Authority,
+    store: Box<dyn Store>,
+    /// Where the mark is kept; none for a store that forgets.
+    mark_in: Option<PathBuf>,
+    pub(super) rack: Rack,
+    pub(super) nodes: BTreeMap<u32, Connected>,
+    pub(super) flushes: BTreeMap<u64, SyncSender<Option<String>>>,
+    pub(super) next_tag: u64,
+    events: VecDeque<EventEntry>,
+    /// Set when a commit failed and the state could not be read again: nothing is decided any more.
+    broken: Option<String>,
+}
+
+/// Why control cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum CoreError {
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] StoreError),
+    /// Its records.
+    #[error("the store in {0}: {1}")]
+    Load(String, crate::authority::LoadError),
+    /// Another rack lives in the data directory.
+    #[error(
+        "{data} belongs to rack `{theirs}`, the file describes rack `{ours}`: give another [rack] data or --data-dir"
+    )]
+    OtherRack {
+        /// The directory.
+        data: String,
+        /// Name in the store.
+        theirs: String,
+        /// Name in the file.
+        ours: String,
+    },
+    /// No random numbers.
+    #[error("the system gives no random numbers: {0}")]
+    Random(String),
+}
+
+/// Random 128 bits of the operating system.
+pub(super) fn random() -> Result<u128, CoreError> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes).map_err(|error| CoreError::Random(error.to_string()))?;
+    Ok(u128::from_le_bytes(bytes))
+}
+
+impl Core {
+    /// Opens the state in a store, founding the rack if the store is empty.
+    pub fn open(mut store: Box<dyn Store>, rack: Rack, mark_in: Option<PathBuf>) -> Result<Self, CoreError> {
+        let data = rack.data.display().to_string();
+        let mut records = store.load()?;
+        if records.is_empty() {
+            let founding = Authority::found(RackId(random()?), random()? as u64, &rack.name);
+            store.commit(&founding.records)?;
+            records = store.load()?;
+        }
+        let authority = Authority::load(records).map_err(|error| CoreError::Load(data.clone(), error))?;
+        if authority.meta().name != rack.name {
+            let (theirs, ours) = (authority.meta().name.clone(), rack.name);
+            return Err(CoreError::OtherRack { data, theirs, ours });
+        }
+        let mut core = Self {
+            authority,
+            store,
+            mark_in,
+            rack,
+            nodes: BTreeMap::new(),
+            flushes: BTreeMap::new(),
+            next_tag: 1,
+            events: VecDeque::new(),
+            broken: None,
+        };
+        core.heed_mark()?;
+        Ok(core)
+    }
+
+    /// P-04: a store that granted less than the mark says is an older copy.
+    fn heed_mark(&mut self) -> Result<(), CoreError> {
+        let Some(mark) = self.mark_in.as_deref().and_then(Mark::read) else { return Ok(()) };
+        let meta = self.authority.meta();
+        if mark.rack == meta.rack && (mark.grants > meta.grants || mark.epoch > meta.epoch) {
+            let changes = self.authority.restored(mark.epoch, mark.grants);
+            self.store.commit(&changes.records)?;
+            self.authority.apply(&changes);
+            for note in &changes.notes {
+                self.event("control", true, note.clone());
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes changes durable, takes them over, tells whom they concern.
+    pub(super) fn carry_out(&mut self, changes: &Changes) -> Result<(), RpcError> {
+        if let Some(why) = &self.broken {
+            return Err(RpcError::new(rpc::INTERNAL, why.clone()));
+        }
+        if !changes.records.is_empty() {
+            if let Err(error) = self.store.commit(&changes.records) {
+                self.reload();
+                return Err(RpcError::new(rpc::INTERNAL, error.to_string()));
+            }
+            self.authority.apply(changes);
+            self.write_mark();
+        }
+        for note in &changes.notes {
+            self.event("control", false, note.clone());
+        }
+        self.tell(changes);
+        Ok(())
+    }
+
+    /// After a failed commit only the store knows what holds.
+    fn reload(&mut self) {
+        let loaded = self.store.load().map_err(|error| error.to_string());
+        match loaded.and_then(|records| Authority::load(records).map_err(|error| error.to_string())) {
+            Ok(authority) => self.authority = authority,
+            Err(why) => self.broken = Some(format!("control lost its store, start the rack again: {why}")),
+        }
+    }
+
+    fn write_mark(&mut self) {
+        let Some(data) = &self.mark_in else { return };
+        let meta = self.authority.meta();
+        let mark = Mark { rack: meta.rack, epoch: meta.epoch, grants: meta.grants };
+        if let Err(error) = mark.write(data) {
+            let what =
+                format!("the mark of grants cannot be written, a restored store may go unnoticed: {error}");
+            self.event("control", true, what);
+        }
+    }
+
+    fn tell(&mut self, changes: &Changes) {
+        for partition in &changes.created {
+            for head in self.heads_of(*partition) {
+                self.tell_partition(head, *partition);
+            }
+        }
+        for partition in changes.devices.iter().filter(|partition| !changes.created.contains(partition)) {
+            let Some(spec) = self.authority.partition(*partition) else { continue };
+            for node in self.heads_of(*partition) {
+                let command =
+                    Command::SetDevices { node, partition: *partition, devices: spec.devices.clone() };
+                self.send(node, &command);
+            }
+        }
+        for assignment in &changes.assignments {
+            for member in &assignment.members {
+                self.tell_assignment(member.head, assignment);
+            }
+        }
+        for (node, partition) in &changes.deleting {
+            self.send(*node, &Command::DeletePartition { node: *node, partition: *partition });
+        }
+    }
+
+    fn heads_of(&self, partition: PartitionId) -> Vec<NodeId> {
+        self.authority.volume(partition).map_or_else(Vec::new, |volume| volume.heads())
+    }
+
+    fn tell_partition(&mut self, node: NodeId, partition: PartitionId) {
+        if let Some(spec) = self.authority.partition(partition) {
+            self.send(node, &Command::CreatePartition { node, spec });
+        }
+    }
+
+    /// An assignment goes only to the boot that it names (P-01).
+    fn tell_assignment(&mut self, node: NodeId, assignment: &Assignment) {
+        let boot = self.nodes.get(&node.0).map(|connected| connected.boot);
+        if assignment.member(node).map(|member| member.boot) == boot {
+            self.send(node, &Command::Assign { node, assignment: assignment.clone() });
+        }
+    }
+
+    /// Everything a head must know, after it became ready or came back: partitions, numbers, deletions.
+    pub(super) fn tell_all(&mut self, head: NodeId) {
+        for spec in self.authority.partitions_of(head) {
+            self.send(head, &Command::CreatePartition { node: head, spec });
+        }
+        for assignment in self.authority.assignments_of(head) {
+            self.tell_assignment(head, &assignment);
+        }
+        let deleting: Vec<PartitionId> = self
+            .authority
+            .living()
+            .filter(|volume| volume.state == VolumeState::Deleting && volume.primary == head)
+            .map(|volume| volume.partition())
+            .collect();
+        for partition in deleting {
+            self.send(head, &Command::DeletePartition { node: head, partition });
+        }
+    }
+
+    /// Queues a command for the process that hosts a node. A process that does not take its commands is cut
+    /// off: it comes back and hears everything again.
+    pub(super) fn send(&mut self, node: NodeId, command: &Command) -> bool {
+        let Some(connected) = self.nodes.get(&node.0) else { return false };
+        let Ok(params) = serde_json::to_value(command) else { return false };
+        let sent = connected.outbox.try_send(rpc::notification("node.command", params)).is_ok();
+        if !sent {
+            let link = connected.link;
+            self.drop_link(link);
+        }
+        sent
+    }
+
+    /// Tells every connected process.
+    pub(super) fn broadcast(&mut self, command: &Command) {
+        let mut told = Vec::new();
+        for (node, link) in self.nodes.iter().map(|(node, c)| (*node, c.link)).collect::<Vec<_>>() {
+            if !told.contains(&link) {
+                told.push(link);
+                self.send(NodeId(node), command);
+            }
+        }
+    }
+
+    /// A connection ended: its nodes are away.
+    pub(super) fn drop_link(&mut self, link: u64) {
+        let gone: Vec<u32> =
+            self.nodes.iter().filter(|(_, node)| node.link == link).map(|(id, _)| *id).collect();
+        for id in gone {
+            self.nodes.remove(&id);
+            let name = self.authority.node(NodeId(id)).map_or_else(String::new, |node| node.name.clone());
+            self.event(&name, true, "its process is gone".to_owned());
+        }
+    }
+
+    /// Keeps and logs an event.
+    pub(super) fn event(&mut self, node: &str, warning: bool, what: String) {
+        if warning {
+            tracing::warn!(node, "{what}");
+        } else {
+            tracing::info!(node, "{what}");
+        }
+        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        if self.events.len() >= EVENTS_MAX {
+            self.events.pop_front();
+        }
+        self.events.push_back(EventEntry { time, node: node.to_owned(), warning, what });
+    }
+
+    /// Every node, for messages and status.
+    pub(super) fn roster(&self) -> Vec<RosterEntry> {
+        let entry = |node: &crate::authority::NodeRecord| RosterEntry {
+            name: node.name.clone(),
+            node: node.node,
+            role: node.role,
+            fabric: self
+                .rack
+                .head(&node.name)
+                .and_then(|head| head.fabric)
+                .or_else(|| self.rack.sled(&node.name).and_then(|sled| sled.fabric)),
+        };
+        self.authority.nodes().map(entry).collect()
+    }
+
+    /// The last words of connected nodes.
+    pub(crate) fn live(&self) -> BTreeMap<u32, Live> {
+        let patience = Duration::from_millis(self.rack.timers.health_ms.max(1));
+        let live = |node: &Connected| Live {
+            pid: node.pid,
+            report: node.report.clone(),
+            silent: node.heard.elapsed() > patience,
+        };
+        self.nodes.iter().map(|(id, node)| (*id, live(node))).collect()
+    }
+
+    /// The picture of the rack.
+    pub fn status(&self) -> Status {
+        let mut status = Status::of(&self.authority, Some(&self.rack), &self.live());
+        status.pid = std::process::id();
+        status.events = self.events.iter().cloned().collect();
+        status
+    }
+
+    /// The rack's identity.
+    pub fn rack_id(&self) -> RackId {
+        self.authority.rack()
+    }
+
+    /// A fresh identity for a device.
+    pub(super) fn fresh_identity(&self) -> Result<Identity, RpcError> {
+        random().map(Identity).map_err(|error| RpcError::new(rpc::INTERNAL, error.to_string()))
+    }
+
+    /// A value as JSON; our own types always are.
+    pub(super) fn json(value: &impl serde::Serialize) -> Result<Value, RpcError> {
+        serde_json::to_value(value).map_err(|error| RpcError::new(rpc::INTERNAL, error.to_string()))
+    }
+}

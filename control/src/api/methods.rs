@@ -1,0 +1,320 @@
+//! The methods of the socket, each with its parameters as a type: what does not fit is refused before
+//! anything is touched.
+
+use std::sync::mpsc::{Receiver, sync_channel};
+use std::time::{Duration, Instant};
+
+use palisade_protocol::wire::NodeId;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::core::{Connected, Core};
+use super::model::{Admission, AdmittedDevice, AdmittedNode, Command, NodeHello};
+use super::rpc::{self, RpcError};
+use super::server::Link;
+use crate::config;
+use crate::identity::{Identity, Medium};
+use crate::report::{NodeReport, Report};
+
+/// Most nodes of one process.
+const NODES_MAX: usize = 1024;
+
+/// An answer at once, or one that another process has to give first.
+pub(super) enum Outcome {
+    Now(Value),
+    Flush { tag: u64, answer: Receiver<Option<String>>, patience: Duration },
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ApplyParams {
+    text: String,
+    #[serde(default)]
+    prune: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct CreateParams {
+    name: String,
+    bytes: u64,
+    primary: Option<String>,
+    secondary: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct NameParams {
+    name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FlushParams {
+    name: String,
+    #[serde(default)]
+    wait: bool,
+    #[serde(default = "flush_patience_s")]
+    timeout_s: u64,
+}
+
+fn flush_patience_s() -> u64 {
+    600
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct ReplaceParams {
+    name: String,
+    #[serde(default)]
+    force: bool,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct RegisterParams {
+    pid: u32,
+    nodes: Vec<NodeHello>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct DecideParams {
+    device: String,
+    medium: Medium,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct FormattedParams {
+    device: String,
+    id: Identity,
+}
+
+fn parse<T: DeserializeOwned>(params: Value) -> Result<T, RpcError> {
+    let params = if params.is_null() { json!({}) } else { params };
+    serde_json::from_value(params).map_err(|error| RpcError::new(rpc::PARAMS, error.to_string()))
+}
+
+fn refused(error: impl std::fmt::Display) -> RpcError {
+    RpcError::refused(error.to_string())
+}
+
+/// Carries out one request.
+pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) -> Result<Outcome, RpcError> {
+    if let Some(node) = core.nodes.values_mut().find(|node| node.link == link.id) {
+        node.heard = Instant::now();
+    }
+    let value = match method {
+        "rack.version" => Ok(json!({ "api": super::API_VERSION, "build": env!("CARGO_PKG_VERSION") })),
+        "rack.status" => Core::json(&core.status()),
+        "rack.apply" => apply(core, parse(params)?),
+        "volume.list" => Core::json(&core.status().volumes),
+        "volume.create" => create(core, parse(params)?),
+        "volume.delete" => delete(core, &parse::<NameParams>(params)?.name),
+        "volume.flush" => return flush(core, &parse(params)?),
+        "device.list" => Core::json(&core.status().devices),
+        "device.replace" => replace(core, &parse(params)?),
+        "device.decide" => decide(core, link, &parse(params)?),
+        "device.formatted" => formatted(core, link, &parse(params)?),
+        "node.register" => register(core, link, parse(params)?),
+        "node.report" => report(core, link, parse(params)?).map(|()| Value::Null),
+        "node.ping" => {
+            heard(core, link);
+            Ok(Value::Null)
+        }
+        _ => Err(RpcError::new(rpc::METHOD, format!("no method `{method}`"))),
+    };
+    value.map(Outcome::Now)
+}
+
+fn apply(core: &mut Core, params: ApplyParams) -> Result<Value, RpcError> {
+    let parsed = config::parse(&params.text, Some(&core.rack.data));
+    let findings = crate::check::file(&parsed);
+    if let Some(finding) = findings.iter().find(|finding| finding.severity == config::Severity::Error) {
+        let place =
+            finding.place.map_or_else(String::new, |place| format!("{}:{}: ", place.line, place.column));
+        return Err(refused(format!("{place}{} ({})", finding.what, finding.remedy)));
+    }
+    if parsed.rack.name != core.rack.name {
+        return Err(refused(format!(
+            "this is rack `{}`, the file describes `{}`",
+            core.rack.name, parsed.rack.name
+        )));
+    }
+    Core::json(&core.apply(parsed.rack, params.prune)?)
+}
+
+fn create(core: &mut Core, params: CreateParams) -> Result<Value, RpcError> {
+    let request = core.volume_request(params.name, params.bytes, params.primary, params.secondary)?;
+    if core.rack.volume(&request.name).is_some_and(|volume| volume.members().is_empty()) {
+        return Err(refused(format!("a bare volume `{}` exists already", request.name)));
+    }
+    let changes = core.authority.create_volume(&request).map_err(refused)?;
+    core.carry_out(&changes)?;
+    let volume = core.status().volumes.into_iter().find(|volume| volume.name == request.name);
+    Core::json(&volume)
+}
+
+fn delete(core: &mut Core, name: &str) -> Result<Value, RpcError> {
+    let changes =
+        core.authority.delete_volume(name).map_err(|error| RpcError::not_found(error.to_string()))?;
+    core.carry_out(&changes)?;
+    Ok(json!({ "deleting": name }))
+}
+
+fn flush(core: &mut Core, params: &FlushParams) -> Result<Outcome, RpcError> {
+    let volume = core
+        .authority
+        .volume_by_name(&params.name)
+        .ok_or_else(|| RpcError::not_found(format!("there is no replicated volume `{}`", params.name)))?;
+    let (node, partition) = (volume.primary, volume.partition());
+    let tag = core.next_tag;
+    core.next_tag += 1;
+    if !core.send(node, &Command::Flush { node, partition, tag }) {
+        return Err(refused(format!("the primary of `{}` is away", params.name)));
+    }
+    if !params.wait {
+        return Ok(Outcome::Now(json!({ "flushing": params.name })));
+    }
+    let (sender, answer) = sync_channel(1);
+    core.flushes.insert(tag, sender);
+    Ok(Outcome::Flush { tag, answer, patience: Duration::from_secs(params.timeout_s.min(86_400)) })
+}
+
+fn replace(core: &mut Core, params: &ReplaceParams) -> Result<Value, RpcError> {
+    let changes = core.authority.replace_device(&params.name, params.force).map_err(refused)?;
+    core.carry_out(&changes)?;
+    core.event("control", true, format!("device {} was given up, its place may be formatted", params.name));
+    Ok(json!({ "replacing": params.name, "takes_effect": "when its node starts again" }))
+}
+
+/// The node of a device, if it belongs to this connection.
+fn own_device(core: &Core, link: &Link, device: &str) -> Result<NodeId, RpcError> {
+    let record = core.authority.devices().find(|record| record.name == device);
+    let record = record.ok_or_else(|| RpcError::not_found(format!("there is no device `{device}`")))?;
+    let own = core.nodes.get(&record.node.0).is_some_and(|node| node.link == link.id);
+    if own { Ok(record.node) } else { Err(refused(format!("`{device}` is not of a node of this process"))) }
+}
+
+fn decide(core: &mut Core, link: &Link, params: &DecideParams) -> Result<Value, RpcError> {
+    own_device(core, link, &params.device)?;
+    let fresh = core.fresh_identity()?;
+    let (decision, changes) =
+        core.authority.decide_device(&params.device, &params.medium, fresh).map_err(refused)?;
+    core.carry_out(&changes)?;
+    if let crate::identity::Decision::Missing { why } | crate::identity::Decision::Refuse { why } = &decision
+    {
+        core.event(&params.device, true, why.clone());
+    }
+    Core::json(&decision)
+}
+
+fn formatted(core: &mut Core, link: &Link, params: &FormattedParams) -> Result<Value, RpcError> {
+    own_device(core, link, &params.device)?;
+    let changes = core.authority.device_formatted(&params.device, params.id).map_err(refused)?;
+    core.carry_out(&changes)?;
+    Ok(Value::Null)
+}
+
+fn register(core: &mut Core, link: &Link, params: RegisterParams) -> Result<Value, RpcError> {
+    if params.nodes.len() > NODES_MAX {
+        return Err(refused("too many nodes for one process"));
+    }
+    for hello in &params.nodes {
+        let node = core.authority.node_by_name(&hello.name);
+        let node =
+            node.ok_or_else(|| RpcError::not_found(format!("the rack has no node `{}`", hello.name)))?;
+        let other = core.nodes.get(&node.node.0).filter(|other| other.link != link.id);
+        if let Some(other) = other.filter(|other| other.boot != hello.boot) {
+            return Err(refused(format!("{} runs already, as process {}", hello.name, other.pid)));
+        }
+    }
+    let mut nodes = Vec::new();
+    for hello in &params.nodes {
+        let Some(record) = core.authority.node_by_name(&hello.name) else { continue };
+        let (node, role) = (record.node, record.role);
+        let own = core.authority.devices().filter(|device| device.node == node);
+        let devices = own
+            .map(|device| AdmittedDevice { name: device.name.clone(), known: device.known.clone() })
+            .collect();
+        let partitions = core.authority.partitions_of(node);
+        nodes.push(AdmittedNode { name: hello.name.clone(), node, role, devices, partitions });
+        let report = NodeReport { name: hello.name.clone(), ..NodeReport::default() };
+        let connected = Connected {
+            link: link.id,
+            pid: params.pid,
+            boot: hello.boot,
+            outbox: link.outbox.clone(),
+            report,
+            heard: Instant::now(),
+        };
+        core.nodes.insert(node.0, connected);
+        core.event(&hello.name, false, format!("process {} joined", params.pid));
+    }
+    Core::json(&Admission { rack: core.authority.rack(), nodes, roster: core.roster() })
+}
+
+fn heard(core: &mut Core, link: &Link) {
+    for node in core.nodes.values_mut().filter(|node| node.link == link.id) {
+        node.heard = Instant::now();
+    }
+}
+
+fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> {
+    heard(core, link);
+    let own = |core: &Core, node: NodeId| {
+        let found = core.nodes.get(&node.0).filter(|connected| connected.link == link.id);
+        found
+            .map(|connected| connected.boot)
+            .ok_or_else(|| refused(format!("node {node} is not of this process")))
+    };
+    match report {
+        Report::HeadReady { node, boot, log, held } => {
+            if own(core, node)? != boot {
+                return Err(refused("another boot than was registered"));
+            }
+            let changes = core.authority.boot(node, boot, log, &held).map_err(|error| {
+                core.event(&format!("node {node}"), true, error.to_string());
+                refused(error)
+            })?;
+            core.carry_out(&changes)?;
+            core.tell_all(node);
+        }
+        Report::SledReady { node, .. } => drop(own(core, node)?),
+        Report::Status { nodes } => {
+            for report in nodes {
+                take_report(core, link, report);
+            }
+        }
+        Report::Event { node, warning, what } => {
+            own(core, node)?;
+            let name = core.authority.node(node).map_or_else(String::new, |node| node.name.clone());
+            core.event(&name, warning, what.chars().take(1000).collect());
+        }
+        Report::Flushed { tag, error } => {
+            if let Some(waiting) = core.flushes.remove(&tag) {
+                // Whoever waited may have given up.
+                let _ = waiting.try_send(error);
+            }
+        }
+        Report::Deleted { node, partition } => {
+            own(core, node)?;
+            let changes = core.authority.volume_deleted(node, partition);
+            core.carry_out(&changes)?;
+        }
+    }
+    Ok(())
+}
+
+fn take_report(core: &mut Core, link: &Link, mut report: NodeReport) {
+    for partition in &mut report.partitions {
+        partition.stages.retain(|_, histogram| histogram.is_sane());
+    }
+    report.histograms.retain(|_, histogram| histogram.is_sane());
+    let Some(id) = core.authority.node_by_name(&report.name).map(|node| node.node.0) else { return };
+    if let Some(node) = core.nodes.get_mut(&id).filter(|node| node.link == link.id) {
+        node.report = report;
+    }
+}

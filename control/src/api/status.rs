@@ -1,0 +1,371 @@
+//! The picture of a rack that `status`, `check`, metrics and the ready file show. Made from the store, the
+//! rack file and the last words of the nodes; usable without any of the nodes.
+
+use std::collections::BTreeMap;
+
+use serde::{Deserialize, Serialize};
+
+use crate::authority::{Authority, DeviceRecord, NodeRecord, VolumeRecord, VolumeState};
+use crate::config::{Device, DeviceKind, Rack, VolumeKind, size::show_size};
+use crate::identity::Known;
+use crate::report::{NodeReport, NodeState, PartitionReport};
+
+/// A rack.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Status {
+    /// API version.
+    pub api: u32,
+    /// Name.
+    pub name: String,
+    /// Identity.
+    pub rack: String,
+    /// Data directory.
+    pub data: String,
+    /// Process that serves control; 0 when the picture comes from the store alone.
+    pub pid: u32,
+    /// Whether every volume is served.
+    pub ready: bool,
+    /// Nodes by id.
+    pub nodes: Vec<NodeStatus>,
+    /// Volumes by id, then bare ones.
+    pub volumes: Vec<VolumeStatus>,
+    /// Devices and logs by name.
+    pub devices: Vec<DeviceStatus>,
+    /// What happened lately, oldest first.
+    pub events: Vec<EventEntry>,
+}
+
+/// A node.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct NodeStatus {
+    /// Name.
+    pub name: String,
+    /// `head` or `sled`.
+    pub role: String,
+    /// Id.
+    pub node: u32,
+    /// Process; 0 when it is away.
+    pub pid: u32,
+    /// `starting`, `ready`, `failed` or `away`.
+    pub state: String,
+    /// Why not `ready`.
+    pub why: String,
+    /// Fault domain.
+    pub shelf: String,
+    /// Heads: log size in bytes.
+    pub log_bytes: u64,
+    /// Heads: free log space in bytes.
+    pub log_free_bytes: u64,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A volume.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct VolumeStatus {
+    /// Name.
+    pub name: String,
+    /// Id, and its partition's; 0 for a bare volume.
+    pub id: u64,
+    /// Size.
+    pub bytes: u64,
+    /// First address.
+    pub address: String,
+    /// Every address.
+    pub addresses: Vec<String>,
+    /// Name of the primary; empty for a bare volume.
+    pub primary: String,
+    /// Name of the secondary; empty when there is none.
+    pub secondary: String,
+    /// Counter of the newest number; rises with each grant.
+    pub sequence: u64,
+    /// Newest number with its epoch.
+    pub number: String,
+    /// `replicated` or `bare`.
+    pub kind: String,
+    /// Data and parity columns.
+    pub code: String,
+    /// `serving`, `reconciling`, `waiting`, `stopped`, `deleting` or `away`.
+    pub state: String,
+    /// Why it is not served.
+    pub why: String,
+    /// Extents that lack columns, or devices that are away: data is whole, protection is not.
+    pub degraded: bool,
+    /// Extents that lack good columns.
+    pub degraded_extents: u64,
+    /// Devices of the rack that did not grant the newest number.
+    pub devices_away: u64,
+    /// Whether the secondary is away (requests wait).
+    pub peer_away: bool,
+    /// Commands that wait.
+    pub waiting: u64,
+    /// Commands in progress.
+    pub active: u64,
+    /// Bytes that are in the log only.
+    pub log_bytes: u64,
+    /// Extents.
+    pub extents: u64,
+    /// Counters of the primary by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// A device or log.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct DeviceStatus {
+    /// `sled-1/0`, `head-1/log`.
+    pub name: String,
+    /// Its node.
+    pub node: String,
+    /// Its identity; empty before it is formatted.
+    pub id: String,
+    /// `active`, `new`, `formatting`, `replacing`, `missing`, or what its sled says.
+    pub state: String,
+    /// What is wrong with it.
+    pub trouble: String,
+    /// `file PATH`, `block PATH`, or `memory (durable for the life of its process)` (P-09).
+    pub medium: String,
+    /// Columns in all; 0 for logs.
+    pub columns: u64,
+    /// Free columns.
+    pub free: u64,
+    /// Counters by name.
+    pub counters: BTreeMap<String, u64>,
+}
+
+/// Something that happened.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct EventEntry {
+    /// Seconds since 1970.
+    pub time: u64,
+    /// Node, or `control`.
+    pub node: String,
+    /// Whether it needs attention.
+    pub warning: bool,
+    /// What.
+    pub what: String,
+}
+
+/// A node that is connected.
+#[derive(Clone, Debug, Default)]
+pub struct Live {
+    /// Its process.
+    pub pid: u32,
+    /// Its last picture.
+    pub report: NodeReport,
+    /// Nothing was heard for longer than `health_ms`.
+    pub silent: bool,
+}
+
+impl Status {
+    /// Puts the picture together. `live` is by node id.
+    pub fn of(authority: &Authority, rack: Option<&Rack>, live: &BTreeMap<u32, Live>) -> Self {
+        let mut volumes: Vec<VolumeStatus> =
+            authority.living().map(|volume| volume_status(authority, rack, live, volume)).collect();
+        volumes.extend(rack.into_iter().flat_map(|rack| &rack.volumes).filter_map(bare_status));
+        let served = |v: &VolumeStatus| v.state == "serving" || v.state == "deleting";
+        Self {
+            api: super::API_VERSION,
+            name: authority.meta().name.clone(),
+            rack: authority.rack().to_string(),
+            data: rack.map_or(String::new(), |rack| rack.data.display().to_string()),
+            pid: 0,
+            ready: volumes.iter().all(served),
+            nodes: authority.nodes().map(|node| node_status(node, live)).collect(),
+            volumes,
+            devices: authority.devices().map(|device| device_status(authority, rack, live, device)).collect(),
+            events: Vec::new(),
+        }
+    }
+
+    /// One line a volume, as `up` prints them and writes them to the ready file.
+    pub fn ready_lines(&self) -> Vec<String> {
+        self.volumes.iter().filter(|volume| volume.state != "deleting").map(VolumeStatus::line).collect()
+    }
+}
+
+impl VolumeStatus {
+    /// `volume vol0 4.0 GiB nbd://127.0.0.1:10809/vol0 primary head-1 secondary head-2`.
+    pub fn line(&self) -> String {
+        let mut line = format!("volume {} {} {}", self.name, show_size(self.bytes), self.address);
+        if self.kind == "bare" {
+            line.push_str(" bare");
+        } else {
+            line.push_str(&format!(" primary {}", self.primary));
+            if !self.secondary.is_empty() {
+                line.push_str(&format!(" secondary {}", self.secondary));
+            }
+        }
+        line
+    }
+}
+
+fn node_status(node: &NodeRecord, live: &BTreeMap<u32, Live>) -> NodeStatus {
+    let mut status = NodeStatus {
+        name: node.name.clone(),
+        role: node.role.name().to_owned(),
+        node: node.node.0,
+        state: "away".to_owned(),
+        shelf: node.shelf.clone(),
+        ..NodeStatus::default()
+    };
+    let Some(live) = live.get(&node.node.0) else {
+        status.why = "its process is not connected".to_owned();
+        return status;
+    };
+    let block = palisade_protocol::wire::limits::BLOCK as u64;
+    status.pid = live.pid;
+    status.state = state_name(live.report.state).to_owned();
+    status.why = live.report.why.clone();
+    if live.silent {
+        status.state = "away".to_owned();
+        status.why = "its process does not speak".to_owned();
+    }
+    status.log_bytes = live.report.log_blocks.saturating_mul(block);
+    status.log_free_bytes = live.report.log_free.saturating_mul(block);
+    status.counters = live.report.counters.clone();
+    status
+}
+
+fn state_name(state: NodeState) -> &'static str {
+    match state {
+        NodeState::Starting => "starting",
+        NodeState::Ready => "ready",
+        NodeState::Failed => "failed",
+        NodeState::Away => "away",
+    }
+}
+
+fn name_of(authority: &Authority, node: u32) -> String {
+    let node = authority.node(palisade_protocol::wire::NodeId(node));
+    node.map_or_else(String::new, |node| node.name.clone())
+}
+
+fn volume_status(
+    authority: &Authority,
+    rack: Option<&Rack>,
+    live: &BTreeMap<u32, Live>,
+    volume: &VolumeRecord,
+) -> VolumeStatus {
+    let primary = name_of(authority, volume.primary.0);
+    let head = rack.and_then(|rack| rack.head(&primary));
+    let addresses: Vec<String> =
+        head.map_or_else(Vec::new, |head| head.nbd.iter().map(|address| address.uri(&volume.name)).collect());
+    let mut status = VolumeStatus {
+        name: volume.name.clone(),
+        id: volume.id,
+        bytes: volume.bytes,
+        address: addresses.first().cloned().unwrap_or_default(),
+        addresses,
+        primary,
+        secondary: volume.secondary.map_or_else(String::new, |node| name_of(authority, node)),
+        sequence: volume.counter,
+        number: volume.number().to_string(),
+        kind: "replicated".to_owned(),
+        code: format!("{}+{}", volume.k, volume.m),
+        ..VolumeStatus::default()
+    };
+    let report = live
+        .get(&volume.primary.0)
+        .filter(|live| !live.silent)
+        .and_then(|live| live.report.partitions.iter().find(|report| report.partition == volume.id));
+    match report {
+        Some(report) => fill(&mut status, report),
+        None => status.state = "away".to_owned(),
+    }
+    if status.state != "serving"
+        && let Some(why) = authority.obstacle(volume)
+    {
+        status.state = "waiting".to_owned();
+        status.why = why;
+    }
+    if status.state == "away" {
+        status.why = format!("its primary {} is not there", status.primary);
+    }
+    if volume.state == VolumeState::Deleting {
+        status.state = "deleting".to_owned();
+    }
+    status
+}
+
+fn fill(status: &mut VolumeStatus, report: &PartitionReport) {
+    status.state = match report.role.as_str() {
+        "serving" | "reconciling" | "stopped" => report.role.clone(),
+        _ => "waiting".to_owned(),
+    };
+    status.why = report.why.clone();
+    status.degraded_extents = report.degraded;
+    status.devices_away = report.unclaimed;
+    status.degraded = report.degraded > 0 || report.unclaimed > 0;
+    status.peer_away = report.peer_away;
+    status.waiting = report.waiting;
+    status.active = report.active;
+    status.log_bytes = report.log_blocks.saturating_mul(palisade_protocol::wire::limits::BLOCK as u64);
+    status.extents = report.extents;
+    status.counters = report.counters.clone();
+}
+
+fn bare_status(volume: &crate::config::Volume) -> Option<VolumeStatus> {
+    let VolumeKind::Bare { nbd, .. } = &volume.kind else { return None };
+    let addresses: Vec<String> = nbd.iter().map(|address| address.uri(&volume.name)).collect();
+    Some(VolumeStatus {
+        name: volume.name.clone(),
+        bytes: volume.size_bytes,
+        address: addresses.first().cloned().unwrap_or_default(),
+        addresses,
+        kind: "bare".to_owned(),
+        state: "serving".to_owned(),
+        ..VolumeStatus::default()
+    })
+}
+
+fn device_status(
+    authority: &Authority,
+    rack: Option<&Rack>,
+    live: &BTreeMap<u32, Live>,
+    device: &DeviceRecord,
+) -> DeviceStatus {
+    let (state, id) = match &device.known {
+        Known::Unknown => ("new", String::new()),
+        Known::Formatting { id } => ("formatting", id.to_string()),
+        Known::Active { id } => ("active", id.to_string()),
+        Known::Replacing { old, .. } => ("replacing", old.to_string()),
+    };
+    let mut status = DeviceStatus {
+        name: device.name.clone(),
+        node: name_of(authority, device.node.0),
+        id,
+        state: if device.trouble.is_empty() { state.to_owned() } else { "missing".to_owned() },
+        trouble: device.trouble.clone(),
+        medium: rack.and_then(|rack| device_of(rack, &device.name)).map_or_else(String::new, medium),
+        columns: device.columns.into(),
+        ..DeviceStatus::default()
+    };
+    let report = live
+        .get(&device.node.0)
+        .and_then(|live| live.report.devices.iter().find(|report| report.name == device.name));
+    if let Some(report) = report {
+        (status.columns, status.free) = (report.columns, report.free);
+        status.counters = report.counters.clone();
+        if device.trouble.is_empty() && report.state != "ok" {
+            status.state = report.state.clone();
+        }
+    }
+    status
+}
+
+fn device_of<'r>(rack: &'r Rack, name: &str) -> Option<&'r Device> {
+    let logs = rack.heads.iter().map(|head| &head.log);
+    logs.chain(rack.sleds.iter().flat_map(|sled| &sled.devices)).find(|device| device.name == name)
+}
+
+fn medium(device: &Device) -> String {
+    match &device.kind {
+        DeviceKind::File(path) => format!("file {}", path.display()),
+        DeviceKind::Block(path) => format!("block {}", path.display()),
+        DeviceKind::Memory => "memory (durable for the life of its process)".to_owned(),
+    }
+}

@@ -1,0 +1,104 @@
+//! Names, addresses and paths: each one once.
+
+use std::collections::BTreeMap;
+
+use super::Judge;
+use crate::authority::is_name;
+
+pub(super) fn judge(judge: &mut Judge<'_>) {
+    names(judge);
+    addresses(judge);
+    paths(judge);
+}
+
+/// Reports every repetition of a key together with where it was first.
+fn repeated(judge: &mut Judge<'_>, what: &str, entries: Vec<(String, String)>, remedy: &str) {
+    let mut first: BTreeMap<String, String> = BTreeMap::new();
+    for (key, path) in entries {
+        if let Some(before) = first.get(&key) {
+            let line =
+                judge.places.find(before).map_or(String::new(), |place| format!(" on line {}", place.line));
+            judge.error(&path, format!("{what} `{key}` is used twice, first{line}"), remedy);
+        } else {
+            first.insert(key, path);
+        }
+    }
+}
+
+fn names(judge: &mut Judge<'_>) {
+    let rack = judge.rack;
+    let heads = rack.heads.iter().enumerate().map(|(i, head)| (head.name.clone(), format!("head[{i}].name")));
+    let sleds = rack.sleds.iter().enumerate().map(|(i, sled)| (sled.name.clone(), format!("sled[{i}].name")));
+    let nodes: Vec<_> = heads.chain(sleds).collect();
+    let volumes: Vec<_> = rack
+        .volumes
+        .iter()
+        .enumerate()
+        .map(|(i, volume)| (volume.name.clone(), format!("volume[{i}].name")))
+        .collect();
+    let rack_name = [(rack.name.clone(), "rack.name".to_owned())];
+    for (name, path) in nodes.iter().chain(&volumes).chain(&rack_name) {
+        // A missing name was found by the reader.
+        let missing = name.is_empty() && judge.places.find(path) == judge.places.find(parent(path));
+        if !is_name(name) && !missing {
+            judge.error(
+                path,
+                format!("`{name}` is no name"),
+                "use 1 to 64 letters, digits, `-`, `_` and `.`, not starting with `.`",
+            );
+        }
+    }
+    let named = |list: Vec<(String, String)>| list.into_iter().filter(|(name, _)| !name.is_empty()).collect();
+    repeated(judge, "the node name", named(nodes), "give each head and sled a name of its own");
+    repeated(judge, "the volume name", named(volumes), "give each volume a name of its own");
+}
+
+fn parent(path: &str) -> &str {
+    path.rfind('.').map_or("", |dot| &path[..dot])
+}
+
+fn addresses(judge: &mut Judge<'_>) {
+    let rack = judge.rack;
+    let mut listening = Vec::new();
+    let mut datagrams = Vec::new();
+    listening.extend(rack.metrics.map(|address| (address.to_string(), "rack.metrics".to_owned())));
+    for (index, head) in rack.heads.iter().enumerate() {
+        for (at, address) in head.nbd.iter().enumerate() {
+            listening.push((address.to_string(), format!("head[{index}].nbd[{at}]")));
+        }
+        datagrams.extend(head.fabric.map(|address| (address.to_string(), format!("head[{index}].fabric"))));
+    }
+    for (index, sled) in rack.sleds.iter().enumerate() {
+        datagrams.extend(sled.fabric.map(|address| (address.to_string(), format!("sled[{index}].fabric"))));
+    }
+    for (address, path) in listening.iter().chain(&datagrams) {
+        if address.ends_with(":0") {
+            judge.error(path, format!("{address} has no port"), "give a port, others must know it");
+        }
+    }
+    let total = rack.heads.len() + rack.sleds.len();
+    if !datagrams.is_empty() && datagrams.len() < total {
+        let path = datagrams[0].1.clone();
+        let what = format!("only {} of {total} nodes have a fabric address", datagrams.len());
+        judge.warning(&path, what, "give every node one, or none: `up --processes` needs all of them");
+    }
+    repeated(judge, "the address", listening, "give each listener an address of its own");
+    repeated(judge, "the fabric address", datagrams, "give each node an address of its own");
+}
+
+fn paths(judge: &mut Judge<'_>) {
+    let rack = judge.rack;
+    let mut paths = Vec::new();
+    for (index, head) in rack.heads.iter().enumerate() {
+        let path = head.log.kind.path().map(|path| path.display().to_string());
+        paths.extend(path.map(|path| (path, format!("head[{index}].log.path"))));
+    }
+    for (sled, entry) in rack.sleds.iter().enumerate() {
+        for (index, device) in entry.devices.iter().enumerate() {
+            let path = device.kind.path().map(|path| path.display().to_string());
+            paths.extend(path.map(|path| (path, format!("sled[{sled}].device[{index}].path"))));
+        }
+    }
+    let given = paths.into_iter().filter(|(path, _)| !path.is_empty()).collect();
+    repeated(judge, "the device path", given, "one device is one node's: give each its own path");
+}

@@ -1,0 +1,129 @@
+//! Volumes: members, sizes, capacity, where they are exported.
+
+use palisade_protocol::wire::limits::BLOCK;
+
+use super::{Judge, nodes, shape};
+use crate::api::apply::columns_of;
+use crate::config::size::show_size;
+use crate::config::{Code, Volume, VolumeKind};
+
+pub(super) fn judge(judge: &mut Judge<'_>) {
+    let rack = judge.rack;
+    if rack.volumes.is_empty() {
+        judge.warning("volume", "the rack has no volume", "add a [[volume]], or create one at run time");
+    }
+    let mut wanted = 0u64;
+    for (index, volume) in rack.volumes.iter().enumerate() {
+        let path = format!("volume[{index}]");
+        size(judge, &path, volume);
+        match &volume.kind {
+            VolumeKind::Bare { core, nbd } => {
+                nodes::core(judge, &format!("{path}.core"), *core);
+                if nbd.is_empty() {
+                    let what = format!("bare volume `{}` is exported nowhere", volume.name);
+                    judge.error(&path, what, "add nbd = [\"127.0.0.1:10809\"] to it or to the first head");
+                }
+            }
+            VolumeKind::Replicated { primary, secondary, code } => {
+                members(judge, &path, volume, primary, secondary.as_deref());
+                if (code.data, code.parity) != (rack.code.data, rack.code.parity) {
+                    shape::code(judge, &path, *code);
+                }
+                wanted = wanted.saturating_add(capacity(judge, &path, volume, *code));
+            }
+        }
+    }
+    let room = room(judge, rack.code);
+    if wanted > room && room > 0 {
+        judge.warning(
+            "volume",
+            format!(
+                "written full, the volumes with their parity take {}, the sleds hold {}",
+                show_size(wanted),
+                show_size(room)
+            ),
+            "add sleds or devices before the volumes fill",
+        );
+    }
+}
+
+fn size(judge: &mut Judge<'_>, path: &str, volume: &Volume) {
+    let at = format!("{path}.size");
+    if volume.size_bytes == 0 {
+        let what = format!("volume `{}` has no size", volume.name);
+        judge.error(&at, what, "add size = \"4 GiB\"");
+    } else if !volume.size_bytes.is_multiple_of(BLOCK as u64) {
+        let what = format!("a size of {} bytes is not a multiple of 4 KiB", volume.size_bytes);
+        judge.error(&at, what, "give a multiple of 4 KiB");
+    }
+}
+
+fn members(judge: &mut Judge<'_>, path: &str, volume: &Volume, primary: &str, secondary: Option<&str>) {
+    let known: Vec<&str> = judge.rack.heads.iter().map(|head| head.name.as_str()).collect();
+    let choose = format!("choose one of the heads: {}", known.join(", "));
+    let at = format!("{path}.primary");
+    if primary.is_empty() {
+        judge.error(path, format!("volume `{}` has no primary", volume.name), choose.as_str());
+    } else if let Some(head) = judge.rack.head(primary) {
+        if head.nbd.is_empty() {
+            let what = format!("its primary `{primary}` exports nowhere");
+            judge.error(&at, what, format!("add nbd = [\"127.0.0.1:10809\"] to head `{primary}`"));
+        }
+    } else {
+        judge.error(&at, format!("there is no head `{primary}`"), choose.as_str());
+    }
+    let at = format!("{path}.secondary");
+    match secondary {
+        None => judge.warning(
+            path,
+            format!("volume `{}` has no secondary: what its head loses is lost", volume.name),
+            "name a second head as secondary",
+        ),
+        Some(name) if name == primary => {
+            let what = format!("`{name}` is primary and secondary: one failure would take both (EF-26)");
+            judge.error(&at, what, "name another head as secondary");
+        }
+        Some(name) if judge.rack.head(name).is_none() => {
+            judge.error(&at, format!("there is no head `{name}`"), choose.as_str());
+        }
+        Some(name) => shared_shelf(judge, &at, primary, name),
+    }
+}
+
+fn shared_shelf(judge: &mut Judge<'_>, at: &str, primary: &str, secondary: &str) {
+    let (Some(first), Some(second)) = (judge.rack.head(primary), judge.rack.head(secondary)) else { return };
+    if first.shelf == second.shelf {
+        let what = format!("`{primary}` and `{secondary}` stand on one shelf, `{}`", first.shelf);
+        judge.warning(at, what, "choose a secondary on another shelf");
+    }
+}
+
+/// Bytes of columns of the whole rack; 0 when a block device's size is not known here.
+fn room(judge: &Judge<'_>, code: Code) -> u64 {
+    let mut room = 0u64;
+    for device in judge.rack.sleds.iter().flat_map(|sled| &sled.devices) {
+        if device.size_bytes == 0 {
+            return 0;
+        }
+        let columns = u64::from(columns_of(device, code.column_bytes));
+        room = room.saturating_add(columns.saturating_mul(code.column_bytes));
+    }
+    room
+}
+
+/// What a volume takes with its parity; an error if it alone does not fit.
+fn capacity(judge: &mut Judge<'_>, path: &str, volume: &Volume, code: Code) -> u64 {
+    let room = room(judge, code);
+    let columns = code.columns() as u64;
+    let wanted = (volume.size_bytes / u64::from(code.data.max(1))).saturating_mul(columns);
+    if room > 0 && wanted > room {
+        let what = format!(
+            "volume `{}` takes {} with its parity, the sleds hold {}",
+            volume.name,
+            show_size(wanted),
+            show_size(room)
+        );
+        judge.error(&format!("{path}.size"), what, "make it smaller, or add sleds or devices");
+    }
+    wanted
+}

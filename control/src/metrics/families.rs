@@ -1,0 +1,161 @@
+//! Which metrics there are: the picture of a rack as families of samples, before any exposition format.
+
+use std::collections::BTreeMap;
+
+use super::snapshot::HistSnapshot;
+use crate::api::Core;
+use crate::api::status::Status;
+use crate::report::NodeReport;
+
+/// What is measured.
+pub struct Picture {
+    /// The rack.
+    pub status: Status,
+    /// Last words of the nodes by name.
+    pub reports: BTreeMap<String, NodeReport>,
+}
+
+impl Core {
+    /// The rack with its histograms.
+    pub fn picture(&self) -> Picture {
+        let reports = self.live().into_values().map(|live| (live.report.name.clone(), live.report)).collect();
+        Picture { status: self.status(), reports }
+    }
+}
+
+/// What a sample holds.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) enum Value {
+    Counter(u64),
+    Gauge(f64),
+    Histogram(HistSnapshot),
+}
+
+/// One sample with its labels.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Sample {
+    pub(super) labels: Vec<(&'static str, String)>,
+    pub(super) value: Value,
+}
+
+/// Samples of one name and kind.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Family {
+    pub(super) name: String,
+    pub(super) help: String,
+    pub(super) samples: Vec<Sample>,
+}
+
+/// Collects families in order of first use.
+#[derive(Default)]
+struct Collector {
+    families: Vec<Family>,
+    by_name: BTreeMap<String, usize>,
+}
+
+impl Collector {
+    fn add(&mut self, name: &str, help: &str, labels: &[(&'static str, &str)], value: Value) {
+        let index = *self.by_name.entry(name.to_owned()).or_insert_with(|| {
+            let family = Family { name: name.to_owned(), help: help.to_owned(), samples: Vec::new() };
+            self.families.push(family);
+            self.families.len() - 1
+        });
+        let labels = labels.iter().map(|(label, value)| (*label, (*value).to_owned())).collect();
+        self.families[index].samples.push(Sample { labels, value });
+    }
+
+    fn gauge(&mut self, name: &str, help: &str, labels: &[(&'static str, &str)], value: f64) {
+        self.add(name, help, labels, Value::Gauge(value));
+    }
+
+    fn counters(&mut self, what: &str, labels: &[(&'static str, &str)], counters: &BTreeMap<String, u64>) {
+        for (name, value) in counters {
+            let name: String = name
+                .chars()
+                .map(|c| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '_' })
+                .collect();
+            let help = format!("{name} of a {what} since its process started");
+            self.add(&format!("palisade_{what}_{name}_total"), &help, labels, Value::Counter(*value));
+        }
+    }
+}
+
+/// Every family of a picture.
+pub(super) fn families(picture: &Picture) -> Vec<Family> {
+    let mut collector = Collector::default();
+    let status = &picture.status;
+    collector.gauge(
+        "palisade_ready",
+        "1 when every volume is served",
+        &[],
+        f64::from(u8::from(status.ready)),
+    );
+    for node in &status.nodes {
+        let labels = [("node", node.name.as_str()), ("role", node.role.as_str())];
+        let up = f64::from(u8::from(node.state == "ready"));
+        collector.gauge("palisade_node_up", "1 when the node works", &labels, up);
+        if node.log_bytes > 0 {
+            collector.gauge("palisade_log_bytes", "size of a head's log", &labels, node.log_bytes as f64);
+            collector.gauge("palisade_log_free_bytes", "free log space", &labels, node.log_free_bytes as f64);
+        }
+        collector.counters("node", &labels, &node.counters);
+    }
+    volumes(&mut collector, status);
+    for device in &status.devices {
+        let labels = [("device", device.name.as_str()), ("node", device.node.as_str())];
+        let up = f64::from(u8::from(device.state == "active"));
+        collector.gauge("palisade_device_up", "1 when the device is there and in order", &labels, up);
+        if device.columns > 0 {
+            collector.gauge("palisade_device_columns", "columns in all", &labels, device.columns as f64);
+            collector.gauge("palisade_device_columns_free", "free columns", &labels, device.free as f64);
+        }
+        collector.counters("device", &labels, &device.counters);
+    }
+    histograms(&mut collector, picture);
+    collector.families
+}
+
+fn volumes(collector: &mut Collector, status: &Status) {
+    for volume in &status.volumes {
+        let labels = [("volume", volume.name.as_str())];
+        let flag = |truth: bool| f64::from(u8::from(truth));
+        let gauges = [
+            ("bytes", "size", volume.bytes as f64),
+            ("serving", "1 when it is served", flag(volume.state == "serving")),
+            ("degraded", "1 when protection is not whole", flag(volume.degraded)),
+            ("peer_away", "1 when the secondary is away and requests wait", flag(volume.peer_away)),
+            ("sequence", "counter of the newest sequence number", volume.sequence as f64),
+            ("waiting", "commands that wait", volume.waiting as f64),
+            ("active", "commands in progress", volume.active as f64),
+            ("log_bytes", "bytes that are in the log only", volume.log_bytes as f64),
+            ("extents", "extents", volume.extents as f64),
+            ("degraded_extents", "extents that lack good columns", volume.degraded_extents as f64),
+        ];
+        for (name, help, value) in gauges {
+            collector.gauge(&format!("palisade_volume_{name}"), help, &labels, value);
+        }
+        collector.counters("volume", &labels, &volume.counters);
+    }
+}
+
+fn histograms(collector: &mut Collector, picture: &Picture) {
+    let names: BTreeMap<u64, &str> =
+        picture.status.volumes.iter().map(|volume| (volume.id, volume.name.as_str())).collect();
+    for (head, report) in &picture.reports {
+        for partition in &report.partitions {
+            let Some(volume) = names.get(&partition.partition).filter(|_| partition.partition > 0) else {
+                continue;
+            };
+            for (stage, histogram) in &partition.stages {
+                let labels = [("volume", *volume), ("stage", stage.as_str()), ("head", head.as_str())];
+                let value = Value::Histogram(histogram.clone());
+                collector.add("palisade_volume_stage_seconds", "time of an I/O's stages", &labels, value);
+            }
+        }
+        for (name, histogram) in &report.histograms {
+            let labels = [("node", head.as_str()), ("what", name.as_str())];
+            let value = Value::Histogram(histogram.clone());
+            collector.add("palisade_node_seconds", "times inside a node", &labels, value);
+        }
+    }
+}
