@@ -33,6 +33,8 @@ pub struct HeadConfig {
     pub slow_io: Duration,
     /// Test-only switches, each of which breaks one rule.
     pub faults: Faults,
+    /// The log's test-only switches.
+    pub log_faults: crate::log::Faults,
 }
 
 impl HeadConfig {
@@ -50,6 +52,7 @@ impl HeadConfig {
             window: 1024,
             slow_io: Duration::from_millis(100),
             faults: Faults::default(),
+            log_faults: crate::log::Faults::default(),
         }
     }
 }

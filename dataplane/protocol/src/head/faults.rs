@@ -40,10 +40,6 @@ faults! {
     skip_confirm,
     /// Breaks P-12: a confirm that was sent before the read arrived releases it.
     confirm_reuse_old_nonce,
-    /// Breaks P-07: repoints apply without their condition.
-    repoint_unconditional,
-    /// Breaks `ReleaseLast`: gathered log blocks die before their repoint commits.
-    release_before_repoint,
     /// Breaks P-22: goes on with a token that was refused.
     stale_token_retry,
     /// Breaks P-22: any fenced answer demotes.

@@ -1,86 +1,283 @@
-//! The head machine: serves volumes as primary, follows as secondary.
+//! The head machine: serves volumes as primary, follows as secondary (EF-05..11, EF-13, EF-17).
 //!
-//! One file per verb. The path of a write: [`write`](self) numbers it, the log and the secondary get it
-//! in the same turn, `commit` changes the index when both are durable, and the client is answered.
+//! One file per verb. The path of a write: `write` numbers it; the log and the secondary get it in the
+//! same turn (`replicate`); `commit` changes the index when both are durable and answers the client. The
+//! path of a read: `read` looks it up, `piece` and `degraded` bring the bytes, `confirm` asks the peer
+//! whether the pair still holds. Behind them: `claims`, `extent`, `flush`, `batch`, `collect`, `release`.
+//! The side that follows is `secondary`; how a pair is taken over is `assign`.
+//!
+//! What it does not do: decide who is primary (control), check tokens (sleds), lay out the log (`log`).
 
+mod assign;
+mod batch;
+mod claims;
+mod collect;
+mod commit;
 mod config;
+mod confirm;
+mod core;
+mod degraded;
+mod delete;
+mod extent;
 mod faults;
+mod flush;
+mod part;
+mod piece;
+mod read;
+mod release;
+mod repair;
+mod replicate;
+mod secondary;
+mod slab;
+mod sleds;
 mod stats;
+mod upkeep;
+mod write;
 
 pub use config::{DeviceTarget, FlushConfig, HeadConfig, HeadLog, LogStart, PartitionConfig, RetryConfig};
 pub use faults::Faults;
 pub use stats::{Counters, DeviceStatus, HeadStatus, PartitionStatus, RoleState, STAGES, Stage, Stats};
 
-use crate::wire::{Assignment, BlockDone, BootId, ClientCmd, ClientTag, Msg, NodeId, Out, PartitionId, Time};
+use self::core::Core;
+use crate::log::{FormatAs, LogConfig, Recovery, RecoveryState};
+use crate::wire::{
+    Assignment, BlockDone, BootId, ClientCmd, ClientDone, ClientError, ClientTag, Event, Msg, NodeId, Out,
+    PartitionId, Time, limits,
+};
 use palisade_dma::Pool;
+use std::collections::{BTreeMap, VecDeque};
 
-/// A head.
+/// A head. It reads its log first; until then it holds commands and assignments, and drops messages,
+/// which their senders repeat.
 pub struct Head {
     config: HeadConfig,
     pool: Pool,
+    state: State,
+    early: VecDeque<(ClientCmd, Time)>,
+    assignments: BTreeMap<PartitionId, Assignment>,
+    wake: bool,
+}
+
+/// How far a head has come.
+enum State {
+    New,
+    Recovering(Box<Recovery>),
+    Ready(Box<Core>),
+    Failed(String),
 }
 
 impl Head {
     /// A head that will read its log at the first [`Head::turn`], and then wait for numbers.
     pub fn new(config: HeadConfig, pool: Pool) -> Self {
-        Self { config, pool }
+        Self {
+            config,
+            pool,
+            state: State::New,
+            early: VecDeque::new(),
+            assignments: BTreeMap::new(),
+            wake: true,
+        }
     }
 
     /// A message from another node.
-    pub fn handle_msg(&mut self, _now: Time, _from: NodeId, _from_boot: BootId, _msg: Msg, _out: &mut Out) {}
+    pub fn handle_msg(&mut self, now: Time, from: NodeId, from_boot: BootId, msg: Msg, out: &mut Out) {
+        if let State::Ready(core) = &mut self.state {
+            core.handle_msg(now, from, from_boot, msg, out);
+        }
+    }
 
     /// A completion of an own device.
-    pub fn handle_block(&mut self, _now: Time, _done: BlockDone, _out: &mut Out) {}
+    pub fn handle_block(&mut self, now: Time, done: BlockDone, out: &mut Out) {
+        match &mut self.state {
+            State::Recovering(recovery) => {
+                recovery.handle_block(done, out);
+                self.wake = true;
+            }
+            State::Ready(core) => core.handle_block(now, done, out),
+            State::New | State::Failed(_) => {}
+        }
+    }
 
     /// A client's command. Call only while [`Head::ready`] says so; the head holds what it cannot do yet.
-    pub fn handle_client(&mut self, _now: Time, _cmd: ClientCmd, _out: &mut Out) {}
+    pub fn handle_client(&mut self, now: Time, cmd: ClientCmd, out: &mut Out) {
+        match &mut self.state {
+            State::Ready(core) => core.handle_client(now, cmd, out),
+            State::Failed(_) => out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::Device) }),
+            State::New | State::Recovering(_) if self.early.len() < limits::COMMANDS_MAX => {
+                self.early.push_back((cmd, now));
+            }
+            State::New | State::Recovering(_) => {
+                out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::NotServed) });
+            }
+        }
+    }
 
     /// Ends a reactor turn: group commit, replication, confirms, timers, background work.
-    pub fn turn(&mut self, _now: Time, _out: &mut Out) {}
+    pub fn turn(&mut self, now: Time, out: &mut Out) {
+        self.wake = false;
+        match &mut self.state {
+            State::New => {
+                let mut recovery = Box::new(Recovery::new(log_config(&self.config), self.pool.clone()));
+                recovery.start(out);
+                self.state = State::Recovering(recovery);
+                self.poll_recovery(now, out);
+            }
+            State::Recovering(_) => self.poll_recovery(now, out),
+            State::Ready(core) => core.turn(now, out),
+            State::Failed(_) => {}
+        }
+    }
 
     /// When [`Head::turn`] must run again even without input.
     pub fn deadline(&self) -> Option<Time> {
-        None
+        match &self.state {
+            State::New => Some(Time::ZERO),
+            State::Recovering(_) | State::Failed(_) => self.wake.then_some(Time::ZERO),
+            State::Ready(core) => core.deadline(),
+        }
     }
 
     /// Whether nothing is in progress.
     pub fn idle(&self) -> bool {
-        let _ = (&self.config, &self.pool);
-        true
+        match &self.state {
+            State::New | State::Recovering(_) => false,
+            State::Ready(core) => core.idle(),
+            State::Failed(_) => true,
+        }
     }
 
     /// The authority granted a number (EF-14, P-01).
-    pub fn assign(&mut self, _now: Time, _assignment: Assignment, _out: &mut Out) {}
+    pub fn assign(&mut self, now: Time, assignment: Assignment, out: &mut Out) {
+        match &mut self.state {
+            State::Ready(core) => core.assign(now, assignment, out),
+            State::New | State::Recovering(_) => {
+                self.assignments.insert(assignment.stamp.partition, assignment);
+            }
+            State::Failed(_) => {}
+        }
+    }
 
     /// A partition came into being (or its declaration changed). Known partitions keep their contents.
-    pub fn create_partition(&mut self, _now: Time, _config: PartitionConfig) {}
+    pub fn create_partition(&mut self, now: Time, config: PartitionConfig) {
+        self.config.partitions.retain(|known| known.partition != config.partition);
+        self.config.partitions.push(config.clone());
+        if let State::Ready(core) = &mut self.state {
+            core.create_partition(now, config);
+        }
+    }
 
     /// Deletes a partition: on its primary a `Delete` operation, then its columns are released; ends
     /// with `Event::Deleted`. May be repeated after a restart.
-    pub fn delete_partition(&mut self, _now: Time, _partition: PartitionId, _out: &mut Out) {}
+    pub fn delete_partition(&mut self, now: Time, partition: PartitionId, out: &mut Out) {
+        if let State::Ready(core) = &mut self.state {
+            core.delete_partition(now, partition, out);
+        }
+    }
 
     /// Control changed which devices may hold columns.
-    pub fn set_devices(&mut self, _now: Time, _partition: PartitionId, _devices: Vec<DeviceTarget>) {}
+    pub fn set_devices(&mut self, now: Time, partition: PartitionId, devices: Vec<DeviceTarget>) {
+        if let Some(known) = self.config.partitions.iter_mut().find(|known| known.partition == partition) {
+            known.devices.clone_from(&devices);
+        }
+        if let State::Ready(core) = &mut self.state {
+            core.set_devices(now, partition, devices);
+        }
+    }
 
     /// Flushes everything acknowledged before this call to extents, then answers `tag` with a
     /// `ClientDone`: `Ok(Done)`, or `NoSpace`, `NotServed`.
-    pub fn flush_all(&mut self, _now: Time, _partition: PartitionId, _tag: ClientTag, _out: &mut Out) {}
+    pub fn flush_all(&mut self, now: Time, partition: PartitionId, tag: ClientTag, out: &mut Out) {
+        match &mut self.state {
+            State::Ready(core) => core.flush_all(now, partition, tag, out),
+            _ => out.done.push(ClientDone { tag, result: Err(ClientError::NotServed) }),
+        }
+    }
 
     /// Whether exports may hand in another command of the partition (back-pressure).
-    pub fn ready(&self, _partition: PartitionId) -> bool {
-        true
+    pub fn ready(&self, partition: PartitionId) -> bool {
+        match &self.state {
+            State::Ready(core) => core.ready(partition),
+            State::Failed(_) => true,
+            State::New | State::Recovering(_) => self.early.len() < limits::COMMANDS_MAX,
+        }
+    }
+
+    /// Why the head cannot run at all: its log was refused.
+    pub fn failure(&self) -> Option<&str> {
+        match &self.state {
+            State::Failed(why) => Some(why),
+            _ => None,
+        }
     }
 
     /// A picture for `status` and metrics.
     pub fn status(&self) -> HeadStatus {
-        HeadStatus {
-            node: self.config.node,
-            log: None,
-            recovered: false,
-            log_failed: false,
-            log_blocks: 0,
-            log_free: 0,
-            partitions: Vec::new(),
+        match &self.state {
+            State::Ready(core) => core.status(),
+            _ => HeadStatus {
+                node: self.config.node,
+                log: None,
+                recovered: false,
+                log_failed: matches!(self.state, State::Failed(_)),
+                log_blocks: 0,
+                log_free: 0,
+                partitions: Vec::new(),
+            },
         }
+    }
+
+    fn poll_recovery(&mut self, now: Time, out: &mut Out) {
+        let State::Recovering(recovery) = &self.state else { return };
+        match recovery.state() {
+            RecoveryState::Working => {}
+            RecoveryState::Failed(error) => {
+                out.events.push(Event::DeviceFailed { device: self.config.log.device, why: "log refused" });
+                out.events.push(Event::Note(format!("head {}: {error}", self.config.node)));
+                self.state = State::Failed(error.to_string());
+                for (cmd, _) in self.early.drain(..) {
+                    out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::Device) });
+                }
+            }
+            RecoveryState::Done => {
+                let State::Recovering(recovery) = std::mem::replace(&mut self.state, State::New) else {
+                    return;
+                };
+                let (log, found, report) = recovery.finish();
+                let mut core = Box::new(Core::new(self.config.clone(), self.pool.clone(), log, found));
+                core.recovered(report, out);
+                for assignment in std::mem::take(&mut self.assignments).into_values() {
+                    core.assign(now, assignment, out);
+                }
+                for (cmd, arrived) in self.early.drain(..) {
+                    core.handle_client(arrived, cmd, out);
+                }
+                core.turn(now, out);
+                self.state = State::Ready(core);
+            }
+        }
+    }
+}
+
+fn log_config(config: &HeadConfig) -> LogConfig {
+    let log = &config.log;
+    let (expect, format) = match log.start {
+        LogStart::Open(id) => (Some(id), None),
+        LogStart::Format(id) => (
+            Some(id),
+            Some(FormatAs {
+                log: id,
+                segment_bytes: u64::from(log.segment_bytes),
+                volume_blocks: log.volume_bytes / limits::BLOCK as u64,
+            }),
+        ),
+    };
+    LogConfig {
+        device: log.device,
+        device_bytes: log.bytes,
+        rack: config.rack,
+        expect,
+        format,
+        hot_bytes: config.hot_bytes,
+        faults: config.log_faults,
     }
 }

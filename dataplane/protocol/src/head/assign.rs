@@ -1,0 +1,288 @@
+//! Taking over a pair: adopt it in the own log, announce the tail, refill the peer, then serve (P-01,
+//! P-13); and being superseded (EF-17, P-22).
+
+use super::core::Core;
+use super::part::{Adoption, Part, Peer, Phase};
+use crate::wire::*;
+use smallvec::SmallVec;
+
+impl Core {
+    /// The authority granted a pair. A number binds to one boot of one log (P-01, P-03); anything else
+    /// is not for this head.
+    pub(super) fn assign(&mut self, now: Time, assignment: Assignment, out: &mut Out) {
+        self.busy = true;
+        let Some(p) = self.parts.find(assignment.stamp.partition) else { return };
+        let Some(me) = assignment.member(self.cfg.node).copied() else {
+            return self.superseded(p, assignment.stamp, out);
+        };
+        if me.log != self.log.id() || !self.same_boot(me.boot, self.cfg.boot) {
+            return;
+        }
+        let part = &self.parts[p];
+        let current = part.adoption.as_ref().map_or(part.stamp.number, |adoption| adoption.adopt.number);
+        let stamp = assignment.stamp;
+        if stamp.number == part.stamp.number && stamp.grant != part.stamp.grant {
+            return self.conflict(p, stamp, out);
+        }
+        if stamp.number <= current {
+            return;
+        }
+        if assignment.primary() != Some(&me) {
+            // The primary's announce brings the pair; until then an old role ends here.
+            if !matches!(self.parts[p].phase, Phase::Idle | Phase::Following) {
+                self.stop(p, "now secondary", ClientError::NotServed, out);
+                self.parts[p].phase = Phase::Idle;
+            }
+            return;
+        }
+        self.adopt_as_primary(now, p, &assignment, out);
+    }
+
+    fn adopt_as_primary(&mut self, now: Time, p: usize, assignment: &Assignment, out: &mut Out) {
+        if self.parts[p].damaged {
+            self.parts[p].phase = Phase::Stopped("log damaged: a full copy from the peer is needed");
+            return;
+        }
+        self.abort_background(p);
+        let part = &mut self.parts[p];
+        let adopt = Adopt {
+            partition: part.cfg.partition,
+            number: assignment.stamp.number,
+            grant: assignment.stamp.grant,
+            members: assignment.members.iter().copied().collect(),
+            tail: part.tail,
+        };
+        match self.log.push_adopt(&adopt, part.committed) {
+            Ok(placed) => {
+                part.phase = Phase::Adopting;
+                part.peer = adopt.members.get(1).map(|&member| Peer::new(member, now, self.cfg.retry.first));
+                part.adoption = Some(Adoption { adopt, lsn: placed.lsn, committed: Op(0) });
+            }
+            Err(_) => {
+                // The authority's grant stands; control repeats it until the head has adopted.
+                out.events.push(Event::Note(format!(
+                    "head {}: no room in the log to adopt {} for partition {}",
+                    self.cfg.node, assignment.stamp.number, part.cfg.partition
+                )));
+            }
+        }
+    }
+
+    /// An adoption is durable in the own log.
+    pub(super) fn on_adopted(&mut self, now: Time, p: usize, out: &mut Out) {
+        let Some(adoption) = self.parts[p].adoption.take() else { return };
+        let Adoption { adopt, committed, .. } = adoption;
+        let part = &mut self.parts[p];
+        part.stamp = Stamp { partition: adopt.partition, number: adopt.number, grant: adopt.grant };
+        part.members = adopt.members.clone();
+        part.adopted = Some(adopt);
+        out.events.push(Event::Adopted { stamp: part.stamp });
+        if part.members.first().is_some_and(|first| first.head == self.cfg.node) {
+            part.phase = Phase::Announcing;
+            self.reset_claims(now, p);
+            self.announce(now, p, out);
+        } else {
+            self.follow(p, committed, out);
+        }
+    }
+
+    /// Sends the announce (again).
+    pub(super) fn announce(&mut self, now: Time, p: usize, out: &mut Out) {
+        let part = &mut self.parts[p];
+        let Some(peer) = &mut part.peer else { return };
+        let adopt = Adopt {
+            partition: part.cfg.partition,
+            number: part.stamp.number,
+            grant: part.stamp.grant,
+            members: part.members.clone(),
+            tail: part.tail,
+        };
+        out.net.push((peer.member.head, Msg::Announce { adopt, committed: part.committed }));
+        peer.open_since.get_or_insert(now);
+        let at = now + peer.gap;
+        peer.repeat_at = Some(at);
+        self.arm(at);
+    }
+
+    #[allow(clippy::too_many_arguments)] // the fields of one message
+    pub(super) fn on_announced(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        boot: BootId,
+        stamp: Stamp,
+        log: LogId,
+        durable: Op,
+        (credit, covered, damaged): (u64, Op, bool),
+        out: &mut Out,
+    ) {
+        let Some(p) = self.peer_speaks(from, boot, stamp) else { return };
+        let foreign_ok = self.cfg.faults.foreign_log_accepted();
+        let first = self.cfg.retry.first;
+        let part = &mut self.parts[p];
+        let Some(peer) = &mut part.peer else { return };
+        if part.phase != Phase::Announcing || peer.announced || (log != peer.member.log && !foreign_ok) {
+            return;
+        }
+        if damaged || durable < part.committed {
+            // Its log cannot be filled from ours: it needs a full copy. Requests wait, nothing is lost.
+            if !peer.away {
+                peer.away = true;
+                out.events.push(Event::PeerAway { partition: part.cfg.partition, peer: from });
+                out.events.push(Event::Note(format!(
+                    "partition {}: secondary {from} holds operations up to {durable} only, {} are committed",
+                    part.cfg.partition, part.committed
+                )));
+            }
+            return;
+        }
+        peer.announced = true;
+        peer.durable = durable.min(part.tail);
+        peer.sent = peer.durable;
+        peer.credit = credit;
+        peer.covered = covered;
+        peer.progress(now, first);
+        let skip = peer.durable.0 - part.committed.0;
+        peer.spent =
+            part.pending.iter().skip(skip as usize).map(|op| super::replicate::cost(&op.entry.body)).sum();
+        self.load_pending(now, p, out);
+        if self.cfg.faults.skip_reconcile() {
+            self.serve(now, p, out);
+        }
+    }
+
+    /// The peer's log and ours hold the whole tail under the new number: commit it, then serve (P-13).
+    pub(super) fn reconciled(&self, p: usize) -> bool {
+        let part = &self.parts[p];
+        part.phase == Phase::Announcing
+            && part.local >= part.tail
+            && part.peer.as_ref().is_none_or(|peer| peer.announced && peer.durable >= part.tail)
+    }
+
+    pub(super) fn serve(&mut self, now: Time, p: usize, out: &mut Out) {
+        let part = &mut self.parts[p];
+        part.phase = Phase::Serving;
+        part.serving_since = now;
+        part.stats.counters.reconciles += 1;
+        out.events.push(Event::Serving { stamp: part.stamp });
+        self.background_at = now;
+        self.confirm_anew(now, p, out);
+        self.pump(now, p, out);
+    }
+
+    /// Somebody holds another pair than the one we spoke under.
+    pub(super) fn on_refused(&mut self, _now: Time, refused: Stamp, held: Stamp, out: &mut Out) {
+        let Some(p) = self.parts.find(refused.partition) else { return };
+        if self.parts[p].stamp == refused {
+            self.met(p, held, out);
+        }
+    }
+
+    /// A foreign stamp was met: only a higher number demotes (P-22); an equal one of another grant means
+    /// that two stores granted it, and both stop (P-04).
+    pub(super) fn met(&mut self, p: usize, held: Stamp, out: &mut Out) {
+        let own = self.parts[p].stamp;
+        if held.number > own.number {
+            self.superseded(p, held, out);
+        } else if held.number == own.number && held.grant != own.grant {
+            self.conflict(p, held, out);
+        }
+    }
+
+    pub(super) fn superseded(&mut self, p: usize, held: Stamp, out: &mut Out) {
+        if held.number < self.parts[p].stamp.number || matches!(self.parts[p].phase, Phase::Stopped(_)) {
+            return;
+        }
+        self.parts[p].stats.counters.demotions += 1;
+        out.events.push(Event::Demoted { partition: held.partition, number: held.number });
+        self.stop(p, "superseded by a higher number", ClientError::NotServed, out);
+    }
+
+    pub(super) fn conflict(&mut self, p: usize, held: Stamp, out: &mut Out) {
+        if self.cfg.faults.grant_ignored() || matches!(self.parts[p].phase, Phase::Stopped(_)) {
+            return;
+        }
+        out.events.push(Event::Note(format!(
+            "partition {}: number {} was granted twice (grants {} and {})",
+            held.partition, held.number, self.parts[p].stamp.grant, held.grant
+        )));
+        self.stop(p, "one number was granted twice", ClientError::NotServed, out);
+    }
+
+    /// Whether a message comes from the peer of that very pair.
+    pub(super) fn peer_speaks(&self, from: NodeId, boot: BootId, stamp: Stamp) -> Option<usize> {
+        let p = self.parts.find(stamp.partition)?;
+        let part = &self.parts[p];
+        let peer = part.peer.as_ref()?;
+        let known = peer.member.head == from && self.same_boot(peer.member.boot, boot);
+        (known && self.same_stamp(part.stamp, stamp)).then_some(p)
+    }
+
+    pub(super) fn same_boot(&self, granted: BootId, seen: BootId) -> bool {
+        granted == seen || self.cfg.faults.number_kept_over_restart()
+    }
+
+    pub(super) fn same_stamp(&self, own: Stamp, other: Stamp) -> bool {
+        own.number == other.number && (own.grant == other.grant || self.cfg.faults.grant_ignored())
+    }
+
+    /// Test-only: serve on under the number of an earlier boot (what P-01 forbids).
+    pub(super) fn keep_number(&mut self, p: usize) {
+        let retry = self.cfg.retry.first;
+        let part = &mut self.parts[p];
+        if part.stamp.number == Number::ZERO {
+            return;
+        }
+        if part.members.first().is_some_and(|first| first.head == self.cfg.node) {
+            part.peer = part.members.get(1).map(|&member| Peer {
+                announced: true,
+                durable: part.committed,
+                sent: part.committed,
+                credit: u64::MAX / 2,
+                ..Peer::new(member, Time::ZERO, retry)
+            });
+            part.phase = Phase::Serving;
+        } else {
+            part.phase = Phase::Following;
+        }
+    }
+}
+
+impl Peer {
+    pub(super) fn new(member: Member, _now: Time, gap: std::time::Duration) -> Self {
+        Self {
+            member,
+            announced: false,
+            durable: Op(0),
+            sent: Op(0),
+            told: Op(0),
+            tell_at: None,
+            spent: 0,
+            credit: 0,
+            covered: Op(0),
+            repeat_at: None,
+            gap,
+            open_since: None,
+            away: false,
+        }
+    }
+
+    /// It answered: repeats start anew.
+    pub(super) fn progress(&mut self, now: Time, first: std::time::Duration) {
+        self.gap = first;
+        self.away = false;
+        self.open_since = None;
+        self.repeat_at = None;
+        if self.sent > self.durable {
+            self.open_since = Some(now);
+            self.repeat_at = Some(now + first);
+        }
+    }
+}
+
+impl Part {
+    /// Members of the durable pair other than `node`.
+    pub(super) fn others(&self, node: NodeId) -> SmallVec<[Member; 2]> {
+        self.members.iter().copied().filter(|member| member.head != node).collect()
+    }
+}

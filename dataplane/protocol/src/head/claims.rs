@@ -1,0 +1,213 @@
+//! Claims: every device is asked for its columns under the current number; flush, collection and release
+//! wait for the devices they need, the log and writes never do (EF-15, P-22, P-26, P-27).
+
+use super::config::DeviceTarget;
+use super::core::Core;
+use super::part::{Claim, Dying, Phase};
+use super::sleds::{Ask, What};
+use crate::fence::token;
+use crate::wire::msg::OwnedColumn;
+use crate::wire::*;
+use std::time::Duration;
+
+/// How long a device that failed is not used for new extents.
+const SUSPECT: Duration = Duration::from_secs(2);
+
+impl Core {
+    /// A new number: nothing is claimed yet.
+    pub(super) fn reset_claims(&mut self, now: Time, p: usize) {
+        let part = &mut self.parts[p];
+        for claim in &mut part.claims {
+            *claim = Claim { ask_at: now, list_from: Some(0), ..Claim::new(claim.target) };
+        }
+        self.background_at = now;
+    }
+
+    /// Control changed which devices there are; claims of those that stay are kept.
+    pub(super) fn set_devices(&mut self, now: Time, partition: PartitionId, devices: Vec<DeviceTarget>) {
+        self.busy = true;
+        self.background_at = now;
+        if let Some(p) = self.parts.find(partition) {
+            self.parts[p].cfg.devices.clone_from(&devices);
+            self.replace_targets(p, devices);
+        }
+    }
+
+    pub(super) fn replace_targets(&mut self, p: usize, devices: Vec<DeviceTarget>) {
+        let part = &mut self.parts[p];
+        let old = std::mem::take(&mut part.claims);
+        for target in devices {
+            let kept = old.iter().find(|claim| claim.target.device == target.device);
+            part.claims.push(match kept {
+                // Another sled serves it now: tokens stayed behind with the old one (EF-18).
+                Some(claim) if claim.target.sled == target.sled => Claim { target, ..claim.clone() },
+                _ => Claim { list_from: Some(0), ..Claim::new(target) },
+            });
+        }
+        part.collect_at = Time::ZERO;
+    }
+
+    /// Asks devices that are not claimed, and lists those that were claimed newly.
+    pub(super) fn claim_devices(&mut self, now: Time, p: usize, out: &mut Out) {
+        if !matches!(self.parts[p].phase, Phase::Announcing | Phase::Serving) {
+            return;
+        }
+        for at in 0..self.parts[p].claims.len() {
+            let part = &self.parts[p];
+            let claim = &part.claims[at];
+            let (sled, device) = (claim.target.sled, claim.target.device);
+            if claim.secret.is_none() && claim.asking.is_none() && claim.ask_at <= now {
+                let msg = Msg::Reserve { req: ReqId(0), device, stamp: part.stamp };
+                let id = self.ask(now, Ask::new(p, sled, device, What::Reserve, msg), out);
+                self.parts[p].claims[at].asking = Some(id);
+            }
+            let part = &self.parts[p];
+            let claim = &part.claims[at];
+            let lists = part.phase == Phase::Serving && !self.cfg.faults.no_list_after_claim();
+            if let (Some(from), Some(_), None, true) = (claim.list_from, claim.secret, claim.listing, lists) {
+                let partition = part.cfg.partition;
+                let msg = Msg::ColumnList { req: ReqId(0), device, partition, from };
+                let id = self.ask(now, Ask::new(p, sled, device, What::List, msg), out);
+                self.parts[p].claims[at].listing = Some(id);
+            }
+        }
+    }
+
+    pub(super) fn on_reserved(
+        &mut self,
+        now: Time,
+        ask: &Ask,
+        status: Status,
+        secret: GrantSecret,
+        free: u32,
+        out: &mut Out,
+    ) {
+        let Msg::Reserve { stamp, .. } = ask.msg else { return };
+        let p = ask.part;
+        if self.parts[p].stamp != stamp {
+            return;
+        }
+        let retry = self.cfg.retry;
+        let Some(claim) = self.parts[p].claim(ask.device) else { return };
+        claim.asking = None;
+        claim.ask_at = now + retry.last;
+        match status {
+            Status::Ok => {
+                claim.secret = Some(secret);
+                claim.free = free;
+                claim.suspect_until = Time::ZERO;
+                self.parts[p].stats.counters.claims += 1;
+                self.parts[p].make_at = now;
+                self.background_at = now;
+                self.release_held(p, ask.device, out);
+            }
+            Status::StaleNumber { number, grant } => {
+                self.met(p, Stamp { partition: stamp.partition, number, grant }, out);
+            }
+            Status::Fenced { partition, number, grant } => {
+                self.met(p, Stamp { partition, number, grant }, out)
+            }
+            Status::Retry => claim.ask_at = now + retry.first,
+            _ => self.suspect(now, p, ask.device),
+        }
+    }
+
+    /// A device failed or does not answer: new extents do without it for a while.
+    pub(super) fn suspect(&mut self, now: Time, p: usize, device: DeviceId) {
+        if let Some(claim) = self.parts[p].claim(device) {
+            claim.suspect_until = now + SUSPECT;
+        }
+        self.arm(now + SUSPECT);
+    }
+
+    /// The token was refused though the number is right: the old grant is void, claim again (P-22).
+    pub(super) fn reclaim(&mut self, now: Time, p: usize, device: DeviceId) {
+        self.parts[p].stats.counters.fenced += 1;
+        if self.cfg.faults.stale_token_retry() {
+            return;
+        }
+        if let Some(claim) = self.parts[p].claim(device) {
+            claim.secret = None;
+            claim.ask_at = now;
+        }
+        self.background_at = now;
+    }
+
+    /// The partition-wide token of a device: column `u32::MAX`, generation 0.
+    pub(super) fn device_token(&self, p: usize, device: DeviceId) -> Option<Token> {
+        self.token(p, device, u32::MAX, 0)
+    }
+
+    pub(super) fn token(&self, p: usize, device: DeviceId, column: u32, generation: u32) -> Option<Token> {
+        let claims = &self.parts[p].claims;
+        let secret = claims.iter().find(|claim| claim.target.device == device)?.secret?;
+        Some(token::derive(secret, device, column, generation))
+    }
+
+    /// Requests that wait for a new token of the device go out again with it.
+    fn release_held(&mut self, p: usize, device: DeviceId, out: &mut Out) {
+        let mut ids = std::mem::take(&mut self.ids);
+        let from = ids.len();
+        self.asks.pick(&mut ids, |ask| ask.held && ask.part == p && ask.device == device);
+        for id in ids.drain(from..) {
+            let Some(ask) = self.asks.get(id) else { continue };
+            let token = match &ask.msg {
+                Msg::ColumnWrite { column, .. } | Msg::ColumnRelease { column, .. } => {
+                    self.token(p, device, column.column, column.generation)
+                }
+                _ => self.device_token(p, device),
+            };
+            let (Some(fresh), Some(ask)) = (token, self.asks.get_mut(id)) else { continue };
+            ask.held = false;
+            match &mut ask.msg {
+                Msg::ColumnWrite { token, .. }
+                | Msg::ColumnRelease { token, .. }
+                | Msg::ColumnReserve { token, .. } => *token = fresh,
+                _ => {}
+            }
+            out.net.push((ask.to, ask.msg.clone()));
+        }
+        self.ids = ids;
+    }
+
+    /// Columns that the device holds of the partition: those that no descriptor names, and that an older
+    /// number reserved, are orphans (P-27). They die like released ones: once everything known so far is
+    /// covered by checkpoints (P-28).
+    pub(super) fn on_listed(
+        &mut self,
+        now: Time,
+        ask: &Ask,
+        status: Status,
+        columns: &[OwnedColumn],
+        more: Option<u32>,
+    ) {
+        let p = ask.part;
+        let (sled, device) = (ask.to, ask.device);
+        let gone = self.parts[p].deleted;
+        let part = &mut self.parts[p];
+        let (number, after) = (part.stamp.number, part.committed);
+        let mut orphans = Vec::new();
+        for owned in columns {
+            let column = ColumnRef { sled, device, column: owned.column, generation: owned.generation };
+            let same = |other: &ColumnRef| {
+                (other.device, other.column, other.generation) == (device, owned.column, owned.generation)
+            };
+            let named =
+                part.index.extents().any(|(_, extent)| extent.desc.columns.iter().flatten().any(same));
+            let dying = part.dying.iter().any(|dying| same(&dying.column));
+            if (owned.number < number || gone) && !named && !dying {
+                orphans.push(Dying { column, extent: owned.extent, after, asking: false, retry_at: now });
+            }
+        }
+        part.stats.counters.orphans += orphans.len() as u64;
+        part.released_op = part.released_op.max(if orphans.is_empty() { Op(0) } else { after });
+        part.dying.append(&mut orphans);
+        let Some(claim) = part.claim(device) else { return };
+        claim.listing = None;
+        if status.is_ok() {
+            claim.list_from = more;
+            claim.owned = columns.len() as u32;
+        }
+        self.background_at = now;
+    }
+}

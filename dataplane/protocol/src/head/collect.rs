@@ -1,0 +1,129 @@
+//! The collector: extents whose live share is low, and those that lack good columns, are rewritten; dead
+//! ones are released (OP-17, EF-22, P-25, P-32). It is repair, rebuild and garbage collection in one.
+
+use super::batch::Item;
+use super::core::Core;
+use super::slab::Id;
+use crate::log::Loc;
+use crate::wire::*;
+use std::time::Duration;
+
+/// Least time between two passes over the extent table.
+pub(super) const PACE: Duration = Duration::from_millis(20);
+/// Pause when a pass found nothing to do.
+const REST: Duration = Duration::from_millis(500);
+
+/// An extent worth rewriting.
+struct Victim {
+    slot: u32,
+    id: ExtentId,
+    /// Lacks good columns: first in line.
+    hurt: bool,
+    live: u32,
+}
+
+impl Core {
+    /// Releases dead extents and starts a batch from the worst one.
+    pub(super) fn collect(&mut self, now: Time, p: usize, out: &mut Out) {
+        if now < self.parts[p].collect_at {
+            let at = self.parts[p].collect_at;
+            return self.arm(at);
+        }
+        self.parts[p].collect_at = now + PACE;
+        self.leave_rotten_extent(p);
+        let mut victims = self.victims(now, p);
+        self.release_dead(now, p, &mut victims);
+        if victims.is_empty() {
+            self.parts[p].collect_at = now + REST;
+            return self.arm(now + REST);
+        }
+        self.arm(now + PACE);
+        let collecting = self.parts[p].batches.iter();
+        if collecting.filter(|&&id| self.batches.get(id).is_some_and(|batch| batch.collect)).count() > 0 {
+            return;
+        }
+        let Some(room) = self.open_room(p, true) else {
+            if self.parts[p].batches.is_empty() {
+                // Space to free space: the collector may use the reserve (P-32).
+                self.make_extent(now, p, true, out);
+            }
+            return;
+        };
+        victims.sort_by_key(|victim| (!victim.hurt, victim.live));
+        let items = self.gather_live(p, &victims, room);
+        if !items.is_empty() {
+            self.start_batch(now, p, items, true, out);
+        }
+    }
+
+    /// An open extent with a rotten column takes no more stripes; it is sealed and then rewritten.
+    fn leave_rotten_extent(&mut self, p: usize) {
+        let part = &mut self.parts[p];
+        let rotten = part.open.as_ref().is_some_and(|open| part.rot.contains_key(&open.desc.id));
+        let done = part.open.as_ref().is_some_and(super::part::OpenExtent::full);
+        if (rotten || done) && part.batches.is_empty() {
+            part.open = None;
+        }
+    }
+
+    fn victims(&self, now: Time, p: usize) -> Vec<Victim> {
+        let part = &self.parts[p];
+        let whole = self.candidates(now, p, true, &[]).len() >= part.cfg.geometry.columns();
+        let below = u64::from(self.cfg.flush.collect_below);
+        let mut victims = Vec::new();
+        for (slot, extent) in part.index.extents() {
+            let id = extent.desc.id;
+            if extent.sealed.is_none() || part.closing.contains(&id) || part.lost.contains(&id) {
+                continue;
+            }
+            let gone = extent
+                .desc
+                .columns
+                .iter()
+                .any(|column| column.is_none_or(|column| part.sled_of(column.device).is_none()));
+            let absent = extent.absent.iter().any(|&absent| absent != 0);
+            let hurt = (gone || absent || part.rot.contains_key(&id)) && whole;
+            let room = u64::from(extent.desc.geometry.extent_blocks());
+            let sparse = u64::from(extent.live) * 100 < below * room;
+            if hurt || sparse {
+                victims.push(Victim { slot, id, hurt, live: extent.live });
+            }
+        }
+        victims
+    }
+
+    /// Wholly dead extents go first: they need no room (P-32).
+    fn release_dead(&mut self, now: Time, p: usize, victims: &mut Vec<Victim>) {
+        victims.retain(|victim| {
+            if victim.live > 0 {
+                return true;
+            }
+            if self.number(now, p, Body::Release { extent: victim.id }, Id::NONE).is_ok() {
+                self.parts[p].closing.insert(victim.id);
+            }
+            false
+        });
+    }
+
+    fn gather_live(&self, p: usize, victims: &[Victim], room: usize) -> Vec<Item> {
+        let part = &self.parts[p];
+        let mut items = Vec::new();
+        let mut live = Vec::new();
+        for victim in victims {
+            live.clear();
+            part.index.live_blocks(victim.slot, &mut live);
+            for &(block, lba) in &live {
+                let mapping = part.index.get(lba);
+                let here = mapping.loc == Loc::Extent { slot: victim.slot, block };
+                if here && items.len() < room && !part.collecting.contains(&(victim.id, block)) {
+                    let from = GatheredFrom::Extent { id: victim.id, block };
+                    items.push(Item { lba, mapping, from, good: true });
+                }
+            }
+            if items.len() >= room {
+                break;
+            }
+        }
+        items
+    }
+}

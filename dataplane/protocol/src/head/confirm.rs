@@ -1,0 +1,194 @@
+//! Read confirms (P-12, MA-07): before a read is answered, the peer says that it still holds the pair.
+//!
+//! One question per peer is under way; it covers every partition that had reads waiting when it was
+//! sent. A read is released only by the answer to a question that was sent after the read arrived.
+
+use super::core::Core;
+use super::part::Phase;
+use super::slab::Id;
+use crate::wire::*;
+use smallvec::SmallVec;
+use std::time::Duration;
+
+/// Questions to one peer.
+#[derive(Debug, Default)]
+pub(super) struct Link {
+    /// Nonce of the last question sent.
+    sent: u64,
+    open: bool,
+    /// What the open (or next) question asks for.
+    asking: SmallVec<[Stamp; 4]>,
+    repeat_at: Time,
+    gap: Duration,
+    /// Not before then: the peer's last answer did not name our pair.
+    hold_until: Time,
+}
+
+impl Core {
+    /// A client's read waits for a confirm; says `false` when there is nobody to ask.
+    pub(super) fn await_confirm(&mut self, p: usize, read: Id) -> bool {
+        if self.cfg.faults.skip_confirm() {
+            return false;
+        }
+        let part = &mut self.parts[p];
+        let Some(peer) = &part.peer else { return false };
+        let sent = self.links.entry(peer.member.head).or_default().sent;
+        part.unconfirmed.push_back((sent + 1, read));
+        true
+    }
+
+    /// At the end of a turn: one question per peer for all reads of the turn.
+    pub(super) fn send_confirms(&mut self, now: Time, out: &mut Out) {
+        for p in 0..self.parts.len() {
+            let part = &mut self.parts[p];
+            let Some(&(need, _)) = part.unconfirmed.back().filter(|_| part.phase == Phase::Serving) else {
+                continue;
+            };
+            let Some(peer) = &mut part.peer else { continue };
+            let Some(link) = self.links.get_mut(&peer.member.head) else { continue };
+            if link.open || need <= link.sent {
+                continue;
+            }
+            if link.hold_until > now {
+                let at = link.hold_until;
+                self.arm(at);
+                continue;
+            }
+            link.asking.push(part.stamp);
+            part.stats.counters.confirms += 1;
+            peer.open_since.get_or_insert(now);
+        }
+        let first = self.cfg.retry.first;
+        let mut wake = None;
+        for (&to, link) in &mut self.links {
+            if !link.open && !link.asking.is_empty() {
+                link.open = true;
+                link.sent += 1;
+                link.gap = first;
+                link.repeat_at = now + first;
+                wake = Some(now + first);
+                out.net.push((to, Msg::Confirm { nonce: link.sent, stamps: link.asking.clone() }));
+            }
+        }
+        if let Some(at) = wake {
+            self.arm(at);
+        }
+    }
+
+    /// The peer's side: answers from the durable pair, and only as a follower of this boot (P-01, P-12).
+    pub(super) fn on_confirm(
+        &mut self,
+        from: NodeId,
+        boot: BootId,
+        nonce: u64,
+        asked: &SmallVec<[Stamp; 4]>,
+        out: &mut Out,
+    ) {
+        let mut stamps = SmallVec::new();
+        for stamp in asked {
+            let none = Stamp { partition: stamp.partition, ..Stamp::default() };
+            let held = self.parts.find(stamp.partition).map(|p| &self.parts[p]).filter(|part| {
+                let first = part.members.first();
+                part.phase == Phase::Following
+                    && first.is_some_and(|first| first.head == from && self.same_boot(first.boot, boot))
+            });
+            stamps.push(held.map_or(none, |part| part.stamp));
+        }
+        out.net.push((from, Msg::Confirmed { nonce, stamps }));
+    }
+
+    pub(super) fn on_confirmed(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        boot: BootId,
+        nonce: u64,
+        stamps: &SmallVec<[Stamp; 4]>,
+        out: &mut Out,
+    ) {
+        let reuse = self.cfg.faults.confirm_reuse_old_nonce();
+        let Some(link) = self.links.get_mut(&from) else { return };
+        if !link.open || nonce != link.sent {
+            return;
+        }
+        link.open = false;
+        link.asking.clear();
+        for &stamp in stamps {
+            let Some(p) = self.parts.find(stamp.partition) else { continue };
+            if self.parts[p].phase != Phase::Serving {
+                continue;
+            }
+            if self.peer_speaks(from, boot, stamp).is_none() {
+                self.met(p, stamp, out);
+                self.ask_again(now, p, from);
+                continue;
+            }
+            if let Some(peer) = &mut self.parts[p].peer {
+                peer.away = false;
+                if peer.sent <= peer.durable {
+                    peer.open_since = None;
+                }
+            }
+            while let Some(&(need, read)) = self.parts[p].unconfirmed.front() {
+                if need > nonce && !reuse {
+                    break;
+                }
+                self.parts[p].unconfirmed.pop_front();
+                self.confirmed(now, read, out);
+            }
+        }
+    }
+
+    fn ask_again(&mut self, now: Time, p: usize, from: NodeId) {
+        let hold = now + self.cfg.retry.first;
+        let Some(link) = self.links.get_mut(&from) else { return };
+        link.hold_until = hold;
+        let next = link.sent + 1;
+        for waiting in &mut self.parts[p].unconfirmed {
+            waiting.0 = next;
+        }
+        self.arm(hold);
+    }
+
+    /// A new pair: every read that waits needs a question that is sent under it.
+    pub(super) fn confirm_anew(&mut self, now: Time, p: usize, out: &mut Out) {
+        let Some(peer) = &self.parts[p].peer else {
+            while let Some((_, read)) = self.parts[p].unconfirmed.pop_front() {
+                self.confirmed(now, read, out);
+            }
+            return;
+        };
+        let link = self.links.entry(peer.member.head).or_default();
+        // An open question went to the peer's earlier boot; its answer no longer matches any nonce.
+        link.open = false;
+        link.asking.clear();
+        let (head, next) = (peer.member.head, link.sent + 1);
+        // Reads of other partitions that the dropped question covered ask again too.
+        for other in 0..self.parts.len() {
+            let part = &mut self.parts[other];
+            if part.peer.as_ref().is_some_and(|peer| peer.member.head == head) {
+                part.unconfirmed.iter_mut().for_each(|waiting| waiting.0 = next);
+            }
+        }
+    }
+
+    /// Repeats open questions. The same nonce: every read it releases arrived before the first sending.
+    pub(super) fn repeat_confirms(&mut self, now: Time, out: &mut Out) {
+        let last = self.cfg.retry.last;
+        let mut wake: Option<Time> = None;
+        for (&to, link) in &mut self.links {
+            if !link.open {
+                continue;
+            }
+            if link.repeat_at <= now {
+                link.gap = (link.gap * 2).min(last);
+                link.repeat_at = now + link.gap;
+                out.net.push((to, Msg::Confirm { nonce: link.sent, stamps: link.asking.clone() }));
+            }
+            wake = Some(wake.map_or(link.repeat_at, |at| at.min(link.repeat_at)));
+        }
+        if let Some(at) = wake {
+            self.arm(at);
+        }
+    }
+}

@@ -1,0 +1,191 @@
+//! When to flush and what (EF-08, EF-09): live blocks of the oldest log segments, in full stripes; partial
+//! ones only when somebody waits for them, when they are old, or when a log is nearly full.
+
+use super::batch::Item;
+use super::core::Core;
+use super::part::{FlushWait, Phase};
+use crate::log::{Loc, LogAddr};
+use crate::wire::*;
+
+/// The peer's credit that is left when flushing must make room there, in blocks.
+const CREDIT_LOW: u64 = 1024;
+
+impl Core {
+    pub(super) fn flush_all(&mut self, now: Time, partition: PartitionId, tag: ClientTag, out: &mut Out) {
+        self.busy = true;
+        self.background_at = now;
+        let served = self.parts.find(partition).filter(|&p| {
+            !matches!(self.parts[p].phase, Phase::Following | Phase::Stopped(_)) && !self.parts[p].deleted
+        });
+        match served {
+            Some(p) => {
+                let upto = self.parts[p].committed;
+                self.parts[p].flushes.push(FlushWait { tag, upto, since: now });
+            }
+            None => out.done.push(ClientDone { tag, result: Err(ClientError::NotServed) }),
+        }
+    }
+
+    /// Share of the log's room for user data that is in use, in percent.
+    pub(super) fn fill(&self) -> u8 {
+        let (free, user) = (self.log.free_blocks(), self.log.user_blocks());
+        let all = self.log.capacity_blocks().saturating_sub(free - user.min(free)).max(1);
+        (100 - user.min(all) * 100 / all) as u8
+    }
+
+    /// Starts batches while they are due. Says whether anything is under way.
+    pub(super) fn flush(&mut self, now: Time, p: usize, out: &mut Out) -> bool {
+        let Some(forced) = self.flush_due(now, p) else { return !self.parts[p].batches.is_empty() };
+        while self.flushing(p) < usize::from(self.cfg.flush.batches) {
+            let Some(room) = self.open_room(p, false) else {
+                if self.parts[p].batches.is_empty() && self.has_log_blocks(p) {
+                    self.make_extent(now, p, false, out);
+                }
+                break;
+            };
+            let items = self.gather(p, room, forced);
+            if items.is_empty() || !self.start_batch(now, p, items, false, out) {
+                break;
+            }
+        }
+        true
+    }
+
+    fn flushing(&self, p: usize) -> usize {
+        let batches = &self.parts[p].batches;
+        batches.iter().filter(|&&id| self.batches.get(id).is_some_and(|batch| !batch.collect)).count()
+    }
+
+    /// Blocks that the next batch may have in the open extent.
+    pub(super) fn open_room(&self, p: usize, collector: bool) -> Option<usize> {
+        let part = &self.parts[p];
+        let open = part.open.as_ref()?;
+        let rotten = part.rot.contains_key(&open.desc.id);
+        if open.full() || rotten || (open.reserve && !collector) {
+            return None;
+        }
+        let geometry = &open.desc.geometry;
+        let most = u32::from(self.cfg.flush.stripes).clamp(1, limits::WRITE_UNITS_MAX as u32);
+        let stripes = (geometry.stripes - open.next).min(most);
+        Some((stripes * geometry.stripe_blocks()) as usize)
+    }
+
+    /// `None`: not now. `Some(forced)`: partial stripes too, if forced.
+    fn flush_due(&mut self, now: Time, p: usize) -> Option<bool> {
+        let fill = self.fill();
+        let cfg = self.cfg.flush;
+        let part = &mut self.parts[p];
+        let short = part
+            .peer
+            .as_ref()
+            .is_some_and(|peer| peer.announced && peer.credit.saturating_sub(peer.spent) < CREDIT_LOW);
+        let mut aged = false;
+        if !cfg.age.is_zero() {
+            aged = now.since(part.oldest_seen) >= cfg.age && part.aged <= part.committed && part.aged > Op(0);
+        }
+        let forced = !part.flushes.is_empty() || fill >= cfg.fill_high || short || aged;
+        (forced || fill >= cfg.fill_low).then_some(forced)
+    }
+
+    /// Live, committed blocks of the oldest segments that no batch has yet, by block number.
+    fn gather(&self, p: usize, room: usize, forced: bool) -> Vec<Item> {
+        let part = &self.parts[p];
+        let mut items: Vec<Item> = Vec::new();
+        self.log.oldest_live(&mut |run| {
+            if run.partition != part.cfg.partition {
+                return true;
+            }
+            for at in 0..u64::from(run.blocks) {
+                let (lba, addr) = (Lba(run.lba.0 + at), LogAddr(run.addr.0 + at));
+                let mapping = part.index.get(lba);
+                let live = mapping.op == run.op && mapping.loc == Loc::Log(addr);
+                if live && items.len() < room && !part.gathering.contains(&addr.0) {
+                    items.push(Item { lba, mapping, from: GatheredFrom::Log, good: true });
+                }
+            }
+            items.len() < room
+        });
+        if !forced && items.len() < room {
+            items.clear();
+        }
+        items.sort_unstable_by_key(|item| item.lba);
+        items
+    }
+
+    fn has_log_blocks(&self, p: usize) -> bool {
+        self.oldest_in_log(p, Op(u64::MAX))
+    }
+
+    /// Whether a live block of an operation up to `upto` lies in the log only.
+    fn oldest_in_log(&self, p: usize, upto: Op) -> bool {
+        let part = &self.parts[p];
+        let mut found = false;
+        self.log.oldest_live(&mut |run| {
+            if run.partition == part.cfg.partition && run.op <= upto {
+                found = (0..u64::from(run.blocks)).any(|at| {
+                    let mapping = part.index.get(Lba(run.lba.0 + at));
+                    mapping.op == run.op && mapping.loc == Loc::Log(run.addr.plus(at))
+                });
+            }
+            !found
+        });
+        found
+    }
+
+    /// Answers whoever waits for a flush that is done, or that cannot be done.
+    pub(super) fn answer_flushes(&mut self, now: Time, p: usize, out: &mut Out) {
+        let patience = self.cfg.retry.column_timeout;
+        let mut at = 0;
+        while at < self.parts[p].flushes.len() {
+            let wait = self.parts[p].flushes[at];
+            let full = self.parts[p].no_columns_since.is_some_and(|since| now.since(since) > patience);
+            let result = if !self.oldest_in_log(p, wait.upto) {
+                Ok(ClientOk::Done)
+            } else if full && now.since(wait.since) > patience {
+                Err(ClientError::NoSpace)
+            } else {
+                at += 1;
+                continue;
+            };
+            self.parts[p].flushes.swap_remove(at);
+            out.done.push(ClientDone { tag: wait.tag, result });
+        }
+    }
+
+    /// Keeps the age mark: what was committed at the mark is flushed once the mark is old enough.
+    pub(super) fn mark_age(&mut self, now: Time, p: usize) {
+        if self.cfg.flush.age.is_zero() {
+            return;
+        }
+        let (mark, seen) = (self.parts[p].aged, self.parts[p].oldest_seen);
+        let due = now.since(seen) >= self.cfg.flush.age;
+        if mark == Op(0) || (due && !self.oldest_in_log(p, mark)) {
+            let part = &mut self.parts[p];
+            part.aged = part.committed;
+            part.oldest_seen = now;
+        }
+        let at = self.parts[p].oldest_seen + self.cfg.flush.age;
+        if at > now {
+            self.arm(at);
+        }
+    }
+
+    /// The rack has had no room for long and the log is full: waiting writes learn it (P-32).
+    pub(super) fn refuse_when_full(&mut self, now: Time, p: usize, out: &mut Out) {
+        let patience = self.cfg.retry.column_timeout * 2;
+        let part = &mut self.parts[p];
+        let stuck = part.no_columns_since.is_some_and(|since| now.since(since) > patience);
+        if !stuck || part.waiting.is_empty() || !part.batches.is_empty() {
+            return;
+        }
+        let before = out.done.len();
+        part.waiting.retain(|(cmd, _)| {
+            let write = matches!(cmd.verb, ClientVerb::Write { .. });
+            if write {
+                out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::NoSpace) });
+            }
+            !write
+        });
+        part.stats.counters.errors += (out.done.len() - before) as u64;
+    }
+}

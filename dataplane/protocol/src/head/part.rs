@@ -1,0 +1,375 @@
+//! What a head keeps of one partition, in either role. The verbs that change it live beside this file.
+
+use super::config::{DeviceTarget, PartitionConfig};
+use super::slab::Id;
+use super::stats::Stats;
+use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn};
+use crate::wire::*;
+use palisade_dma::Buf;
+use smallvec::SmallVec;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::ops::{Index as At, IndexMut as AtMut};
+
+/// Where a partition stands on this head.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Phase {
+    /// No number under this boot (P-01).
+    Idle,
+    /// Primary: the adoption is on its way into the own log.
+    Adopting,
+    /// Primary: the secondary has to adopt and to hold the tail (P-13).
+    Announcing,
+    /// Primary: reconciled.
+    Serving,
+    /// Secondary under the held pair.
+    Following,
+    /// Out of service until a new assignment.
+    Stopped(&'static str),
+}
+
+/// A numbered operation that is not committed.
+#[derive(Debug)]
+pub(super) struct Pending {
+    pub(super) entry: Entry,
+    pub(super) addr: LogAddr,
+    pub(super) lsn: Lsn,
+    /// Client command that waits for it.
+    pub(super) cmd: Id,
+    /// Whether the body's bytes are in memory; recovered writes are read back before they are sent.
+    pub(super) loaded: bool,
+    pub(super) at: Time,
+    pub(super) logged_at: Time,
+    pub(super) replicated_at: Time,
+}
+
+/// The other member, as this head sees it.
+#[derive(Debug)]
+pub(super) struct Peer {
+    pub(super) member: Member,
+    /// It adopted the current number.
+    pub(super) announced: bool,
+    /// Its contiguous durable watermark under the current number.
+    pub(super) durable: Op,
+    /// Highest operation sent.
+    pub(super) sent: Op,
+    /// Committed watermark told last.
+    pub(super) told: Op,
+    pub(super) tell_at: Option<Time>,
+    /// Payload blocks sent since the announce, and how many may be (P-31).
+    pub(super) spent: u64,
+    pub(super) credit: u64,
+    /// What its durable checkpoint covers (P-28).
+    pub(super) covered: Op,
+    /// Repeat of whatever is open.
+    pub(super) repeat_at: Option<Time>,
+    pub(super) gap: std::time::Duration,
+    /// Since when something is open without progress.
+    pub(super) open_since: Option<Time>,
+    pub(super) away: bool,
+}
+
+/// The secondary's side.
+#[derive(Debug, Default)]
+pub(super) struct Follow {
+    /// The primary's committed watermark.
+    pub(super) committed: Op,
+    /// Operations that arrived ahead of a missing one.
+    pub(super) early: BTreeMap<Op, Entry>,
+    /// An answer is due.
+    pub(super) reply: bool,
+    pub(super) replied: Op,
+    pub(super) replied_covered: Op,
+    /// Payload blocks received and granted since the announce (P-31).
+    pub(super) received: u64,
+    pub(super) granted: u64,
+    pub(super) replied_grant: u64,
+}
+
+/// A pair on its way into the log.
+#[derive(Clone, Debug)]
+pub(super) struct Adoption {
+    pub(super) adopt: Adopt,
+    pub(super) lsn: Lsn,
+    /// Secondary: what the primary knew committed.
+    pub(super) committed: Op,
+}
+
+/// A device's claim (EF-15, P-26).
+#[derive(Clone, Debug)]
+pub(super) struct Claim {
+    pub(super) target: DeviceTarget,
+    pub(super) secret: Option<GrantSecret>,
+    /// Open reserve.
+    pub(super) asking: Option<Id>,
+    pub(super) ask_at: Time,
+    pub(super) free: u32,
+    /// Not used for new extents until then.
+    pub(super) suspect_until: Time,
+    /// Orphan columns are listed from here on; `None`: done.
+    pub(super) list_from: Option<u32>,
+    pub(super) listing: Option<Id>,
+    /// Columns that the last complete list under a deletion still showed.
+    pub(super) owned: u32,
+}
+
+impl Claim {
+    pub(super) fn new(target: DeviceTarget) -> Self {
+        Self {
+            target,
+            secret: None,
+            asking: None,
+            ask_at: Time::ZERO,
+            free: 0,
+            suspect_until: Time::ZERO,
+            list_from: None,
+            listing: None,
+            owned: 0,
+        }
+    }
+}
+
+/// The extent that batches are appended to.
+#[derive(Clone, Debug)]
+pub(super) struct OpenExtent {
+    pub(super) desc: ExtentDesc,
+    /// Next stripe that no batch has.
+    pub(super) next: u32,
+    /// Stripes whose repoint is numbered.
+    pub(super) repointed: u32,
+    /// Made from the reserve: only the collector may fill it (P-32).
+    pub(super) reserve: bool,
+}
+
+/// An extent in the making.
+#[derive(Debug)]
+pub(super) struct Making {
+    pub(super) id: ExtentId,
+    /// The `Nothing` that gives its identity is committed.
+    pub(super) named: bool,
+    pub(super) reserve: bool,
+    pub(super) columns: SmallVec<[MakeColumn; 8]>,
+    /// Devices that refused.
+    pub(super) refused: SmallVec<[DeviceId; 8]>,
+    /// Its `ExtentCreate` is numbered.
+    pub(super) numbered: bool,
+}
+
+/// A position of an extent in the making.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MakeColumn {
+    /// No device asked yet.
+    Open,
+    /// A device was asked.
+    Asking(DeviceId),
+    /// It has one.
+    Got(ColumnRef),
+    /// There is none for it.
+    Absent,
+}
+
+/// A column that nobody needs any more, once `after` is covered everywhere (P-28).
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Dying {
+    pub(super) column: ColumnRef,
+    pub(super) extent: ExtentId,
+    pub(super) after: Op,
+    pub(super) asking: bool,
+    pub(super) retry_at: Time,
+}
+
+/// Work that could not be numbered for lack of room.
+#[derive(Clone, Debug)]
+pub(super) enum Stalled {
+    Merge(Id),
+    Clear(Id),
+    Write(Id, Lba, Buf),
+}
+
+/// A `flush_all` that waits.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct FlushWait {
+    pub(super) tag: ClientTag,
+    pub(super) upto: Op,
+    pub(super) since: Time,
+}
+
+/// One partition.
+#[derive(Debug)]
+pub(super) struct Part {
+    pub(super) cfg: PartitionConfig,
+    pub(super) index: Index,
+    /// The durable pair.
+    pub(super) stamp: Stamp,
+    pub(super) members: SmallVec<[Member; 2]>,
+    pub(super) phase: Phase,
+    pub(super) adoption: Option<Adoption>,
+    /// The pair as it was logged, for checkpoints.
+    pub(super) adopted: Option<Adopt>,
+    /// Recovery could not vouch for the index.
+    pub(super) damaged: bool,
+    pub(super) committed: Op,
+    /// Last operation numbered (primary) or appended (secondary).
+    pub(super) tail: Op,
+    /// Contiguous durable in the own log.
+    pub(super) local: Op,
+    pub(super) pending: VecDeque<Pending>,
+    pub(super) peer: Option<Peer>,
+    pub(super) follow: Follow,
+    pub(super) waiting: VecDeque<(ClientCmd, Time)>,
+    pub(super) stalled: VecDeque<Stalled>,
+    pub(super) active: u32,
+    pub(super) unconfirmed: VecDeque<(u64, Id)>,
+    pub(super) claims: Vec<Claim>,
+    pub(super) serving_since: Time,
+    pub(super) open: Option<OpenExtent>,
+    pub(super) making: Option<Making>,
+    pub(super) make_at: Time,
+    pub(super) no_columns_since: Option<Time>,
+    pub(super) batches: VecDeque<Id>,
+    pub(super) gathering: BTreeSet<u64>,
+    pub(super) flushes: Vec<FlushWait>,
+    /// What was committed when the age mark was set, and when that was.
+    pub(super) aged: Op,
+    pub(super) oldest_seen: Time,
+    pub(super) collecting: BTreeSet<(ExtentId, u32)>,
+    pub(super) collect_at: Time,
+    /// Columns known to be rotten or lost, a bit each.
+    pub(super) rot: BTreeMap<ExtentId, u16>,
+    pub(super) lost: BTreeSet<ExtentId>,
+    /// Extents whose seal or release is numbered but not committed.
+    pub(super) closing: BTreeSet<ExtentId>,
+    pub(super) dying: Vec<Dying>,
+    pub(super) bad: Vec<BadBlock>,
+    /// Highest release op applied: a checkpoint has to get past it.
+    pub(super) released_op: Op,
+    pub(super) deleting: bool,
+    pub(super) deleted: bool,
+    pub(super) deleted_told: bool,
+    pub(super) stats: Stats,
+}
+
+impl Part {
+    pub(super) fn new(cfg: PartitionConfig) -> Self {
+        let claims = cfg.devices.iter().copied().map(Claim::new).collect();
+        let index = Index::new(cfg.blocks);
+        Self {
+            stamp: Stamp { partition: cfg.partition, ..Stamp::default() },
+            cfg,
+            index,
+            members: SmallVec::new(),
+            phase: Phase::Idle,
+            adoption: None,
+            adopted: None,
+            damaged: false,
+            committed: Op(0),
+            tail: Op(0),
+            local: Op(0),
+            pending: VecDeque::new(),
+            peer: None,
+            follow: Follow::default(),
+            waiting: VecDeque::new(),
+            stalled: VecDeque::new(),
+            active: 0,
+            unconfirmed: VecDeque::new(),
+            claims,
+            serving_since: Time::ZERO,
+            open: None,
+            making: None,
+            make_at: Time::ZERO,
+            no_columns_since: None,
+            batches: VecDeque::new(),
+            gathering: BTreeSet::new(),
+            flushes: Vec::new(),
+            aged: Op(0),
+            oldest_seen: Time::ZERO,
+            collecting: BTreeSet::new(),
+            collect_at: Time::ZERO,
+            rot: BTreeMap::new(),
+            lost: BTreeSet::new(),
+            closing: BTreeSet::new(),
+            dying: Vec::new(),
+            bad: Vec::new(),
+            released_op: Op(0),
+            deleting: false,
+            deleted: false,
+            deleted_told: false,
+            stats: Stats::default(),
+        }
+    }
+
+    pub(super) fn id(&self) -> PartitionId {
+        self.cfg.partition
+    }
+
+    pub(super) fn serving(&self) -> bool {
+        self.phase == Phase::Serving
+    }
+
+    /// The pending operation `op`.
+    pub(super) fn pending_at(&mut self, op: Op) -> Option<&mut Pending> {
+        let at = op.0.checked_sub(self.committed.0 + 1)?;
+        self.pending.get_mut(at as usize)
+    }
+
+    /// Claim of a device.
+    pub(super) fn claim(&mut self, device: DeviceId) -> Option<&mut Claim> {
+        self.claims.iter_mut().find(|claim| claim.target.device == device)
+    }
+
+    /// The sled that serves a device now: devices move, descriptors do not.
+    pub(super) fn sled_of(&self, device: DeviceId) -> Option<NodeId> {
+        self.claims.iter().find(|claim| claim.target.device == device).map(|claim| claim.target.sled)
+    }
+}
+
+/// All partitions; a partition keeps its place for the life of the head.
+#[derive(Debug, Default)]
+pub(super) struct Parts {
+    all: Vec<Part>,
+    by_id: BTreeMap<PartitionId, usize>,
+}
+
+impl Parts {
+    pub(super) fn find(&self, id: PartitionId) -> Option<usize> {
+        // A head serves few partitions and asks about the same one again and again.
+        if let [only] = self.all.as_slice() {
+            return (only.cfg.partition == id).then_some(0);
+        }
+        self.by_id.get(&id).copied()
+    }
+
+    pub(super) fn add(&mut self, part: Part) -> usize {
+        self.by_id.insert(part.id(), self.all.len());
+        self.all.push(part);
+        self.all.len() - 1
+    }
+
+    pub(super) fn len(&self) -> usize {
+        self.all.len()
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = &Part> {
+        self.all.iter()
+    }
+}
+
+impl At<usize> for Parts {
+    type Output = Part;
+    fn index(&self, at: usize) -> &Part {
+        &self.all[at]
+    }
+}
+
+impl AtMut<usize> for Parts {
+    fn index_mut(&mut self, at: usize) -> &mut Part {
+        &mut self.all[at]
+    }
+}
+
+impl Indexes for Parts {
+    fn index(&mut self, partition: PartitionId) -> Option<&mut Index> {
+        let at = self.find(partition)?;
+        let part = &mut self.all[at];
+        (!part.deleted).then_some(&mut part.index)
+    }
+}

@@ -1,0 +1,262 @@
+//! The side that follows: adopt what the primary announces, append in order, answer the contiguous
+//! durable watermark, apply what the primary committed (EF-05, OP-08, P-01, P-06, P-31).
+
+use super::core::Core;
+use super::part::{Adoption, Follow, Pending, Phase};
+use super::replicate::cost;
+use super::slab::Id;
+use super::write::SLACK;
+use crate::log::PushError;
+use crate::wire::limits::{BLOCK, IO_BLOCKS_MAX};
+use crate::wire::*;
+use palisade_isal::crc32c;
+use smallvec::SmallVec;
+use std::time::Duration;
+
+/// Operations held that arrived ahead of a missing one; the primary repeats what does not fit.
+const EARLY_MAX: usize = 2048;
+/// Credit is given in steps of this many blocks, up to [`CREDIT_WINDOW`] ahead.
+const CREDIT_STEP: u64 = 256;
+/// Most blocks that a primary may be ahead of what has arrived.
+const CREDIT_WINDOW: u64 = 8192;
+
+impl Core {
+    pub(super) fn on_announce(
+        &mut self,
+        from: NodeId,
+        boot: BootId,
+        adopt: Adopt,
+        committed: Op,
+        out: &mut Out,
+    ) {
+        let Some(p) = self.parts.find(adopt.partition) else { return };
+        let stamp = Stamp { partition: adopt.partition, number: adopt.number, grant: adopt.grant };
+        let held = self.parts[p].stamp;
+        if stamp.number < held.number {
+            out.net.push((from, Msg::Refused { refused: stamp, held }));
+            return;
+        }
+        let primary = adopt.members.first();
+        let speaks = primary.is_some_and(|first| first.head == from && self.same_boot(first.boot, boot));
+        let me = adopt.members.iter().skip(1).find(|member| member.head == self.cfg.node);
+        let Some(me) = me.filter(|_| speaks) else { return };
+        if me.boot != self.cfg.boot || me.log != self.log.id() {
+            return;
+        }
+        if stamp.number == held.number {
+            if !self.same_stamp(held, stamp) {
+                out.net.push((from, Msg::Refused { refused: stamp, held }));
+                self.conflict(p, stamp, out);
+            } else if self.parts[p].phase == Phase::Following {
+                self.announced(p, from, out);
+            }
+            return;
+        }
+        let underway = self.parts[p].adoption.as_ref().map(|adoption| adoption.adopt.number);
+        if underway.is_some_and(|number| number >= stamp.number) {
+            return;
+        }
+        if self.parts[p].damaged || adopt.tail < self.parts[p].committed {
+            let (log, durable) = (self.log.id(), self.parts[p].committed);
+            out.net.push((
+                from,
+                Msg::Announced { stamp, log, durable, credit: 0, covered: Op(0), damaged: true },
+            ));
+            return;
+        }
+        self.take_pair(p, adopt, committed, out);
+    }
+
+    /// Cuts back to the primary's tail and logs the pair (P-01).
+    fn take_pair(&mut self, p: usize, adopt: Adopt, committed: Op, out: &mut Out) {
+        if self.parts[p].peer.is_some() {
+            self.stop(p, "now secondary", ClientError::NotServed, out);
+            self.parts[p].peer = None;
+        }
+        let part = &mut self.parts[p];
+        let Ok(placed) = self.log.push_adopt(&adopt, part.committed) else { return };
+        while part.tail > adopt.tail {
+            let Some(cut) = part.pending.pop_back() else { break };
+            part.tail = Op(part.tail.0 - 1);
+            if let Body::Write { crcs, .. } = &cut.entry.body {
+                self.log.dead(cut.addr, crcs.len() as u32);
+            }
+        }
+        part.local = part.local.min(part.tail);
+        part.follow.early.clear();
+        part.phase = Phase::Idle;
+        part.adoption = Some(Adoption { adopt, lsn: placed.lsn, committed });
+    }
+
+    /// The pair is durable: follow it.
+    pub(super) fn follow(&mut self, p: usize, committed: Op, out: &mut Out) {
+        let part = &mut self.parts[p];
+        part.phase = Phase::Following;
+        part.follow = Follow { committed, ..Follow::default() };
+        let refused = std::mem::take(&mut part.waiting);
+        let error = ClientError::NotServed;
+        out.done.extend(refused.into_iter().map(|(cmd, _)| ClientDone { tag: cmd.tag, result: Err(error) }));
+        self.grant_credit(p);
+        if let Some(to) = self.parts[p].members.first().map(|first| first.head) {
+            self.announced(p, to, out);
+        }
+    }
+
+    fn announced(&mut self, p: usize, to: NodeId, out: &mut Out) {
+        let part = &self.parts[p];
+        let msg = Msg::Announced {
+            stamp: part.stamp,
+            log: self.log.id(),
+            durable: part.local,
+            credit: part.follow.granted,
+            covered: self.log.covers(part.cfg.partition),
+            damaged: false,
+        };
+        out.net.push((to, msg));
+    }
+
+    #[allow(clippy::too_many_arguments)] // the fields of one message
+    pub(super) fn on_replicate(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        boot: BootId,
+        stamp: Stamp,
+        committed: Op,
+        entries: SmallVec<[Entry; 4]>,
+        out: &mut Out,
+    ) {
+        let Some(p) = self.parts.find(stamp.partition) else { return };
+        let part = &self.parts[p];
+        if stamp.number < part.stamp.number {
+            out.net.push((from, Msg::Refused { refused: stamp, held: part.stamp }));
+            return;
+        }
+        let primary = part.members.first();
+        let speaks = primary.is_some_and(|first| first.head == from && self.same_boot(first.boot, boot));
+        if part.phase != Phase::Following || !speaks || !self.same_stamp(part.stamp, stamp) {
+            return;
+        }
+        let part = &mut self.parts[p];
+        part.follow.committed = part.follow.committed.max(committed);
+        for entry in entries {
+            if entry.partition != stamp.partition || !sound(&entry) {
+                part.stats.counters.corrupt += 1;
+                continue;
+            }
+            if entry.op <= part.tail {
+                part.follow.reply = true;
+            } else if part.follow.early.len() < EARLY_MAX || entry.op.0 == part.tail.0 + 1 {
+                part.follow.early.insert(entry.op, entry);
+            }
+        }
+        self.append(now, p);
+    }
+
+    /// Appends what is next in order. What the log cannot take yet stays and is tried again.
+    fn append(&mut self, now: Time, p: usize) {
+        let part = &mut self.parts[p];
+        while let Some(first) = part.follow.early.first_entry() {
+            if first.get().op.0 != part.tail.0 + 1 {
+                if first.get().op > part.tail {
+                    break;
+                }
+                first.remove();
+                continue;
+            }
+            let placed = match self.log.push(first.get(), part.committed) {
+                Ok(placed) => placed,
+                Err(PushError::Failed) => return,
+                Err(_) => {
+                    self.release_due = true;
+                    return self.arm(now + Duration::from_millis(1));
+                }
+            };
+            let entry = first.remove();
+            part.tail = entry.op;
+            part.follow.received += cost(&entry.body);
+            part.pending.push_back(Pending {
+                entry,
+                addr: placed.addr,
+                lsn: placed.lsn,
+                cmd: Id::NONE,
+                loaded: true,
+                at: now,
+                logged_at: Time::ZERO,
+                replicated_at: Time::ZERO,
+            });
+        }
+    }
+
+    /// Answers the watermark when it moved, or when the primary repeats itself.
+    pub(super) fn reply(&mut self, now: Time, p: usize, out: &mut Out) {
+        if self.parts[p].phase != Phase::Following {
+            return;
+        }
+        self.append_stuck(now, p);
+        self.grant_credit(p);
+        let covered = self.log.covers(self.parts[p].cfg.partition);
+        let part = &mut self.parts[p];
+        let follow = &mut part.follow;
+        let news = part.local > follow.replied
+            || covered > follow.replied_covered
+            || follow.granted > follow.replied_grant;
+        if !news && !follow.reply {
+            return;
+        }
+        follow.reply = false;
+        follow.replied = part.local;
+        follow.replied_covered = covered;
+        follow.replied_grant = follow.granted;
+        let Some(primary) = part.members.first() else { return };
+        let credit = follow.granted;
+        out.net.push((
+            primary.head,
+            Msg::Replicated { stamp: part.stamp, durable: part.local, credit, covered },
+        ));
+    }
+
+    fn append_stuck(&mut self, now: Time, p: usize) {
+        let part = &self.parts[p];
+        let next = part.follow.early.first_key_value().is_some_and(|(op, _)| op.0 <= part.tail.0 + 1);
+        if next {
+            self.append(now, p);
+        }
+    }
+
+    /// Blocks that this head has promised to take for its primaries, with record headers for each (P-31).
+    pub(super) fn promised(&self) -> u64 {
+        let open = |part: &super::part::Part| part.follow.granted.saturating_sub(part.follow.received);
+        self.parts.iter().filter(|part| part.phase == Phase::Following).map(|part| 3 * open(part)).sum()
+    }
+
+    /// Lets the primary send more while the log has room for it beside all other promises.
+    fn grant_credit(&mut self, p: usize) {
+        let open = self.parts[p].follow.granted.saturating_sub(self.parts[p].follow.received);
+        if open + CREDIT_STEP > CREDIT_WINDOW {
+            return;
+        }
+        let most = CREDIT_WINDOW - open;
+        let mut step = most / CREDIT_STEP * CREDIT_STEP;
+        let promised = self.promised();
+        while step >= CREDIT_STEP / 4 {
+            if self.log.user_blocks() >= promised + 3 * step + 2 * SLACK {
+                self.parts[p].follow.granted += step;
+                return;
+            }
+            step /= 2;
+        }
+    }
+}
+
+/// Whether a replicated operation is what its sender meant: bytes that rotted on the way are not logged.
+fn sound(entry: &Entry) -> bool {
+    match &entry.body {
+        Body::Write { crcs, data, .. } => {
+            (1..=IO_BLOCKS_MAX).contains(&crcs.len())
+                && data.len() == crcs.len() * BLOCK
+                && data.chunks_exact(BLOCK).zip(crcs).all(|(block, &crc)| crc32c(block) == crc)
+        }
+        _ => true,
+    }
+}

@@ -1,0 +1,279 @@
+//! Questions to other nodes that must be answered: names, repeats, give-ups, and what is known of sleds.
+//!
+//! Every question has a generational request id, so that late and doubled answers find nothing.
+
+use super::core::Core;
+use super::slab::Id;
+use super::stats::Stage;
+use crate::wire::*;
+use std::time::Duration;
+
+/// An open question.
+#[derive(Debug)]
+pub(super) struct Ask {
+    pub(super) part: usize,
+    pub(super) to: NodeId,
+    pub(super) device: DeviceId,
+    pub(super) what: What,
+    /// Sent again as it is.
+    pub(super) msg: Msg,
+    pub(super) since: Time,
+    pub(super) repeat_at: Time,
+    pub(super) gap: Duration,
+    /// A column read: when other columns are asked too.
+    pub(super) hedge_at: Option<Time>,
+    /// Waits for a new token before it is sent again (P-22).
+    pub(super) held: bool,
+}
+
+/// What a question is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum What {
+    /// Claim of a device.
+    Reserve,
+    /// Columns that a device holds of the partition (P-27).
+    List,
+    /// A column for position `at` of the extent in the making.
+    MakeColumn { extent: ExtentId, at: usize },
+    /// Column `column` of a batch.
+    Write { batch: Id, column: usize },
+    /// Column `column` for a piece.
+    Read { piece: Id, column: usize },
+    /// A column that nobody needs.
+    Release { column: u32, generation: u32 },
+    /// A block of the peer's log.
+    Fetch { piece: Id, at: usize },
+}
+
+/// What is known of a sled.
+#[derive(Debug, Default)]
+pub(super) struct Sled {
+    boot: Option<BootId>,
+    /// Estimate of a high quantile of its read latency, in nanoseconds.
+    high_ns: u64,
+    /// It left a read unanswered: not waited for until then.
+    silent_until: Time,
+}
+
+impl Ask {
+    pub(super) fn new(part: usize, to: NodeId, device: DeviceId, what: What, msg: Msg) -> Self {
+        let (since, repeat_at, gap) = (Time::ZERO, Time::ZERO, Duration::ZERO);
+        Self { part, to, device, what, msg, since, repeat_at, gap, hedge_at: None, held: false }
+    }
+}
+
+impl Core {
+    /// Sends a question and keeps it until it is answered or given up.
+    pub(super) fn ask(&mut self, now: Time, mut ask: Ask, out: &mut Out) -> Id {
+        ask.since = now;
+        ask.gap = self.cfg.retry.first;
+        ask.repeat_at = now + ask.gap;
+        let at = ask.hedge_at.map_or(ask.repeat_at, |hedge| hedge.min(ask.repeat_at));
+        let to = ask.to;
+        let id = self.asks.insert(ask);
+        if let Some(ask) = self.asks.get_mut(id) {
+            name(&mut ask.msg, ReqId(id.0));
+            if !ask.held {
+                out.net.push((to, ask.msg.clone()));
+            }
+        }
+        self.arm(at);
+        id
+    }
+
+    /// Takes the question that an answer names, when it came from whom it was sent to.
+    /// An answer "ask again later" leaves it open: the repeat asks again.
+    fn answered(
+        &mut self,
+        from: NodeId,
+        req: ReqId,
+        status: Status,
+        fits: impl Fn(&What) -> bool,
+    ) -> Option<Ask> {
+        let id = Id(req.0);
+        if status == Status::Retry {
+            return None;
+        }
+        self.asks.get(id).filter(|ask| ask.to == from && fits(&ask.what))?;
+        self.asks.remove(id)
+    }
+
+    /// Answers of sleds.
+    pub(super) fn on_sled(&mut self, now: Time, from: NodeId, boot: BootId, msg: Msg, out: &mut Out) {
+        self.heard(now, from, boot);
+        match msg {
+            Msg::Reserved { req, status, secret, free, .. } => {
+                if let Some(ask) = self.answered(from, req, status, |what| *what == What::Reserve) {
+                    self.on_reserved(now, &ask, status, secret, free, out);
+                }
+            }
+            Msg::ColumnListed { req, status, columns, more } => {
+                if let Some(ask) = self.answered(from, req, status, |what| *what == What::List) {
+                    self.on_listed(now, &ask, status, &columns, more);
+                }
+            }
+            Msg::ColumnReserved { req, status, column } => {
+                if let Some(ask) =
+                    self.answered(from, req, status, |what| matches!(what, What::MakeColumn { .. }))
+                {
+                    self.on_column_reserved(now, &ask, status, column, out);
+                }
+            }
+            Msg::ColumnWritten { req, status } => self.on_written(now, from, req, status, out),
+            Msg::ColumnData { req, status, data } => {
+                if let Some(ask) = self.answered(from, req, status, |what| matches!(what, What::Read { .. }))
+                {
+                    self.learn(&ask, now);
+                    self.on_column_data(now, &ask, status, data, out);
+                }
+            }
+            Msg::ColumnReleased { req, status } => {
+                if let Some(ask) =
+                    self.answered(from, req, status, |what| matches!(what, What::Release { .. }))
+                {
+                    self.on_column_released(now, &ask, status, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A sled of another boot knows no token any more (EF-18): its devices are claimed again.
+    fn heard(&mut self, now: Time, from: NodeId, boot: BootId) {
+        let sled = self.sleds.entry(from).or_default();
+        sled.silent_until = Time::ZERO;
+        if sled.boot == Some(boot) {
+            return;
+        }
+        let restarted = sled.boot.replace(boot).is_some();
+        if restarted {
+            for p in 0..self.parts.len() {
+                for claim in &mut self.parts[p].claims {
+                    if claim.target.sled == from {
+                        claim.secret = None;
+                        claim.ask_at = now;
+                        claim.suspect_until = Time::ZERO;
+                    }
+                }
+            }
+            self.background_at = now;
+        }
+    }
+
+    pub(super) fn silent(&self, sled: NodeId, now: Time) -> bool {
+        self.sleds.get(&sled).is_some_and(|sled| sled.silent_until > now)
+    }
+
+    fn learn(&mut self, ask: &Ask, now: Time) {
+        let span = now.since(ask.since);
+        self.parts[ask.part].stats.record(Stage::ColumnRead, span);
+        let Some(sled) = self.sleds.get_mut(&ask.to) else { return };
+        let ns = span.as_nanos() as u64;
+        // Moves up fifty times as far as down: settles near the 98th percentile.
+        let step = (sled.high_ns / 16).max(1000);
+        if ns > sled.high_ns {
+            sled.high_ns = (sled.high_ns + step).min(ns);
+        } else {
+            sled.high_ns -= (step / 50).min(sled.high_ns);
+        }
+    }
+
+    /// How long a column read may take before other columns are asked too.
+    pub(super) fn hedge_after(&self, sled: NodeId) -> Duration {
+        let high = self.sleds.get(&sled).map_or(0, |sled| sled.high_ns);
+        Duration::from_nanos(2 * high).clamp(self.cfg.retry.hedge_min, self.cfg.retry.read_timeout)
+    }
+
+    /// Repeats, hedges and give-ups of everything that is open. Runs when a timer is due.
+    pub(super) fn repeat(&mut self, now: Time, out: &mut Out) {
+        for p in 0..self.parts.len() {
+            self.repeat_peer(now, p, out);
+        }
+        self.repeat_confirms(now, out);
+        if !self.starved.is_empty() {
+            self.feed_starved(now, out);
+        }
+        let mut ids = std::mem::take(&mut self.ids);
+        ids.clear();
+        self.asks.pick(&mut ids, |_| true);
+        for id in ids.drain(..) {
+            self.repeat_ask(now, id, out);
+        }
+        self.ids = ids;
+    }
+
+    fn repeat_ask(&mut self, now: Time, id: Id, out: &mut Out) {
+        let retry = self.cfg.retry;
+        let Some(ask) = self.asks.get_mut(id) else { return };
+        let timeout = match ask.what {
+            What::Read { .. } | What::Fetch { .. } => retry.read_timeout,
+            _ => retry.column_timeout,
+        };
+        if now.since(ask.since) >= timeout {
+            if let Some(ask) = self.asks.remove(id) {
+                self.give_up(now, ask, out);
+            }
+            return;
+        }
+        if ask.repeat_at <= now {
+            ask.gap = (ask.gap * 2).min(retry.last);
+            ask.repeat_at = now + ask.gap;
+            if !ask.held {
+                out.net.push((ask.to, ask.msg.clone()));
+            }
+        }
+        let mut wake = ask.repeat_at.min(ask.since + timeout);
+        let hedge = match ask.hedge_at {
+            Some(at) if at <= now => {
+                ask.hedge_at = None;
+                true
+            }
+            Some(at) => {
+                wake = wake.min(at);
+                false
+            }
+            None => false,
+        };
+        let what = ask.what;
+        self.arm(wake);
+        if let (true, What::Read { piece, .. }) = (hedge, what) {
+            self.hedge(now, piece, out);
+        }
+    }
+
+    /// Nobody answered in time.
+    fn give_up(&mut self, now: Time, ask: Ask, out: &mut Out) {
+        let quiet = now + self.cfg.retry.read_timeout;
+        match ask.what {
+            What::Read { .. } => {
+                self.sleds.entry(ask.to).or_default().silent_until = quiet;
+                self.on_column_data(now, &ask, Status::DeviceError, None, out);
+            }
+            What::Fetch { piece, .. } => self.piece_done(now, piece, Err(ClientError::Unreadable), out),
+            What::Reserve => self.on_reserved(now, &ask, Status::DeviceError, GrantSecret(0), 0, out),
+            What::List => self.on_listed(now, &ask, Status::Retry, &[], None),
+            What::MakeColumn { .. } => {
+                self.on_column_reserved(now, &ask, Status::DeviceError, ColumnRef::default(), out);
+            }
+            What::Write { batch, column } => {
+                self.suspect(now, ask.part, ask.device);
+                self.batch_refused(now, batch, column, out);
+            }
+            What::Release { .. } => self.on_column_released(now, &ask, Status::Retry, out),
+        }
+    }
+}
+
+/// Puts the request id into a message.
+fn name(msg: &mut Msg, id: ReqId) {
+    match msg {
+        Msg::Reserve { req, .. }
+        | Msg::ColumnReserve { req, .. }
+        | Msg::ColumnWrite { req, .. }
+        | Msg::ColumnRead { req, .. }
+        | Msg::ColumnRelease { req, .. }
+        | Msg::ColumnList { req, .. }
+        | Msg::Fetch { req, .. } => *req = id,
+        _ => {}
+    }
+}

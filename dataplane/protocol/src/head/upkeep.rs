@@ -1,0 +1,196 @@
+//! Background work of a head: what runs when, checkpoints, log release and copy-forward (P-08, P-28, P-31).
+
+use super::core::Core;
+use super::part::{Parts, Phase};
+use super::read::ReadOwner;
+use super::slab::{Id, Slab};
+use crate::log::{CopyForward, LiveRun, Loc, Lsn, Mapping, PartitionMeta, Placed};
+use crate::wire::limits::BLOCK;
+use crate::wire::*;
+use palisade_dma::Buf;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Between two passes while something is under way.
+const BUSY: Duration = Duration::from_millis(2);
+/// Between two passes of a head at rest.
+const REST: Duration = Duration::from_millis(100);
+/// A checkpoint that only releases wait for begins no sooner than this after the last.
+const CHECKPOINT_PACE: Duration = Duration::from_millis(200);
+/// Blocks copied forward at once.
+const COPY_BLOCKS: usize = 256;
+/// Log fill in percent from which blocked tail segments are copied forward.
+const COPY_FILL: u8 = 85;
+
+/// Copies under way.
+#[derive(Debug, Default)]
+pub(super) struct Copying {
+    reading: Slab<(usize, CopyForward)>,
+    writing: VecDeque<(usize, CopyForward, Placed)>,
+    checkpoint_at: Time,
+    /// A checkpoint is being written.
+    checkpoint: bool,
+    runs: Vec<LiveRun>,
+}
+
+impl Core {
+    /// One pass over everything that is not the path of a client's I/O.
+    pub(super) fn background(&mut self, now: Time, out: &mut Out) {
+        let mut busy = false;
+        for p in 0..self.parts.len() {
+            self.mend_later(now, p, out);
+            if matches!(self.parts[p].phase, Phase::Announcing | Phase::Serving) {
+                self.claim_devices(now, p, out);
+            }
+            if self.parts[p].phase != Phase::Serving {
+                continue;
+            }
+            self.poll_delete(now, p, out);
+            self.release_columns(now, p, out);
+            if self.parts[p].deleted || self.log.failed() {
+                continue;
+            }
+            self.number_repoints(now, p, out);
+            self.seal_others(now, p);
+            if self.parts[p].making.is_some() {
+                self.choose(now, p, out);
+            }
+            self.mark_age(now, p);
+            busy |= self.flush(now, p, out);
+            if !self.parts[p].deleting {
+                self.collect(now, p, out);
+            }
+            self.answer_flushes(now, p, out);
+            self.refuse_when_full(now, p, out);
+            busy |= !self.parts[p].dying.is_empty() || self.parts[p].making.is_some();
+        }
+        self.start_checkpoint(now);
+        self.copy_forward(now, out);
+        self.release_due = true;
+        self.background_at = now + if busy { BUSY } else { REST };
+    }
+
+    fn mend_later(&mut self, now: Time, p: usize, out: &mut Out) {
+        let reachable = match self.parts[p].phase {
+            Phase::Serving => self.parts[p].peer.is_some(),
+            Phase::Following => true,
+            _ => false,
+        };
+        if reachable && !self.parts[p].bad.is_empty() {
+            self.mend(now, p, out);
+        }
+    }
+
+    /// Frees log segments from the tail.
+    pub(super) fn release_log(&mut self) {
+        if !std::mem::take(&mut self.release_due) {
+            return;
+        }
+        let parts: &Parts = &self.parts;
+        let committed = |id: PartitionId| parts.find(id).map(|p| &parts[p]).filter(|part| !part.deleted);
+        self.log.try_release(&|id| committed(id).map(|part| part.committed));
+    }
+
+    fn start_checkpoint(&mut self, now: Time) {
+        if self.log.checkpointing() || self.log.failed() || now < self.copying.checkpoint_at {
+            return;
+        }
+        let behind =
+            self.parts.iter().any(|part| !part.deleted && part.released_op > self.log.covers(part.id()));
+        if !behind && !self.log.checkpoint_wanted() {
+            return;
+        }
+        let meta = |part: &super::part::Part| PartitionMeta {
+            partition: part.cfg.partition,
+            blocks: part.index.blocks(),
+            committed: part.committed,
+            adopted: part.adopted.clone(),
+        };
+        let all = self.parts.iter().filter(|part| !part.deleted && !part.damaged).map(meta).collect();
+        self.log.checkpoint_begin(all);
+        self.copying.checkpoint = true;
+        self.copying.checkpoint_at = now + CHECKPOINT_PACE;
+        self.busy = true;
+    }
+
+    /// Writes a checkpoint on, a little each turn.
+    pub(super) fn step_checkpoint(&mut self, now: Time, out: &mut Out) {
+        if !self.copying.checkpoint {
+            return;
+        }
+        if self.log.checkpointing() {
+            self.log.checkpoint_step(&mut self.parts, out);
+        }
+        if !self.log.checkpointing() {
+            self.copying.checkpoint = false;
+            self.release_due = true;
+            self.background_at = now;
+            for p in 0..self.parts.len() {
+                self.parts[p].stats.counters.checkpoints += 1;
+            }
+        }
+    }
+
+    /// Moves live blocks out of a tail segment that nobody flushes, so that the log can go round (P-31).
+    fn copy_forward(&mut self, now: Time, out: &mut Out) {
+        if self.fill() < COPY_FILL || !self.copying.reading.is_empty() || !self.copying.writing.is_empty() {
+            return;
+        }
+        let mut runs = std::mem::take(&mut self.copying.runs);
+        runs.clear();
+        self.log.tail_live(&mut runs);
+        let mut blocks = 0;
+        for run in &runs {
+            let Some(p) = self.parts.find(run.partition) else { continue };
+            let part = &self.parts[p];
+            let flushed_here = part.phase == Phase::Serving && part.no_columns_since.is_none();
+            if flushed_here || blocks + run.blocks as usize > COPY_BLOCKS {
+                continue;
+            }
+            blocks += run.blocks as usize;
+            self.copy_run(now, p, run, out);
+        }
+        self.copying.runs = runs;
+    }
+
+    fn copy_run(&mut self, now: Time, p: usize, run: &LiveRun, out: &mut Out) {
+        let part = &self.parts[p];
+        let mut wanted: Vec<(Lba, Mapping)> = Vec::with_capacity(run.blocks as usize);
+        for at in 0..u64::from(run.blocks) {
+            let lba = Lba(run.lba.0 + at);
+            let mapping = part.index.get(lba);
+            if mapping.op != run.op || mapping.loc != Loc::Log(run.addr.plus(at)) {
+                return;
+            }
+            wanted.push((lba, mapping));
+        }
+        let crcs = wanted.iter().map(|(_, mapping)| mapping.crc).collect();
+        let data = Buf::from_static(&[]);
+        let (partition, op, lba, from) = (run.partition, run.op, run.lba, run.addr);
+        let copy = CopyForward { partition, op, lba, crcs, from, data };
+        let id = self.copying.reading.insert((p, copy));
+        self.read_blocks(now, p, ReadOwner::Copy(id), &wanted, out);
+    }
+
+    /// The bytes of a copy are there: stage it.
+    pub(super) fn copy_read(&mut self, id: Id, result: Result<Buf, ClientError>) {
+        let Some((p, mut copy)) = self.copying.reading.remove(id) else { return };
+        let Ok(data) = result else { return };
+        copy.data = data;
+        let committed = self.parts[p].committed;
+        if let Ok(placed) = self.log.push_copy(&copy, committed) {
+            self.parts[p].stats.counters.copied_forward += (copy.data.len() / BLOCK) as u64;
+            self.copying.writing.push_back((p, copy, placed));
+            self.busy = true;
+        }
+    }
+
+    /// Copies that are durable take their blocks' place.
+    pub(super) fn settle_copies(&mut self, durable: Lsn) {
+        while self.copying.writing.front().is_some_and(|(_, _, placed)| placed.lsn <= durable) {
+            let Some((p, copy, placed)) = self.copying.writing.pop_front() else { return };
+            self.log.settle_copy(&mut self.parts[p].index, &copy, placed);
+            self.release_due = true;
+        }
+    }
+}
