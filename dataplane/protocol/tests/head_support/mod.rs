@@ -79,6 +79,7 @@ pub struct Node {
     out: Out,
 }
 
+#[allow(clippy::large_enum_variant)] // A test queue; clarity before bytes.
 enum Due {
     Msg { from: NodeId, boot: BootId, to: NodeId, msg: Msg },
     Block { node: usize, boot: BootId, cmd: BlockCmd },
