@@ -6,6 +6,10 @@
 //! sleeper finds the item, or the producer finds the announcement and writes the eventfd. Writing the
 //! eventfd only then keeps a system call off the path between two busy cores.
 //!
+//! All changes are read-modify-writes, so that they form one chain: with plain stores a producer that
+//! clears the flag late could be ordered beside a newer announcement (loom allows that, and although
+//! the language does not, the plain store saves nothing where it is used).
+//!
 //! `tests/loom.rs` compiles this file against loom and runs all schedules.
 
 use crate::sync::{AtomicBool, Ordering, fence};
@@ -24,13 +28,13 @@ impl SleepFlag {
 
     /// Sleeper: says that it will sleep. It must look at its inputs once more after this.
     pub fn announce(&self) {
-        self.sleeping.store(true, Ordering::Relaxed);
+        self.sleeping.swap(true, Ordering::Relaxed);
         fence(Ordering::SeqCst);
     }
 
     /// Sleeper: awake again, or never slept.
     pub fn retract(&self) {
-        self.sleeping.store(false, Ordering::Relaxed);
+        self.sleeping.swap(false, Ordering::Relaxed);
     }
 
     /// Producer, after it published something: whether it is the one that must wake the sleeper.

@@ -10,6 +10,7 @@
 //! | [`reactor`] | services, the poll loop, idling, slow-poller counters |
 //! | [`park`], [`flag`] | sleeping and being woken from another core without a lost wake-up |
 //! | [`ring`] | bounded cross-core rings |
+//! | [`timer`] | timers of services that have many |
 //! | [`clock`], [`entropy`] | time and randomness as ports |
 //! | [`pool`] | buffer pools with a spoken fall-back |
 //! | [`block`] | the block port: memory, io_uring, faults, volatile cache, recording |
@@ -25,6 +26,7 @@ pub mod pool;
 pub mod reactor;
 pub mod ring;
 mod sync;
+pub mod timer;
 
 pub use clock::{Clock, ManualClock, MonoClock, Nanos};
 pub use park::{Parker, WaitSet, Waker};
