@@ -1,0 +1,99 @@
+//! kill -9 of the whole rack, and of single nodes, under verified load.
+
+use palisade_e2e::binary::palisade;
+use palisade_e2e::rack::{Shape, TestRack, signal};
+use palisade_e2e::setting;
+use rustix::process::Signal;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+const LOAD: [&str; 8] = ["--read", "40", "--depth", "32", "--region", "48m", "--flush-every", "200"];
+
+#[test]
+fn every_acknowledged_block_reads_back_after_kill_9_of_the_whole_rack() {
+    let rounds = setting("PALISADE_E2E_KILLS", 3);
+    let mut rack = TestRack::new(&Shape::default());
+    let state = rack.path("state").display().to_string();
+    for round in 0..rounds {
+        rack.start(&[]);
+        if round > 0 {
+            let check = rack.perf(
+                "vol0",
+                &["--verify-only", "--state", &state, "--region", "48m"],
+                Duration::from_secs(120),
+            );
+            assert_eq!(check.code, Some(0), "round {round}: {}{}", check.out, check.err);
+        }
+        let mut load = Command::new(palisade())
+            .args(["perf", "run", &rack.uri("vol0"), "--quiet", "--state", &state, "--seconds", "60"])
+            .args(LOAD)
+            .stdout(Stdio::piped())
+            .stderr(Stdio::inherit())
+            .spawn()
+            .expect("the generator starts");
+        std::thread::sleep(Duration::from_millis(1500 + round % 7 * 130));
+        rack.kill();
+        let status = load.wait().expect("the generator ends");
+        assert_eq!(
+            status.code(),
+            Some(3),
+            "round {round}: the generator saw wrong data or no loss: {status}"
+        );
+    }
+    rack.start(&[]);
+    let args = ["--verify-only", "--state", &state, "--region", "48m", "--json"];
+    let check = rack.perf("vol0", &args, Duration::from_secs(120)).good();
+    let json: serde_json::Value = serde_json::from_str(&check.out).expect("JSON");
+    assert!(json["compared_blocks"].as_u64() > Some(100), "{json}");
+    assert!(rack.stop().success(), "{}", rack.log());
+}
+
+/// Verified load while `hurt` does something to the rack after a second and a half.
+fn load_while(rack: &TestRack, hurt: impl FnOnce()) {
+    let uri = rack.uri("vol0");
+    let mut load = Command::new(palisade())
+        .args(["perf", "run", &uri, "--quiet", "--verify", "--seconds", "8", "--reconnect", "40"])
+        .args(LOAD)
+        .stdout(Stdio::piped())
+        .spawn()
+        .expect("the generator starts");
+    std::thread::sleep(Duration::from_millis(1500));
+    hurt();
+    let begin = Instant::now();
+    let status = loop {
+        if let Some(status) = load.try_wait().expect("a child can be waited for") {
+            break status;
+        }
+        assert!(begin.elapsed() < Duration::from_secs(150), "requests hang\n{}", rack.log());
+        std::thread::sleep(Duration::from_millis(20));
+    };
+    assert!(status.success(), "the generator found something wrong: {status}");
+}
+
+#[test]
+fn a_killed_secondary_makes_requests_wait_and_never_fail() {
+    let mut rack = TestRack::new(&Shape { fabric: true, ..Shape::default() });
+    rack.start(&["--processes"]);
+    let pid = rack.node_pid("head-2");
+    assert_ne!(pid, rack.pid(), "each node is a process of its own");
+    load_while(&rack, || signal(pid, Signal::KILL));
+    assert_ne!(rack.node_pid("head-2"), pid, "the dead node was started again");
+}
+
+#[test]
+fn a_killed_primary_comes_back_under_a_new_number_with_every_write() {
+    let mut rack = TestRack::new(&Shape { fabric: true, ..Shape::default() });
+    rack.start(&["--processes"]);
+    let number = |rack: &TestRack| rack.status()["volumes"][0]["sequence"].clone();
+    let (pid, before) = (rack.node_pid("head-1"), number(&rack));
+    load_while(&rack, || signal(pid, Signal::KILL));
+    assert_ne!(number(&rack), before, "P-01: a boot gets a new number");
+}
+
+#[test]
+fn a_killed_sled_is_no_reason_for_an_error() {
+    let mut rack = TestRack::new(&Shape { fabric: true, ..Shape::default() });
+    rack.start(&["--processes"]);
+    let pid = rack.node_pid("sled-3");
+    load_while(&rack, || signal(pid, Signal::KILL));
+}

@@ -1,0 +1,108 @@
+//! Start, status, stop; what is refused and how it is said.
+
+use palisade_e2e::binary::palisade;
+use palisade_e2e::clients::run;
+use palisade_e2e::rack::{Shape, TestRack};
+use std::io::{Read, Write};
+use std::os::unix::net::UnixStream;
+use std::time::Duration;
+
+const SOON: Duration = Duration::from_secs(60);
+
+#[test]
+fn ready_file_status_and_exit_code_tell_one_story() {
+    let mut rack = TestRack::up(&Shape::default());
+    let words: Vec<String> = rack.ready().split_whitespace().map(str::to_owned).collect();
+    assert_eq!(words[..4], ["volume", "vol0", "128.0", "MiB"], "{}", rack.ready());
+    assert_eq!(words[5..], ["primary", "head-1", "secondary", "head-2"], "{}", rack.ready());
+    let status = rack.status();
+    let volume = &status["volumes"][0];
+    assert_eq!(volume["name"], "vol0");
+    assert_eq!(volume["bytes"], 128u64 << 20);
+    assert_eq!(volume["primary"], "head-1");
+    assert_eq!(volume["secondary"], "head-2");
+    assert!(volume["sequence"].is_number() || volume["sequence"].is_string(), "{volume}");
+    for node in status["nodes"].as_array().expect("nodes") {
+        for field in ["name", "role", "pid", "state"] {
+            assert!(!node[field].is_null(), "no {field} in {node}");
+        }
+    }
+    assert!(rack.stop().success(), "a clean stop exits 0\n{}", rack.log());
+}
+
+#[test]
+fn a_second_up_on_the_same_data_names_the_first_and_exits_1() {
+    let rack = TestRack::up(&Shape::default());
+    let second = run(palisade(), &["up", &rack.file().display().to_string()], SOON);
+    assert_eq!(second.code, Some(1), "{}{}", second.out, second.err);
+    assert!(second.err.contains(&rack.pid().to_string()), "no pid in: {}", second.err);
+}
+
+#[test]
+fn volumes_made_at_run_time_survive_and_deleted_ones_are_gone() {
+    let mut rack = TestRack::up(&Shape::default());
+    rack.cli(&[
+        "volume",
+        "create",
+        "extra",
+        "--size",
+        "32 MiB",
+        "--primary",
+        "head-2",
+        "--secondary",
+        "head-3",
+    ])
+    .good();
+    assert!(rack.stop().success());
+    rack.start(&[]);
+    let list = rack.cli(&["volume", "list", "--json"]).good().out;
+    assert!(list.contains("\"extra\""), "{list}");
+    rack.perf("extra", &["--verify", "--read", "50", "--seconds", "1"], SOON).good();
+    rack.cli(&["volume", "delete", "extra"]).good();
+    let list = rack.cli(&["volume", "list", "--json"]).good().out;
+    assert!(!list.contains("\"extra\""), "{list}");
+}
+
+#[test]
+fn a_broken_rack_file_is_refused_at_its_place() {
+    let rack = TestRack::new(&Shape::default());
+    let file = rack.file().display().to_string();
+    run(palisade(), &["check", &file], SOON).good();
+    let text = std::fs::read_to_string(rack.file()).expect("readable");
+    std::fs::write(rack.file(), text.replace("secondary =", "secondry =")).expect("writable");
+    let line = text.lines().position(|l| l.starts_with("secondary")).expect("there") + 1;
+    let check = run(palisade(), &["check", &file], SOON);
+    assert_eq!(check.code, Some(1), "{}{}", check.out, check.err);
+    let said = format!("{}{}", check.out, check.err);
+    assert!(said.contains(&format!(":{line}:")) && said.contains("secondary"), "{said}");
+    let up = run(palisade(), &["up", &file], SOON);
+    assert_eq!(up.code, Some(1), "{}{}", up.out, up.err);
+}
+
+#[test]
+fn random_bytes_on_the_nbd_port_hurt_nobody() {
+    let rack = TestRack::up(&Shape::default());
+    let uri = rack.uri("vol0");
+    let socket = uri.split("socket=").nth(1).expect("a unix address").to_owned();
+    let mut x = 88_172_645_463_325_252u64;
+    for round in 0..150 {
+        let mut stream = UnixStream::connect(&socket).expect("the port is open");
+        stream.set_read_timeout(Some(Duration::from_millis(20))).expect("a time-out");
+        let mut bytes = Vec::new();
+        if round % 3 > 0 {
+            bytes.extend([0, 0, 0, 3]); // client flags
+        }
+        if round % 3 == 2 {
+            bytes.extend(b"IHAVEOPT\0\0\0\x07\0\0\0\x0a\0\0\0\x04vol0\0\0"); // into transmission
+        }
+        for _ in 0..x % 700 {
+            x ^= x << 13;
+            x ^= x >> 7;
+            x ^= x << 17;
+            bytes.push(x as u8);
+        }
+        let _closed = stream.write_all(&bytes);
+        let _answer = stream.read(&mut [0; 4096]);
+    }
+    rack.perf("vol0", &["--verify", "--read", "50", "--seconds", "1", "--region", "16m"], SOON).good();
+}
