@@ -311,13 +311,13 @@ impl Log {
         self.open.as_ref().map_or(self.at, OpenRecord::end)
     }
 
-    /// Free segments that an asker must leave untouched (P-31, P-32). The last one is for a restart.
+    /// Free segments that an asker must leave untouched (P-31, P-32).
     fn kept_from(&self, room: Room) -> u64 {
         match room {
             Room::User if self.config.faults.no_reserve() => 0,
             Room::User => (self.ring.count() / 8).max(4),
-            Room::Copy => 2,
-            Room::Metadata => 1,
+            Room::Copy => 1,
+            Room::Metadata => 0,
         }
     }
 

@@ -24,6 +24,9 @@ const READS_MAX: usize = 8;
 /// Bytes of one read of log segments.
 const CHUNK: u64 = 256 << 10;
 
+/// Free segments that a restart leaves alone.
+const SPARE_SEGMENTS: u64 = 2;
+
 /// Where a recovery stands.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RecoveryState {
@@ -327,6 +330,7 @@ impl Recovery {
             partitions.insert(meta.partition, (meta.committed, adopted));
             self.replay.restore(meta, index);
         }
+        self.replay.checkpoint_begin = superblock.root.begin;
         self.covered = Covered { begin: superblock.root.begin, partitions };
         Ok(())
     }
@@ -467,8 +471,8 @@ impl Recovery {
     }
 
     /// P-06: appends go on in a new epoch and segment, so that nothing beyond a torn end revives. A segment
-    /// in which nothing counts is taken again; without a free one the newest is written on, in the new
-    /// epoch, whose number and chain keep older records out.
+    /// in which nothing counts is taken again. When few are free (P-31: restarts must not eat what repoints
+    /// need) the newest is written on in the new epoch, whose number and chain keep older records out.
     fn open_epoch(
         &mut self,
         superblock: &Superblock,
@@ -479,7 +483,7 @@ impl Recovery {
         let Some(ring) = self.ring.as_mut() else { return Ok(()) };
         let prev_crc = prev_crc.unwrap_or(0);
         let mut at = 1;
-        if self.last.0 == ring.head && ring.free() > 0 {
+        if self.last.0 == ring.head && ring.free() > SPARE_SEGMENTS {
             ring.advance();
         } else if self.last.0 == ring.head {
             at = self.last.1;

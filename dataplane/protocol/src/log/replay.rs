@@ -20,6 +20,9 @@ pub(super) struct Part {
     pub(super) index: Index,
     /// C of the checkpoint.
     covered: Op,
+    /// Whether the checkpoint lists it, and the newest record that speaks of it.
+    listed: bool,
+    newest: Lsn,
     committed: Op,
     /// Highest operation met in the log.
     last: Option<Op>,
@@ -37,6 +40,9 @@ pub(super) struct Replay {
     pub(super) parts: BTreeMap<PartitionId, Part>,
     /// Some records were lost, so that a partition first met later may lack its beginning.
     lost: bool,
+    /// Newest record when the checkpoint began: what it does not list and later records do not name had
+    /// been deleted by then.
+    pub(super) checkpoint_begin: Lsn,
     /// Bad payload blocks: partition, block.
     bad: Vec<(PartitionId, BadBlock)>,
     pub(super) report: RecoveryReport,
@@ -44,7 +50,14 @@ pub(super) struct Replay {
 
 impl Replay {
     pub(super) fn new(faults: Faults, report: RecoveryReport) -> Self {
-        Self { faults, parts: BTreeMap::new(), lost: false, bad: Vec::new(), report }
+        Self {
+            faults,
+            parts: BTreeMap::new(),
+            lost: false,
+            checkpoint_begin: Lsn(0),
+            bad: Vec::new(),
+            report,
+        }
     }
 
     /// A partition as the checkpoint holds it.
@@ -52,6 +65,7 @@ impl Replay {
         let part = Part {
             index,
             covered: meta.committed,
+            listed: true,
             committed: meta.committed,
             adopted: meta.adopted,
             ..Part::default()
@@ -80,7 +94,7 @@ impl Replay {
                 }
             }
             note_top(&entry, fixed.segment, ring);
-            self.entry(entry, committed, addr);
+            self.entry(entry, committed, addr, fixed.lsn);
             block += blocks;
         }
     }
@@ -112,10 +126,11 @@ impl Replay {
         self.bad.push((entry.partition(), bad));
     }
 
-    fn entry(&mut self, entry: Logged, committed: Op, addr: LogAddr) {
+    fn entry(&mut self, entry: Logged, committed: Op, addr: LogAddr, lsn: Lsn) {
         let lost = self.lost;
         let part =
             self.parts.entry(entry.partition()).or_insert_with(|| Part { suspect: lost, ..Part::default() });
+        part.newest = lsn;
         if part.deleted {
             return;
         }
@@ -144,9 +159,12 @@ impl Replay {
 
     /// All records were taken: live blocks are marked in the ring, and each partition is ready for its head.
     pub(super) fn finish(self, ring: &mut Ring) -> (Vec<RecoveredPartition>, RecoveryReport) {
-        let Self { faults, parts, bad, report, .. } = self;
+        let Self { faults, parts, bad, report, checkpoint_begin, .. } = self;
         let mut found = Vec::new();
         for (partition, mut part) in parts {
+            if !part.listed && part.newest <= checkpoint_begin {
+                part = Part { deleted: true, ..Part::default() };
+            }
             let mut missing = Vec::new();
             part.index.for_each_logged(|lba, mapping, addr| {
                 if !ring.revive(partition, mapping.op, lba, addr) {

@@ -7,7 +7,7 @@
 use super::types::{LiveRun, LogAddr, Lsn};
 use crate::wire::limits::BLOCK;
 use crate::wire::{Lba, Number, Op, PartitionId};
-use palisade_dma::Buf;
+use palisade_dma::{Buf, SLOT_CLASSES};
 use std::collections::VecDeque;
 
 /// Payload of one write or copy.
@@ -93,6 +93,11 @@ impl Segment {
         });
         &mut self.tops[at]
     }
+}
+
+/// Pool memory that a hot buffer keeps: the whole slot behind it.
+fn charge(buf: &Buf) -> usize {
+    SLOT_CLASSES.into_iter().find(|class| buf.len() <= *class).unwrap_or(buf.len())
 }
 
 /// All segments, and the hot payload.
@@ -192,7 +197,7 @@ impl Ring {
     /// Notes a run in segment `seq`; its blocks are live at once unless this is a recovery, which marks
     /// them later. `data` stays in memory while there is room.
     pub(super) fn add_run(&mut self, seq: u64, run: Run, live: bool, data: Option<&Buf>) {
-        let data = data.filter(|data| data.len() <= self.hot_max);
+        let data = data.filter(|data| charge(data) <= self.hot_max);
         let segment = self.segment(seq);
         assert!(
             segment.runs.last().is_none_or(|r| r.first + r.blocks <= run.first),
@@ -207,7 +212,7 @@ impl Ring {
             }
         }
         if let Some(data) = data {
-            self.hot_bytes += data.len();
+            self.hot_bytes += charge(data);
             self.hot.push_back((seq, at as u32));
             self.evict();
         }
@@ -235,7 +240,7 @@ impl Ring {
             return;
         }
         if let Some(buf) = segment.bufs.get_mut(at).and_then(Option::take) {
-            self.hot_bytes -= buf.len();
+            self.hot_bytes -= charge(&buf);
         }
     }
 

@@ -48,7 +48,7 @@ pub struct LogConfig {
     pub expect: Option<LogId>,
     /// How to format it, if it is blank; `None` refuses a blank device.
     pub format: Option<FormatAs>,
-    /// Most payload bytes kept in memory for reads.
+    /// Most bytes of buffer slots kept for reads of what was written lately.
     pub hot_bytes: usize,
     /// Rules to break (tests only).
     pub faults: Faults,
@@ -151,7 +151,7 @@ pub enum PushError {
 pub enum Room {
     /// Client data: writes and clears.
     User,
-    /// Copy-forward of live blocks: may use the first half of the reserve.
+    /// Copy-forward of live blocks: may use all of the reserve but one segment.
     Copy,
     /// Metadata operations and adoptions: may use the whole reserve.
     Metadata,
