@@ -153,6 +153,7 @@ impl Device {
         if copy_bad {
             self.counters.corrupt += 1;
             corrupt("superblock", format!("device {}, one copy", superblock.device), out);
+            self.mend_superblock(ctx, &superblock, probe, out);
         }
         self.id = Some(superblock.device);
         self.layout = Some(superblock);
@@ -167,6 +168,25 @@ impl Device {
             return self.recovered(ctx, *boot, out);
         }
         self.boot = Some(boot);
+    }
+
+    /// Writes the bad copy anew from the good one.
+    fn mend_superblock(&self, ctx: &mut Ctx, superblock: &Superblock, probe: &[u8], out: &mut Out) {
+        let copy = |slot: usize| probe.get(slot * BLOCK..(slot + 1) * BLOCK).map(Superblock::decode);
+        for slot in (0..2).filter(|slot| copy(*slot) != Some(Ok(*superblock))) {
+            ctx.scratch.bytes.clear();
+            superblock.encode(&mut ctx.scratch);
+            // Without a buffer it is mended at another start.
+            self.write_page(ctx, Io::Superblock { dev: self.place }, (slot * BLOCK) as u64, true, out);
+        }
+    }
+
+    /// The bad copy was written, or not.
+    pub(super) fn superblock_written(&mut self, good: bool, out: &mut Out) {
+        if good {
+            let what = format!("device {}", self.device_id());
+            out.events.push(Event::Repaired { place: "superblock", what });
+        }
     }
 
     fn records_read(&mut self, ctx: &mut Ctx, mut boot: Box<Boot>, first: u32, chunk: &[u8], out: &mut Out) {
@@ -202,11 +222,12 @@ impl Device {
         let doubt = half && !ctx.config.faults.trust_rotten_slot();
         let kept = &mut self.records[page as usize];
         (kept.newest, kept.sequence) = (newest, found.sequence);
-        (kept.half, kept.dirty) = (half, half);
+        kept.half = half;
+        if half {
+            self.mark_record_dirty(page);
+        }
         for mut record in found.records {
-            let Some(place) = self.part_of(record.partition, true) else {
-                continue;
-            };
+            let place = self.part_of(record.partition);
             record.doubtful |= doubt;
             let part = &mut self.parts[place as usize];
             part.raise(record.number, record.grant);
@@ -295,9 +316,8 @@ impl Device {
         // A column's effective number is the larger of the partition's and its own (EF-12, DESIGN section 2).
         let named: Vec<ColumnRecord> = self.column_numbers().copied().collect();
         for record in named {
-            if let Some(place) = self.part_of(record.partition, true) {
-                self.parts[place as usize].raise(record.number, record.grant);
-            }
+            let place = self.part_of(record.partition);
+            self.parts[place as usize].raise(record.number, record.grant);
         }
         self.fences = self
             .columns

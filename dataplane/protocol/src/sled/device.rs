@@ -189,6 +189,8 @@ pub(super) struct Device {
     pub(super) parts: Vec<Part>,
     pub(super) by_partition: BTreeMap<PartitionId, u32>,
     pub(super) records: Vec<RecordSlots>,
+    /// Some record page is dirty, so that a turn without any need not look.
+    pub(super) records_dirty: bool,
     pub(super) jobs: Slab<Job>,
     pub(super) free: u32,
     pub(super) reads: usize,
@@ -217,6 +219,7 @@ impl Device {
             parts: Vec::new(),
             by_partition: BTreeMap::new(),
             records: Vec::new(),
+            records_dirty: false,
             jobs: Slab::new(),
             free: 0,
             reads: 0,
@@ -289,7 +292,7 @@ impl Device {
     /// Whether nothing is in flight or waiting.
     pub(super) fn idle(&self) -> bool {
         let quiet = self.jobs.len() == 0 && self.claiming.is_empty() && self.dirty_columns.is_empty();
-        quiet && self.state != DeviceState::Recovering && self.records.iter().all(|page| !page.dirty)
+        quiet && self.state != DeviceState::Recovering && !self.records_dirty
     }
 
     /// How the device is.

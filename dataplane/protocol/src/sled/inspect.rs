@@ -5,8 +5,8 @@
 use super::column::{ColumnPage, ColumnRecord, Hold, PAGE_UNITS};
 use super::format::{MAGIC, PROBE_BYTES, Superblock, Verdict, judge};
 use crate::fence::record::{self, PageError, PartitionRecord, RecordPage, Slots};
-use crate::wire::RackId;
 use crate::wire::limits::BLOCK;
+use crate::wire::{PartitionId, RackId};
 use palisade_isal::crc32c;
 
 /// Whether the bytes belong to a sled device, by the first block or the second.
@@ -101,6 +101,19 @@ pub fn inspect<E: From<Verdict>>(
         }
     }
     Ok(found)
+}
+
+/// The record of one partition as it lies on the medium, from the newest good slot of its page.
+pub fn partition_record<E>(
+    sb: &Superblock,
+    partition: PartitionId,
+    mut read: impl FnMut(u64, usize) -> Result<Vec<u8>, E>,
+) -> Result<Option<PartitionRecord>, E> {
+    let page = record::page_of(partition, sb.record_pages);
+    let slots = read(sb.record_slot(page, 0), 2 * BLOCK)?;
+    let decode = |slot: usize| RecordPage::decode(slot_of(&slots, slot), sb.device, page);
+    let (_, newest) = pair([decode(0), decode(1)], |page| page.sequence);
+    Ok(newest.and_then(|page| page.records.into_iter().find(|record| record.partition == partition)))
 }
 
 fn inspect_column<E>(

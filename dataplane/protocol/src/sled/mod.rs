@@ -62,6 +62,8 @@ struct Asker {
 enum Io {
     /// A chunk read of recovery.
     Boot { dev: u16 },
+    /// A copy of the superblock that was bad.
+    Superblock { dev: u16 },
     /// A partition record page.
     Record { dev: u16, page: u32 },
     /// A column page.
@@ -128,36 +130,36 @@ impl Sled {
         match msg {
             Msg::Reserve { req, device, stamp } => match self.find(device) {
                 Some((dev, ctx)) => dev.reserve(ctx, asker(req), stamp, out),
-                None => reserve::refuse_unknown(device, asker(req), stamp, out),
+                None => reserve::refuse_unknown(device, asker(req), stamp, self.unknown(), out),
             },
             Msg::ColumnReserve { req, device, stamp, token, extent, position, prefer } => {
                 let wish = column_reserve::Wish { stamp, token, extent, position, prefer };
                 match self.find(device) {
                     Some((dev, ctx)) => dev.column_reserve(ctx, asker(req), wish, out),
-                    None => column_reserve::answer(asker(req), Status::BadRequest, None, out),
+                    None => column_reserve::answer(asker(req), self.unknown(), None, out),
                 }
             }
             Msg::ColumnWrite { req, stamp, column, token, extent, stripe, units, crcs } => {
                 let order = write::Order { stamp, column, token, extent, stripe, units, crcs };
                 match self.find(column.device) {
                     Some((dev, ctx)) => dev.column_write(ctx, asker(req), order, out),
-                    None => write::answer(asker(req), Status::BadRequest, out),
+                    None => write::answer(asker(req), self.unknown(), out),
                 }
             }
             Msg::ColumnRead { req, partition, column, block, count } => {
                 let want = read::Want { partition, column, block, count };
                 match self.find(column.device) {
                     Some((dev, ctx)) => dev.column_read(ctx, asker(req), want, out),
-                    None => read::answer(asker(req), Status::BadRequest, None, out),
+                    None => read::answer(asker(req), self.unknown(), None, out),
                 }
             }
             Msg::ColumnRelease { req, stamp, column, token } => match self.find(column.device) {
                 Some((dev, ctx)) => dev.column_release(ctx, asker(req), stamp, column, token, out),
-                None => release::answer(asker(req), Status::BadRequest, out),
+                None => release::answer(asker(req), self.unknown(), out),
             },
             Msg::ColumnList { req, device, partition, from } => match self.find(device) {
                 Some((dev, _)) => dev.column_list(asker(req), partition, from, out),
-                None => list::answer(asker(req), Status::BadRequest, Vec::new(), None, out),
+                None => list::answer(asker(req), self.unknown(), Vec::new(), None, out),
             },
             // The words of heads among themselves and answers of other sleds: nothing to a sled.
             _ => self.misaddressed += 1,
@@ -171,6 +173,7 @@ impl Sled {
             return;
         };
         let (Io::Boot { dev }
+        | Io::Superblock { dev }
         | Io::Record { dev, .. }
         | Io::Table { dev, .. }
         | Io::Data { dev, .. }
@@ -183,6 +186,7 @@ impl Sled {
         let ctx = &mut self.ctx;
         match io {
             Io::Boot { .. } => device.boot_read(ctx, filled(done.result), out),
+            Io::Superblock { .. } => device.superblock_written(done.result.is_ok(), out),
             Io::Record { page, .. } => device.record_written(ctx, page, done.result.is_ok(), out),
             Io::Table { column, page, .. } => {
                 device.table_written(ctx, column, page, done.result.is_ok(), out);
@@ -225,6 +229,12 @@ impl Sled {
     pub fn status(&self) -> SledStatus {
         let devices = self.devices.iter().map(Device::status).collect();
         SledStatus { devices, misaddressed: self.misaddressed }
+    }
+
+    /// The answer for a device that is not here, as far as is known yet.
+    fn unknown(&self) -> Status {
+        let unread = |device: &Device| device.id.is_none() && device.state == DeviceState::Recovering;
+        if self.devices.iter().any(unread) { Status::Retry } else { Status::BadRequest }
     }
 
     /// The device of that identity, wherever it is plugged in (EF-18).

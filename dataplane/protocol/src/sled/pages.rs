@@ -10,21 +10,17 @@ use super::device::{Device, Job, JobKind};
 use super::{Ctx, Io};
 use crate::fence::record::{PartitionRecord, RecordPage};
 use crate::wire::limits::BLOCK;
-use crate::wire::{BlockOp, Out, Status};
+use crate::wire::{BlockOp, Event, Out, Status};
 use smallvec::smallvec;
 
 impl Device {
     /// Writes what waits, unless its page is being written already.
     pub(super) fn pages_turn(&mut self, ctx: &mut Ctx, out: &mut Out) {
-        if self.layout.is_none() {
-            return;
+        if self.records_dirty {
+            self.write_record_pages(ctx, out);
         }
-        for page in 0..self.records.len() as u32 {
-            let slots = &self.records[page as usize];
-            if slots.dirty && !slots.writing && !self.write_record_page(ctx, page, out) {
-                ctx.starved = true;
-                return;
-            }
+        if self.dirty_columns.is_empty() {
+            return;
         }
         let mut columns = std::mem::take(&mut self.dirty_columns);
         columns.retain(|column| {
@@ -34,6 +30,23 @@ impl Device {
         });
         ctx.starved |= !columns.is_empty();
         self.dirty_columns = columns;
+    }
+
+    fn write_record_pages(&mut self, ctx: &mut Ctx, out: &mut Out) {
+        for page in 0..self.records.len() as u32 {
+            let slots = &self.records[page as usize];
+            if slots.dirty && !slots.writing && !self.write_record_page(ctx, page, out) {
+                ctx.starved = true;
+                return;
+            }
+        }
+        self.records_dirty = self.records.iter().any(|slots| slots.dirty);
+    }
+
+    /// A record page shall be written.
+    pub(super) fn mark_record_dirty(&mut self, page: u32) {
+        self.records[page as usize].dirty = true;
+        self.records_dirty = true;
     }
 
     /// Returns false when the pool is empty.
@@ -70,8 +83,12 @@ impl Device {
         if good {
             slots.newest = 1 - slots.newest;
             slots.sequence += 1;
-            slots.half = false;
+            if std::mem::take(&mut slots.half) {
+                let what = format!("device {} page {page}", self.id.unwrap_or_default());
+                out.events.push(Event::Repaired { place: "partition record", what });
+            }
         }
+        let slots = &mut self.records[page as usize];
         let mut included = std::mem::take(&mut slots.included);
         for (place, record) in included.drain(..) {
             if good {
@@ -140,7 +157,7 @@ impl Device {
     }
 
     /// Writes the page that was put together in `ctx.scratch`; false when the pool is empty.
-    fn write_page(&self, ctx: &mut Ctx, io: Io, offset: u64, fua: bool, out: &mut Out) -> bool {
+    pub(super) fn write_page(&self, ctx: &mut Ctx, io: Io, offset: u64, fua: bool, out: &mut Out) -> bool {
         let Some(mut buf) = ctx.pool.alloc(BLOCK) else {
             return false;
         };
@@ -224,6 +241,10 @@ impl Device {
                 if let Some(asker) = job.asker {
                     super::release::answer(asker, status, out);
                 }
+            }
+            JobKind::Mend if status.is_ok() => {
+                let what = format!("device {} column {}", self.device_id(), job.column);
+                out.events.push(Event::Repaired { place: "column record", what });
             }
             JobKind::Mend => {}
         }

@@ -25,8 +25,8 @@ use std::cmp::Ordering;
 const ASKERS_MAX: usize = 8;
 
 /// Answers a reservation of a device that is not here.
-pub(super) fn refuse_unknown(device: DeviceId, asker: Asker, stamp: Stamp, out: &mut Out) {
-    push(device, asker, stamp, Status::BadRequest, GrantSecret::default(), 0, out);
+pub(super) fn refuse_unknown(device: DeviceId, asker: Asker, stamp: Stamp, status: Status, out: &mut Out) {
+    push(device, asker, stamp, status, GrantSecret::default(), 0, out);
 }
 
 fn push(
@@ -66,9 +66,12 @@ impl Device {
         if stamp.number == Number::ZERO {
             return Err(Status::BadRequest);
         }
-        let place = self.part_of(stamp.partition, true).ok_or(Status::NotFree)?;
         if self.records[self.page_of(stamp.partition) as usize].lost {
             return Err(Status::DeviceError);
+        }
+        let place = self.part_of(stamp.partition);
+        if !self.has_room(place) {
+            return Err(Status::NotFree);
         }
         let part = &self.parts[place as usize];
         let stale = Status::StaleNumber { number: part.floor, grant: part.floor_grant };
@@ -239,7 +242,7 @@ impl Device {
         if let Some(claim) = &mut part.claim {
             claim.recording = true;
             part.next = Some(claim.record);
-            self.records[page as usize].dirty = true;
+            self.mark_record_dirty(page);
         }
     }
 
@@ -263,7 +266,7 @@ impl Device {
         };
         claim.copies = claim.copies.saturating_sub(1);
         if claim.copies > 0 {
-            self.records[page as usize].dirty = true;
+            self.mark_record_dirty(page);
             return;
         }
         part.next = None;
@@ -323,21 +326,28 @@ impl Device {
         }
     }
 
-    /// Place of a partition; `make` adds it, unless its record page is full.
-    pub(super) fn part_of(&mut self, partition: PartitionId, make: bool) -> Option<u32> {
+    /// Place of a partition; a new one is added.
+    pub(super) fn part_of(&mut self, partition: PartitionId) -> u32 {
         if let Some(place) = self.by_partition.get(&partition) {
-            return Some(*place);
-        }
-        let page = self.page_of(partition);
-        let members = &mut self.records[page as usize].members;
-        if !make || members.len() >= PAGE_RECORDS {
-            return None;
+            return *place;
         }
         let place = self.parts.len() as u32;
-        members.push(place);
+        let page = self.page_of(partition);
+        self.records[page as usize].members.push(place);
         self.parts.push(Part::new(partition));
         self.by_partition.insert(partition, place);
-        Some(place)
+        place
+    }
+
+    /// Whether the partition has a place in its record page, or there is room for one. Partitions that only
+    /// columns name (the last owners of free ones) take none.
+    fn has_room(&self, place: u32) -> bool {
+        let recorded = |place: u32| {
+            let part = &self.parts[place as usize];
+            part.record.is_some() || part.next.is_some() || part.claim.is_some()
+        };
+        let page = &self.records[self.page_of(self.parts[place as usize].partition) as usize];
+        recorded(place) || page.members.iter().filter(|other| recorded(**other)).count() < PAGE_RECORDS
     }
 
     pub(super) fn page_of(&self, partition: PartitionId) -> u32 {

@@ -140,6 +140,9 @@ fn a_lost_table_slot_costs_its_newest_units_and_never_gives_wrong_bytes() {
             status.is_ok()
         });
         assert!(good.count() >= 3, "at most the last write's units are lost");
+        assert!(
+            rig.events.iter().any(|event| matches!(event, Event::Repaired { place: "column record", .. }))
+        );
         let mended = rig.counters().page_writes;
         assert_eq!(mended, 1, "the rotten slot was rewritten");
         rig.restart();
@@ -256,6 +259,20 @@ fn blocks_that_cannot_be_read_count_as_rotten_slots() {
     assert_eq!(rig.state(), DeviceState::Failed("its superblock cannot be read"));
 }
 
+#[test]
+fn a_bad_superblock_copy_is_written_anew_from_the_good_one() {
+    for copy in 0..2u64 {
+        let mut rig = Rig::new();
+        let image = rig.media[0].durable.clone();
+        rot(&mut rig, copy * 4096);
+        rig.restart();
+        assert_eq!(rig.state(), DeviceState::Ready);
+        assert!(rig.events.iter().any(|event| matches!(event, Event::Corrupt { place: "superblock", .. })));
+        assert!(rig.events.iter().any(|event| matches!(event, Event::Repaired { place: "superblock", .. })));
+        assert!(rig.media[0].durable == image);
+    }
+}
+
 fn look(rig: &Rig, data: bool) -> Result<Inspection, Verdict> {
     let durable = &rig.media[0].durable;
     inspect(durable.len() as u64, None, data, |at, len| Ok(durable[at as usize..at as usize + len].to_vec()))
@@ -275,6 +292,13 @@ fn inspect_shows_superblock_records_and_columns_with_verdicts() {
     let shown = &seen.columns[0];
     assert_eq!((shown.column, shown.units, shown.corrupt.len()), (column.column, 3, 0));
     assert_eq!(shown.record.map(|record| record.partition), Some(PartitionId(7)));
+    let durable = rig.media[0].durable.clone();
+    let stored = |partition| {
+        let read = |at: u64, len: usize| Ok::<_, Verdict>(durable[at as usize..at as usize + len].to_vec());
+        super::inspect::partition_record(&rig.layout, PartitionId(partition), read).expect("readable")
+    };
+    assert_eq!(stored(7).map(|record| (record.number, record.head)), Some((head.stamp.number, head.node)));
+    assert_eq!(stored(9), None);
     let at = rig.layout.column_data(column.column) as usize + UNIT;
     rig.media[0].durable[at] ^= 1;
     let at = rig.layout.column_slot(column.column + 5, 0, 0);

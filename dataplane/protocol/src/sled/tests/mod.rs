@@ -168,11 +168,7 @@ impl Rig {
                 return;
             }
             for cmd in queue {
-                if (self.hold)(&cmd) {
-                    self.held.push(cmd);
-                } else {
-                    self.carry_out(cmd);
-                }
+                self.take(cmd);
             }
         }
         panic!("the sled never comes to rest");
@@ -215,8 +211,9 @@ impl Rig {
         };
         let mut out = Out::default();
         self.sled.handle_block(self.now, BlockDone { key: cmd.key, result }, &mut out);
-        let more = self.collect(out);
-        assert!(more.is_empty(), "commands wait for the end of the turn");
+        for cmd in self.collect(out) {
+            self.take(cmd);
+        }
     }
 
     /// Lets everything that was held go on, oldest first.
@@ -232,13 +229,16 @@ impl Rig {
     pub(super) fn deliver(&mut self, head: &Head, msg: Msg) {
         let mut out = Out::default();
         self.sled.handle_msg(self.now, head.node, head.boot, msg, &mut out);
-        let cmds = self.collect(out);
-        for cmd in cmds {
-            if (self.hold)(&cmd) {
-                self.held.push(cmd);
-            } else {
-                self.carry_out(cmd);
-            }
+        for cmd in self.collect(out) {
+            self.take(cmd);
+        }
+    }
+
+    fn take(&mut self, cmd: BlockCmd) {
+        if (self.hold)(&cmd) {
+            self.held.push(cmd);
+        } else {
+            self.carry_out(cmd);
         }
     }
 
