@@ -13,10 +13,10 @@
 //! | file | story |
 //! |---|---|
 //! | `format`, `record`, `page` | bytes of superblock and segments, of records, of checkpoints |
-//! | `append`, `segments`, `release` | the write path, the ring, what the ring gives back |
+//! | `append`, `room`, `segments`, `release` | the write path, who may write how much, the ring, what it gives back |
 //! | `index`, `extents` | where each block is |
 //! | `checkpoint`, `restore` | writing and loading a checkpoint |
-//! | `recover`, `scan`, `replay` | from a device to a log again |
+//! | `recover`, `reads`, `scan`, `replay` | from a device to a log again |
 //! | `inspect` | a log device described for people |
 
 mod append;
@@ -27,11 +27,13 @@ pub mod format;
 mod index;
 pub mod inspect;
 pub mod page;
+mod reads;
 pub mod record;
 mod recover;
 mod release;
 mod replay;
 mod restore;
+mod room;
 mod scan;
 mod segments;
 mod types;

@@ -8,6 +8,7 @@ use super::append::{KIND_RECOVERY, Log, Start, key, unkey};
 use super::checkpoint::{Checkpointer, Covered};
 use super::format::{self, CHECKPOINT_OFFSET, SegmentHeader, Superblock};
 use super::page::PAGE;
+use super::reads::Reads;
 use super::replay::Replay;
 use super::restore::Loader;
 use super::scan::{Found, Scanner};
@@ -19,8 +20,6 @@ use palisade_dma::{Buf, BufMut, Pool};
 use smallvec::smallvec;
 use std::collections::{BTreeMap, VecDeque};
 
-/// Reads under way at once.
-const READS_MAX: usize = 8;
 /// Bytes of one read of log segments.
 const CHUNK: u64 = 256 << 10;
 
@@ -46,25 +45,6 @@ enum Phase {
     Records { seq: u64, offset: u64, probe_to: u64 },
     Writes,
     Done,
-}
-
-/// Reads in order: issued as buffers allow, handed out in the order of the plan.
-#[derive(Debug, Default)]
-struct Reads {
-    plan: VecDeque<(u64, u32)>,
-    window: VecDeque<(u64, Option<BufMut>)>,
-    next: u64,
-}
-
-impl Reads {
-    fn ask(&mut self, offset: u64, len: u32) {
-        self.plan.push_back((offset, len));
-    }
-
-    fn ready(&mut self) -> Option<BufMut> {
-        let ready = self.window.front().is_some_and(|(_, buf)| buf.is_some());
-        if ready { self.window.pop_front().and_then(|(_, buf)| buf) } else { None }
-    }
 }
 
 /// Reads (or formats) a log device until it can be appended to.
@@ -139,11 +119,7 @@ impl Recovery {
                 return self.fail(LogError::Device { doing, error });
             }
             Ok(BlockOk::Done) => self.writing = false,
-            Ok(BlockOk::Read(buf)) => {
-                if let Some(place) = self.reads.window.iter_mut().find(|(id, _)| *id == number) {
-                    place.1 = Some(buf);
-                }
-            }
+            Ok(BlockOk::Read(buf)) => self.reads.done(number, buf),
         }
         while let Some(buf) = self.reads.ready() {
             self.replay.report.bytes += buf.len() as u64;
@@ -160,20 +136,8 @@ impl Recovery {
 
     /// Issues what can be issued.
     fn pump(&mut self, out: &mut Out) {
-        while self.reads.window.len() < READS_MAX {
-            let Some((offset, len)) = self.reads.plan.front().copied() else { break };
-            let Some(buf) = self.pool.alloc(len as usize) else {
-                if self.reads.window.is_empty() {
-                    self.fail(LogError::NoBuffer);
-                }
-                break;
-            };
-            self.reads.plan.pop_front();
-            let id = self.reads.next;
-            self.reads.next += 1;
-            self.reads.window.push_back((id, None));
-            let op = BlockOp::Read { offset, buf };
-            out.block.push(BlockCmd { device: self.config.device, key: key(KIND_RECOVERY, id), op });
+        if !self.reads.pump(self.config.device, &self.pool, out) {
+            return self.fail(LogError::NoBuffer);
         }
         if matches!(self.phase, Phase::Writes) && !self.writing && self.state == RecoveryState::Working {
             match self.writes.pop_front() {

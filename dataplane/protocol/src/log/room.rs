@@ -1,0 +1,56 @@
+//! Who may take how much of the ring (P-31, P-32).
+//!
+//! Clients stop first: the reserve they leave is what repoints, seals, releases and adoptions need, which
+//! are what makes room again. Copies of live blocks come in between, because they free a tail segment at the
+//! price of a new one.
+
+use super::append::Log;
+use super::types::Room;
+
+impl Log {
+    /// Free segments that an asker must leave untouched (P-31, P-32).
+    fn kept_from(&self, room: Room) -> u64 {
+        match room {
+            Room::User if self.config.faults.no_reserve() => 0,
+            Room::User => (self.ring.count() / 8).max(4),
+            Room::Copy => 1,
+            Room::Metadata => 0,
+        }
+    }
+
+    /// Whether an asker may write now, taking `segments` fresh segments.
+    pub(super) fn may_use(&self, room: Room, segments: u64) -> bool {
+        let spare = self.ring.free() >= self.kept_from(room) + segments;
+        // What fits the segment being written costs no other; only user data must stay out of it.
+        spare || (segments == 0 && room != Room::User)
+    }
+
+    /// Whether an entry with `blocks` payload blocks would be taken.
+    pub fn room_for(&self, blocks: u64, room: Room) -> bool {
+        let need = blocks + 2;
+        let switch = u64::from(self.end_of_open()) + need > u64::from(self.ring.segment_blocks);
+        !self.failed() && self.may_use(room, u64::from(switch))
+    }
+
+    /// Blocks of all segments.
+    pub fn capacity_blocks(&self) -> u64 {
+        self.ring.count() * u64::from(self.ring.segment_blocks)
+    }
+
+    /// Blocks that can still be written before segments are released, the reserve included.
+    pub fn free_blocks(&self) -> u64 {
+        let rest = self.ring.segment_blocks.saturating_sub(self.end_of_open());
+        self.ring.free() * u64::from(self.ring.segment_blocks - 1) + u64::from(rest)
+    }
+
+    /// Blocks that clients' data can still take: as [`Log::free_blocks`] without the reserve.
+    pub fn user_blocks(&self) -> u64 {
+        let kept = self.kept_from(Room::User) * u64::from(self.ring.segment_blocks);
+        self.free_blocks().saturating_sub(kept)
+    }
+
+    /// Payload blocks of the log that something refers to.
+    pub fn live_blocks(&self) -> u64 {
+        self.ring.live_blocks()
+    }
+}
