@@ -125,6 +125,19 @@ fn a_checkpoint_keeps_extents_seals_absences_and_the_adopted_pair() {
 }
 
 #[test]
+fn damage_outlives_checkpoints_and_restarts() {
+    let mut rig = Rig::new(16, config(12 << 20));
+    rig.write(5, 1).expect("room");
+    rig.settle();
+    let meta = PartitionMeta { partition: P, blocks: 2048, committed: Op(1), adopted: None, damaged: true };
+    rig.log.checkpoint_begin(vec![meta]);
+    rig.settle();
+    let (_, partitions, _, _) =
+        recover(&mut rig.mem, &rig.config, &rig.pool, &mut rig.rng).expect("recovers");
+    assert!(partitions[0].damaged);
+}
+
+#[test]
 fn a_mark_in_the_log_that_the_log_does_not_bear_out_damages_the_partition_p_29() {
     let mut rig = Rig::new(13, config(12 << 20));
     rig.write(5, 1).expect("room");

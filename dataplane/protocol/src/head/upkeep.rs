@@ -105,8 +105,9 @@ impl Core {
             blocks: part.index.blocks(),
             committed: part.committed,
             adopted: part.adopted.clone(),
+            damaged: part.damaged,
         };
-        let all = self.parts.iter().filter(|part| !part.deleted && !part.damaged).map(meta).collect();
+        let all = self.parts.iter().filter(|part| !part.deleted).map(meta).collect();
         self.log.checkpoint_begin(all);
         self.copying.checkpoint = true;
         self.copying.checkpoint_at = now + CHECKPOINT_PACE;

@@ -116,7 +116,7 @@ pub(super) fn put_partition<'a>(
     meta: &PartitionMeta,
     extents: impl Iterator<Item = (u32, &'a Extent)>,
 ) {
-    w.u64(meta.partition.0).u64(meta.blocks).u64(meta.committed.0);
+    w.u64(meta.partition.0).u64(meta.blocks).u64(meta.committed.0).u8(u8::from(meta.damaged));
     w.u8(u8::from(meta.adopted.is_some()));
     if let Some(adopt) = &meta.adopted {
         w.u32(adopt.number.epoch).u64(adopt.number.counter).u64(adopt.grant.0).u64(adopt.tail.0);
@@ -149,6 +149,7 @@ pub(super) type PartitionPart = (PartitionMeta, Vec<(u32, Extent)>);
 /// Reads what [`put_partition`] wrote.
 pub(super) fn take_partition(r: &mut Reader<'_>) -> Result<PartitionPart, DecodeError> {
     let (partition, blocks, committed) = (PartitionId(r.u64()?), r.u64()?, Op(r.u64()?));
+    let damaged = r.u8()? != 0;
     let adopted = match r.u8()? {
         0 => None,
         1 => {
@@ -174,7 +175,7 @@ pub(super) fn take_partition(r: &mut Reader<'_>) -> Result<PartitionPart, Decode
     for _ in 0..count {
         extents.push(take_slot(r)?);
     }
-    Ok((PartitionMeta { partition, blocks, committed, adopted }, extents))
+    Ok((PartitionMeta { partition, blocks, committed, adopted, damaged }, extents))
 }
 
 fn take_slot(r: &mut Reader<'_>) -> Result<(u32, Extent), DecodeError> {

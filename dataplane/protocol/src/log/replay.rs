@@ -68,6 +68,7 @@ impl Replay {
             listed: true,
             committed: meta.committed,
             adopted: meta.adopted,
+            damaged: meta.damaged,
             ..Part::default()
         };
         self.parts.insert(meta.partition, part);

@@ -260,6 +260,9 @@ pub struct PartitionMeta {
     pub committed: Op,
     /// The pair adopted last.
     pub adopted: Option<Adopt>,
+    /// Operations up to `committed` may be missing (see [`RecoveredPartition::damaged`]); kept until the
+    /// partition was filled anew.
+    pub damaged: bool,
 }
 
 /// The body of an operation as the log holds it: as [`Body`], without the bytes of a write.

@@ -397,6 +397,7 @@ impl Rig {
             blocks: self.blocks,
             committed: self.committed,
             adopted: self.adopted.clone(),
+            damaged: false,
         };
         self.log.checkpoint_begin(vec![meta]);
     }
