@@ -1,23 +1,61 @@
 //! Slot handles: [`BufMut`] has its slot alone, [`Buf`] is a counted read-only slice.
+//!
+//! Each slot has a head with its count of handles; a handle points to the head, so that clone, slice and
+//! drop touch one word of the slot and nothing that other slots share. The pool itself is held once per
+//! slot in use, not once per handle.
 
-use crate::pool::Shared;
-use std::mem::ManuallyDrop;
+use crate::pool::{SLOT_CLASSES, Shared};
+use std::cell::UnsafeCell;
 use std::ops::{Deref, DerefMut, Range};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU32, Ordering, fence};
 
-/// Where a handle's bytes live.
-enum Home {
-    /// A slot of a pool.
-    Slot { shared: ManuallyDrop<Arc<Shared>>, class: u8, slot: u32 },
-    /// Bytes that live for ever, such as a block of zeroes.
-    Static,
+/// Most handles of one slot. Far more than memory has room for, unless handles are forgotten in a loop;
+/// reaching it ends the process, because a count that wraps would free memory in use.
+const HANDLES_MAX: u32 = u32::MAX / 2;
+
+/// What the handles of a slot share.
+pub(crate) struct SlotHead {
+    /// Handles of the slot; 0 while it is on the free list.
+    count: AtomicU32,
+    /// Which slot of its class.
+    slot: u32,
+    /// Which class.
+    class: u8,
+    /// The pool, held while the slot is in use. Written only by `claim`, while nobody else has the slot.
+    pool: UnsafeCell<Option<NonNull<Shared>>>,
+}
+
+impl SlotHead {
+    pub(crate) fn new(class: u8, slot: u32) -> Self {
+        Self { count: AtomicU32::new(0), slot, class, pool: UnsafeCell::new(None) }
+    }
+
+    /// Gives up one handle; the last one returns the slot to its free list and lets go of the pool.
+    ///
+    /// # Safety
+    /// `head` leads to a slot in use, and the caller gives up a handle that it owns.
+    unsafe fn release(head: NonNull<Self>) {
+        // SAFETY: the slot is in use, so its pool, and the head in it, are alive up to the decrement.
+        let this = unsafe { head.as_ref() };
+        if this.count.fetch_sub(1, Ordering::Release) != 1 {
+            return;
+        }
+        // All accesses through other handles happen before the slot's reuse.
+        fence(Ordering::Acquire);
+        // SAFETY: the count is 0 and the slot not yet on the free list, so nobody else has access.
+        let pool = unsafe { (*this.pool.get()).take() };
+        let pool = pool.expect("a slot in use holds its pool");
+        // SAFETY: made by Arc::into_raw in `claim`, taken out once.
+        let pool = unsafe { Arc::from_raw(pool.as_ptr().cast_const()) };
+        pool.classes[usize::from(this.class)].free.push(this.slot);
+    }
 }
 
 /// The only handle of a slot: its bytes may be written.
 pub struct BufMut {
-    home: Home,
+    head: NonNull<SlotHead>,
     ptr: NonNull<u8>,
     len: u32,
 }
@@ -29,34 +67,36 @@ unsafe impl Sync for BufMut {}
 
 impl BufMut {
     /// Takes a slot that was just popped from its free list.
-    pub(crate) fn claim(shared: Arc<Shared>, class: u8, slot: u32, len: usize) -> Self {
-        let home = &shared.classes[class as usize];
-        debug_assert!(len <= home.slot_bytes);
-        home.counts[slot as usize].store(1, Ordering::Relaxed);
+    pub(crate) fn claim(pool: &Arc<Shared>, class: usize, slot: u32, len: usize) -> Self {
+        let home = &pool.classes[class];
+        assert!(len <= home.slot_bytes, "a slot of {} bytes cannot show {len}", home.slot_bytes);
+        let head = &home.heads[slot as usize];
+        let held = Arc::into_raw(Arc::clone(pool)).cast_mut();
+        // SAFETY: the slot came off the free list, so this thread alone has access to its head.
+        unsafe { *head.pool.get() = NonNull::new(held) };
+        head.count.store(1, Ordering::Relaxed);
         // SAFETY: slot < number of slots, so the offset stays inside the class's mapping.
         let ptr = unsafe { home.base.add(slot as usize * home.slot_bytes) };
-        Self { home: Home::Slot { shared: ManuallyDrop::new(shared), class, slot }, ptr, len: len as u32 }
+        Self { head: NonNull::from(head), ptr, len: len as u32 }
     }
 
     /// Makes the bytes shareable and read-only.
     pub fn freeze(self) -> Buf {
-        let this = ManuallyDrop::new(self);
-        // SAFETY: `this` is never dropped, so the home is moved out exactly once.
-        let home = unsafe { std::ptr::read(&raw const this.home) };
-        Buf { home, ptr: this.ptr, len: this.len }
+        let this = std::mem::ManuallyDrop::new(self);
+        Buf { head: Some(this.head), ptr: this.ptr, len: this.len }
     }
 
     /// Shortens the visible bytes to `len`; no effect when they are fewer already.
     pub fn truncate(&mut self, len: usize) {
-        self.len = self.len.min(len as u32);
+        if len < self.len as usize {
+            self.len = len as u32;
+        }
     }
 
     /// Most bytes that the slot can show.
     pub fn capacity(&self) -> usize {
-        match &self.home {
-            Home::Slot { shared, class, .. } => shared.classes[*class as usize].slot_bytes,
-            Home::Static => self.len as usize,
-        }
+        // SAFETY: this handle keeps the slot in use and the head alive.
+        SLOT_CLASSES[usize::from(unsafe { self.head.as_ref() }.class)]
     }
 
     /// Shows `len` bytes of the slot (old contents beyond what was shown before).
@@ -86,7 +126,8 @@ impl DerefMut for BufMut {
 
 impl Drop for BufMut {
     fn drop(&mut self) {
-        release(&mut self.home);
+        // SAFETY: the handle is given up here, once.
+        unsafe { SlotHead::release(self.head) };
     }
 }
 
@@ -98,10 +139,13 @@ impl std::fmt::Debug for BufMut {
 
 /// A counted, read-only slice of a slot (or of static bytes). Cloning and slicing copy no bytes.
 pub struct Buf {
-    home: Home,
+    /// `None` for bytes that live for ever, such as a block of zeroes.
+    head: Option<NonNull<SlotHead>>,
     ptr: NonNull<u8>,
     len: u32,
 }
+
+const _: () = assert!(size_of::<Buf>() == 24, "handles are copied into messages and lists all the time");
 
 // SAFETY: the bytes are immutable while any Buf lives, and the count is atomic.
 unsafe impl Send for Buf {}
@@ -113,7 +157,7 @@ impl Buf {
     pub fn from_static(bytes: &'static [u8]) -> Self {
         assert!(u32::try_from(bytes.len()).is_ok(), "a buffer is smaller than 4 GiB");
         let ptr = NonNull::from(bytes).cast::<u8>();
-        Self { home: Home::Static, ptr, len: bytes.len() as u32 }
+        Self { head: None, ptr, len: bytes.len() as u32 }
     }
 
     /// Part of the same bytes.
@@ -136,34 +180,36 @@ impl Buf {
     /// The writable handle, when this is the only handle of the slot and starts at the slot's start;
     /// otherwise the buffer back, unchanged.
     pub fn try_mut(self) -> Result<BufMut, Self> {
-        match &self.home {
-            Home::Slot { shared, class, slot } => {
-                let home = &shared.classes[*class as usize];
-                // SAFETY: slot < number of slots, so the offset stays inside the class's mapping.
-                let start = unsafe { home.base.add(*slot as usize * home.slot_bytes) };
-                if home.counts[*slot as usize].load(Ordering::Acquire) != 1 || start != self.ptr {
-                    return Err(self);
-                }
-            }
-            Home::Static => return Err(self),
+        let Some(head) = self.head else { return Err(self) };
+        // SAFETY: this handle keeps the slot in use and the head alive.
+        let this = unsafe { head.as_ref() };
+        // Acquire: what other handles read happens before what is written from now on.
+        if this.count.load(Ordering::Acquire) != 1 || !self.starts_slot(this) {
+            return Err(self);
         }
-        let this = ManuallyDrop::new(self);
-        // SAFETY: `this` is never dropped, so the home is moved out exactly once.
-        let home = unsafe { std::ptr::read(&raw const this.home) };
-        Ok(BufMut { home, ptr: this.ptr, len: this.len })
+        let this = std::mem::ManuallyDrop::new(self);
+        Ok(BufMut { head, ptr: this.ptr, len: this.len })
+    }
+
+    fn starts_slot(&self, head: &SlotHead) -> bool {
+        // SAFETY: written before the first handle was made, and not again while one lives.
+        let pool = unsafe { *head.pool.get() }.expect("a slot in use holds its pool");
+        // SAFETY: the slot's own reference keeps the pool alive.
+        let home = &unsafe { pool.as_ref() }.classes[usize::from(head.class)];
+        self.ptr.as_ptr() as usize == home.base.as_ptr() as usize + head.slot as usize * home.slot_bytes
     }
 }
 
 impl Clone for Buf {
     fn clone(&self) -> Self {
-        let home = match &self.home {
-            Home::Slot { shared, class, slot } => {
-                shared.classes[*class as usize].counts[*slot as usize].fetch_add(1, Ordering::Relaxed);
-                Home::Slot { shared: ManuallyDrop::new(Arc::clone(shared)), class: *class, slot: *slot }
+        if let Some(head) = self.head {
+            // SAFETY: this handle keeps the slot in use and the head alive.
+            let before = unsafe { head.as_ref() }.count.fetch_add(1, Ordering::Relaxed);
+            if before > HANDLES_MAX {
+                std::process::abort();
             }
-            Home::Static => Home::Static,
-        };
-        Self { home, ptr: self.ptr, len: self.len }
+        }
+        Self { head: self.head, ptr: self.ptr, len: self.len }
     }
 }
 
@@ -177,26 +223,15 @@ impl Deref for Buf {
 
 impl Drop for Buf {
     fn drop(&mut self) {
-        release(&mut self.home);
+        if let Some(head) = self.head {
+            // SAFETY: the handle is given up here, once.
+            unsafe { SlotHead::release(head) };
+        }
     }
 }
 
 impl std::fmt::Debug for Buf {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         write!(f, "Buf({} bytes)", self.len)
-    }
-}
-
-/// Gives up one handle; the last one returns the slot to its free list.
-fn release(home: &mut Home) {
-    if let Home::Slot { shared, class, slot } = home {
-        let class = &shared.classes[*class as usize];
-        if class.counts[*slot as usize].fetch_sub(1, Ordering::Release) == 1 {
-            fence(Ordering::Acquire);
-            let pushed = class.free.push(*slot);
-            assert!(pushed.is_ok(), "a free list has room for every slot of its class");
-        }
-        // SAFETY: release runs once per handle, from its drop, and the Arc is not used after it.
-        unsafe { ManuallyDrop::drop(shared) };
     }
 }

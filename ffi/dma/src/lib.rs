@@ -4,7 +4,7 @@
 //! pages otherwise; [`Pool::backing`] tells which). [`Pool::alloc`] hands out a [`BufMut`], the only
 //! handle of its slot; [`BufMut::freeze`] turns it into a [`Buf`], a counted, read-only slice that
 //! log, replica and cache share without a copy. When the last handle is dropped, on whatever core,
-//! the slot returns to its pool through a lock-free queue.
+//! the slot returns to its pool through a lock-free stack.
 //!
 //! Slots are aligned to 4 KiB, so that every buffer may be used for direct I/O. Slot memory is zeroed
 //! once when the pool is made; a reused slot holds old bytes, and its user writes before it reads.
@@ -13,8 +13,10 @@
 #![allow(unsafe_code)] // Raw slot memory, see the SAFETY reasons at each block.
 
 mod buf;
+mod free;
 mod pool;
 mod region;
+mod sync;
 
 pub use buf::{Buf, BufMut};
 pub use pool::{Backing, Pool, PoolConfig, PoolError, PoolStats, SLOT_CLASSES};

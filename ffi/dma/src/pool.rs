@@ -1,11 +1,11 @@
 //! Pools: slot classes, allocation, counters.
 
-use crate::buf::BufMut;
-use crate::region::Region;
-use crossbeam_queue::ArrayQueue;
+use crate::buf::{BufMut, SlotHead};
+use crate::free::FreeList;
+use crate::region::{Pages, Region};
 use std::ptr::NonNull;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, Ordering};
 
 /// Slot sizes in bytes, smallest first: a logical block, a stripe unit, the largest single I/O.
 pub const SLOT_CLASSES: [usize; 3] = [4 << 10, 64 << 10, 256 << 10];
@@ -73,9 +73,34 @@ pub struct PoolStats {
 pub(crate) struct Class {
     pub(crate) slot_bytes: usize,
     pub(crate) base: NonNull<u8>,
-    pub(crate) counts: Box<[AtomicU32]>,
-    pub(crate) free: ArrayQueue<u32>,
+    pub(crate) heads: Box<[SlotHead]>,
+    pub(crate) free: FreeList,
     _region: Region,
+}
+
+impl Class {
+    /// `backing` says what to try, and is lowered when huge pages run out.
+    fn make(index: usize, slots: usize, backing: &mut Backing) -> Result<Self, PoolError> {
+        let slot_bytes = SLOT_CLASSES[index];
+        let slots = u32::try_from(slots.max(1)).unwrap_or(u32::MAX - 1);
+        let bytes = slots as usize * slot_bytes;
+        let mut region = None;
+        if *backing == Backing::Huge {
+            region = Region::map(bytes, Pages::Reserved).ok();
+            if region.is_none() {
+                *backing = Backing::OrdinaryFallback;
+            }
+        }
+        // Who asked for huge pages profits from those that the kernel joins by itself.
+        let pages = if *backing == Backing::Ordinary { Pages::Ordinary } else { Pages::Joined };
+        let region = match region {
+            Some(mapped) => mapped,
+            None => Region::map(bytes, pages).map_err(|source| PoolError::Map { bytes, source })?,
+        };
+        assert!(region.bytes() >= bytes, "a region is never smaller than asked for");
+        let heads = (0..slots).map(|slot| SlotHead::new(index as u8, slot)).collect();
+        Ok(Self { slot_bytes, base: region.base(), heads, free: FreeList::full(slots), _region: region })
+    }
 }
 
 /// Shared state of a pool; lives until the last slot handle is gone.
@@ -87,7 +112,7 @@ pub(crate) struct Shared {
 
 // SAFETY: base pointers lead to mappings owned by the same struct; slots are handed out one owner at a time.
 unsafe impl Send for Shared {}
-// SAFETY: all shared mutable state is atomic or a lock-free queue.
+// SAFETY: all shared mutable state is atomic, or (a head's pool) touched only by a slot's sole owner.
 unsafe impl Sync for Shared {}
 
 /// A set of slots. Cloning shares it.
@@ -100,36 +125,11 @@ impl Pool {
     /// Maps the memory and fills the free lists. Falls back to ordinary pages when huge ones run out.
     pub fn new(config: PoolConfig) -> Result<Self, PoolError> {
         let mut backing = if config.huge { Backing::Huge } else { Backing::Ordinary };
-        let mut make = |index: usize| -> Result<Class, PoolError> {
-            let slot_bytes = SLOT_CLASSES[index];
-            let slots = config.slots[index].max(1);
-            let bytes = slots * slot_bytes;
-            let mut region = None;
-            if backing == Backing::Huge {
-                match Region::map(bytes, true) {
-                    Ok(mapped) => region = Some(mapped),
-                    Err(_) => backing = Backing::OrdinaryFallback,
-                }
-            }
-            let region = match region {
-                Some(mapped) => mapped,
-                None => Region::map(bytes, false).map_err(|source| PoolError::Map { bytes, source })?,
-            };
-            debug_assert!(region.bytes() >= bytes);
-            let free = ArrayQueue::new(slots);
-            for slot in 0..slots {
-                let pushed = free.push(slot as u32);
-                assert!(pushed.is_ok(), "a fresh free list has room for every slot");
-            }
-            Ok(Class {
-                slot_bytes,
-                base: region.base(),
-                counts: (0..slots).map(|_| AtomicU32::new(0)).collect(),
-                free,
-                _region: region,
-            })
-        };
-        let classes = [make(0)?, make(1)?, make(2)?];
+        let classes = [
+            Class::make(0, config.slots[0], &mut backing)?,
+            Class::make(1, config.slots[1], &mut backing)?,
+            Class::make(2, config.slots[2], &mut backing)?,
+        ];
         Ok(Self { shared: Arc::new(Shared { classes, backing, exhausted: AtomicU64::new(0) }) })
     }
 
@@ -141,7 +141,7 @@ impl Pool {
                 continue;
             }
             if let Some(slot) = class.free.pop() {
-                return Some(BufMut::claim(Arc::clone(&self.shared), index as u8, slot, len));
+                return Some(BufMut::claim(&self.shared, index, slot, len));
             }
         }
         self.shared.exhausted.fetch_add(1, Ordering::Relaxed);
@@ -166,7 +166,7 @@ impl Pool {
             PoolStats { exhausted: self.shared.exhausted.load(Ordering::Relaxed), ..PoolStats::default() };
         for (index, class) in self.shared.classes.iter().enumerate() {
             stats.free[index] = class.free.len();
-            stats.total[index] = class.counts.len();
+            stats.total[index] = class.heads.len();
         }
         stats
     }
@@ -175,7 +175,7 @@ impl Pool {
     pub fn regions(&self) -> [(usize, usize); SLOT_CLASSES.len()] {
         let at = |index: usize| {
             let class = &self.shared.classes[index];
-            (class.base.as_ptr() as usize, class.counts.len() * class.slot_bytes)
+            (class.base.as_ptr() as usize, class.heads.len() * class.slot_bytes)
         };
         [at(0), at(1), at(2)]
     }
@@ -190,6 +190,7 @@ impl std::fmt::Debug for Pool {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::Buf;
 
     #[test]
     fn slots_come_back_when_the_last_handle_goes() {
@@ -212,6 +213,72 @@ mod tests {
         drop(held);
         assert!(pool.alloc(256 << 10).is_some());
         assert!(pool.alloc((256 << 10) + 1).is_none());
+    }
+
+    #[test]
+    fn the_slot_freed_last_is_used_next() {
+        let pool = Pool::new(PoolConfig::small()).expect("maps");
+        let (a, b) = (pool.alloc(10).expect("slot"), pool.alloc(10).expect("slot"));
+        let at = a.as_ptr();
+        assert_ne!(at, b.as_ptr());
+        drop(a);
+        assert_eq!(pool.alloc(10).expect("slot").as_ptr(), at);
+    }
+
+    #[test]
+    fn handles_outlive_their_pool_and_free_its_memory_at_the_end() {
+        let pool = Pool::new(PoolConfig { slots: [2, 1, 1], huge: false }).expect("maps");
+        let mut m = pool.alloc(4096).expect("slot");
+        m.fill(3);
+        let shared = Arc::downgrade(&pool.shared);
+        let buf = m.freeze();
+        let part = buf.slice(4000..4096);
+        drop((pool, buf));
+        assert!(shared.upgrade().is_some());
+        assert!(part.iter().all(|&byte| byte == 3));
+        drop(part);
+        assert!(shared.upgrade().is_none());
+    }
+
+    #[test]
+    fn lengths_follow_the_slot_and_static_bytes_are_never_writable() {
+        let pool = Pool::new(PoolConfig::small()).expect("maps");
+        let mut m = pool.alloc(100).expect("slot");
+        m.set_len(4096);
+        m.truncate(5000);
+        assert_eq!((m.len(), m.capacity()), (4096, 4096));
+        m.truncate(7);
+        assert_eq!(m.len(), 7);
+        let tail = m.freeze().slice(1..7);
+        assert_eq!(tail.try_mut().expect_err("does not start its slot").len(), 6);
+        let fixed = Buf::from_static(b"zeroes");
+        assert_eq!(&fixed.clone().try_mut().expect_err("static")[..], b"zeroes");
+    }
+
+    #[test]
+    fn slots_travel_between_threads_without_loss_or_sharing() {
+        let pool = Pool::new(PoolConfig { slots: [64, 1, 1], huge: false }).expect("maps");
+        let (tx, rx) = std::sync::mpsc::sync_channel::<(u64, Buf)>(32);
+        let consumer = std::thread::spawn(move || {
+            for (stamp, buf) in rx {
+                let twin = buf.clone();
+                drop(buf);
+                assert!(twin.chunks(8).all(|word| word == stamp.to_le_bytes()), "slot reused while held");
+            }
+        });
+        for stamp in 0..50_000u64 {
+            let mut m = loop {
+                match pool.alloc(256) {
+                    Some(m) if m.capacity() == 4096 => break m,
+                    _ => std::thread::yield_now(),
+                }
+            };
+            m.chunks_mut(8).for_each(|word| word.copy_from_slice(&stamp.to_le_bytes()));
+            tx.send((stamp, m.freeze())).expect("consumer lives");
+        }
+        drop(tx);
+        consumer.join().expect("consumer");
+        assert_eq!(pool.stats().free, [64, 1, 1]);
     }
 
     #[test]
