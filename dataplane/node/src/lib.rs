@@ -3,5 +3,6 @@
 pub mod bus;
 pub mod exports;
 pub mod host;
+pub mod inspect;
 pub mod order;
 pub mod service;

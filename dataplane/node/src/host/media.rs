@@ -63,28 +63,28 @@ pub enum MediaError {
 }
 
 /// An open device of a sled.
-pub struct Opened {
+pub(super) struct Opened {
     /// Name in the store.
-    pub name: String,
+    pub(super) name: String,
     /// The driver.
-    pub driver: BlockDriver,
+    pub(super) driver: BlockDriver,
 }
 
 /// What opening needs beside the device.
-pub struct Opener<'a> {
+pub(super) struct Opener<'a> {
     /// Decides.
-    pub agent: &'a Agent,
+    pub(super) agent: &'a Agent,
     /// The rack's identity.
-    pub rack: RackId,
+    pub(super) rack: RackId,
     /// Buffers, registered with the rings.
-    pub pool: &'a Pool,
+    pub(super) pool: &'a Pool,
 }
 
 impl Opener<'_> {
     /// A head's log: its driver and how the head is to meet it; none when it is missing or refused. A log
     /// that is to be made is made by the head itself, at its first turns: confirm it when the head has
     /// read it. A crash before that makes it again under the same identity.
-    pub fn log(
+    pub(super) fn log(
         &self,
         head: &config::Head,
         volume_bytes: u64,
@@ -112,7 +112,7 @@ impl Opener<'_> {
     }
 
     /// The devices of a sled that may be served.
-    pub fn sled(&self, rack: &Rack, sled: &config::Sled) -> Result<Vec<Opened>, MediaError> {
+    pub(super) fn sled(&self, rack: &Rack, sled: &config::Sled) -> Result<Vec<Opened>, MediaError> {
         let mut opened = Vec::new();
         for device in &sled.devices {
             let Some(mut driver) = self.driver(device)? else {

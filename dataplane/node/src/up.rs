@@ -1,0 +1,317 @@
+//! `palisade up`: control and the nodes of this host, in one process or one process each.
+//!
+//! With `--processes` every node is a child that runs `palisade node`; a child that dies is started again
+//! with a growing pause. Readiness is what control sees: every volume served. SIGINT and SIGTERM stop
+//! exports first, then the rest, and exit with 0.
+
+use crate::host::Host;
+use palisade_control::agent::{Agent, AgentConfig, NodeHello};
+use palisade_control::api::status::Status;
+use palisade_control::config::Rack;
+use palisade_control::control::Control;
+use palisade_protocol::wire::BootId;
+use palisade_runtime::entropy::{Entropy, OsEntropy};
+use std::collections::BTreeMap;
+use std::io::{IsTerminal, Write};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitCode, Stdio};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+/// How long control may take to admit the nodes of a host.
+const ADMISSION: Duration = Duration::from_secs(30);
+/// How often the state of the rack is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+/// How often a rack that is not ready says what it waits for.
+const NAG: Duration = Duration::from_secs(5);
+/// Pauses before a dead node is started again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How long children may take to stop.
+const STOP: Duration = Duration::from_secs(15);
+
+/// What `up` was asked for.
+pub struct UpOptions {
+    /// The rack file, as given (children read it again).
+    pub file: PathBuf,
+    /// The data directory, when not the file's.
+    pub data_dir: Option<PathBuf>,
+    /// One process per node.
+    pub processes: bool,
+    /// Where to write the ready lines.
+    pub ready_file: Option<PathBuf>,
+}
+
+/// Raised by SIGINT or SIGTERM.
+pub fn stop_flag() -> std::io::Result<Arc<AtomicBool>> {
+    let flag = Arc::new(AtomicBool::new(false));
+    for signal in [signal_hook::consts::SIGINT, signal_hook::consts::SIGTERM] {
+        // A second signal ends the process at once, for people who have waited long enough.
+        signal_hook::flag::register_conditional_shutdown(signal, 130, Arc::clone(&flag))?;
+        signal_hook::flag::register(signal, Arc::clone(&flag))?;
+    }
+    Ok(flag)
+}
+
+/// Runs until stopped.
+pub fn up(rack: &Rack, options: &UpOptions) -> ExitCode {
+    match run(rack, options) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("palisade: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Error>> {
+    let stop = stop_flag()?;
+    if let Some(path) = &options.ready_file
+        && let Err(error) = std::fs::remove_file(path)
+        && error.kind() != std::io::ErrorKind::NotFound
+    {
+        return Err(format!("ready file {}: {error}", path.display()).into());
+    }
+    let control = Control::start(rack)?;
+    let names: Vec<String> = names(rack);
+    let mut nodes = if options.processes {
+        Nodes::Children(names.iter().map(|name| Keeper::new(name)).collect())
+    } else {
+        Nodes::Here(host(rack, &names)?)
+    };
+    let mut screen = Screen::default();
+    let (mut ready, mut next_nag) = (false, Instant::now() + NAG);
+    let healthy = loop {
+        if stop.load(Ordering::Acquire) {
+            break true;
+        }
+        if !nodes.watch(options) {
+            eprintln!("\npalisade: a reactor ended unexpectedly; see the messages above");
+            break false;
+        }
+        let status = control.status();
+        if !ready && status.ready {
+            ready = true;
+            for line in status.ready_lines() {
+                println!("{line}");
+            }
+            if let Some(path) = &options.ready_file {
+                let written = control.write_ready_file(path);
+                written.map_err(|error| format!("ready file {}: {error}", path.display()))?;
+            }
+        }
+        if !ready && Instant::now() >= next_nag {
+            next_nag = Instant::now() + NAG;
+            for volume in status.volumes.iter().filter(|volume| volume.state != "serving") {
+                eprintln!("palisade: waiting for volume {}: {} {}", volume.name, volume.state, volume.why);
+            }
+        }
+        if ready {
+            screen.show(&status);
+        }
+        std::thread::sleep(LOOK);
+    };
+    screen.clear();
+    Ok(nodes.stop() && healthy)
+}
+
+fn names(rack: &Rack) -> Vec<String> {
+    let heads = rack.heads.iter().map(|head| head.name.clone());
+    // Sleds first: heads find them when they look.
+    rack.sleds.iter().map(|sled| sled.name.clone()).chain(heads).collect()
+}
+
+/// Runs nodes of the rack in this process.
+pub fn host(rack: &Rack, names: &[String]) -> Result<Host, Box<dyn std::error::Error>> {
+    let boots: BTreeMap<String, BootId> =
+        names.iter().map(|name| (name.clone(), BootId(OsEntropy.next_u128()))).collect();
+    let nodes = names.iter().map(|name| NodeHello { name: name.clone(), boot: boots[name] }).collect();
+    let (agent, admission) = Agent::join(AgentConfig { socket: rack.socket(), nodes }, ADMISSION)?;
+    Ok(Host::start(rack, agent, admission, &boots)?)
+}
+
+/// `palisade node`: one node, until stopped.
+pub fn node(rack: &Rack, name: &str) -> ExitCode {
+    let run = || -> Result<bool, Box<dyn std::error::Error>> {
+        let stop = stop_flag()?;
+        let host = host(rack, &[name.to_owned()])?;
+        while !stop.load(Ordering::Acquire) {
+            if host.failed() {
+                return Err("a reactor ended unexpectedly".into());
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(host.stop())
+    };
+    match run() {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
+        Err(error) => {
+            eprintln!("palisade: node {name}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+enum Nodes {
+    Here(Host),
+    Children(Vec<Keeper>),
+}
+
+impl Nodes {
+    /// Looks after the nodes; false when the host process is no good any more.
+    fn watch(&mut self, options: &UpOptions) -> bool {
+        match self {
+            Self::Here(host) => !host.failed(),
+            Self::Children(keepers) => {
+                keepers.iter_mut().for_each(|keeper| keeper.watch(options));
+                true
+            }
+        }
+    }
+
+    fn stop(self) -> bool {
+        match self {
+            Self::Here(host) => host.stop(),
+            Self::Children(mut keepers) => {
+                // Heads go before the sleds that they write to.
+                keepers.reverse();
+                keepers.iter_mut().map(Keeper::stop).fold(true, |clean, one| clean & one)
+            }
+        }
+    }
+}
+
+/// Keeps one node's process alive.
+struct Keeper {
+    name: String,
+    child: Option<Child>,
+    pause: Duration,
+    next_start: Instant,
+    started: Instant,
+}
+
+impl Keeper {
+    fn new(name: &str) -> Self {
+        let now = Instant::now();
+        Self { name: name.to_owned(), child: None, pause: BACK_OFF.0, next_start: now, started: now }
+    }
+
+    fn watch(&mut self, options: &UpOptions) {
+        let now = Instant::now();
+        if let Some(child) = &mut self.child {
+            let Ok(Some(status)) = child.try_wait() else { return };
+            self.child = None;
+            if now.duration_since(self.started) > BACK_OFF.1 {
+                self.pause = BACK_OFF.0;
+            }
+            eprintln!("palisade: node {} ended ({status}); starting it again in {:?}", self.name, self.pause);
+            self.next_start = now + self.pause;
+            self.pause = (self.pause * 2).min(BACK_OFF.1);
+        }
+        if now >= self.next_start {
+            self.start(options);
+        }
+    }
+
+    fn start(&mut self, options: &UpOptions) {
+        self.started = Instant::now();
+        let spawned = std::env::current_exe().and_then(|exe| {
+            let mut command = Command::new(exe);
+            command.arg("node").arg(&options.file).arg("--name").arg(&self.name).stdin(Stdio::null());
+            if let Some(dir) = &options.data_dir {
+                command.arg("--data-dir").arg(dir);
+            }
+            command.spawn()
+        });
+        match spawned {
+            Ok(child) => self.child = Some(child),
+            Err(error) => {
+                eprintln!("palisade: node {} cannot be started: {error}", self.name);
+                self.next_start = self.started + self.pause;
+                self.pause = (self.pause * 2).min(BACK_OFF.1);
+            }
+        }
+    }
+
+    fn stop(&mut self) -> bool {
+        let Some(child) = &mut self.child else { return true };
+        let pid = rustix::process::Pid::from_child(child);
+        if rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_err() {
+            return true;
+        }
+        let end = Instant::now() + STOP;
+        while Instant::now() < end {
+            if let Ok(Some(status)) = child.try_wait() {
+                return status.success();
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        eprintln!("palisade: node {} does not stop; killing it", self.name);
+        let killed = child.kill().and_then(|()| child.wait());
+        killed.is_err()
+    }
+}
+
+/// The live line of a terminal.
+#[derive(Default)]
+struct Screen {
+    last: Option<(Instant, u64, u64)>,
+    shown: bool,
+}
+
+impl Screen {
+    fn show(&mut self, status: &Status) {
+        if !std::io::stdout().is_terminal() {
+            return;
+        }
+        let sum = |name: &str| -> u64 {
+            status.volumes.iter().filter_map(|volume| volume.counters.get(name)).sum()
+        };
+        let (now, reads, writes) = (Instant::now(), sum("reads"), sum("writes"));
+        let Some((then, old_reads, old_writes)) = self.last else {
+            self.last = Some((now, reads, writes));
+            return;
+        };
+        let span = now.duration_since(then).as_secs_f64();
+        if span < 1.0 {
+            return;
+        }
+        self.last = Some((now, reads, writes));
+        let rate = |new: u64, old: u64| (new.saturating_sub(old) as f64 / span).round();
+        let waiting: u64 = status.volumes.iter().map(|volume| volume.waiting).sum();
+        let degraded = status.volumes.iter().filter(|volume| volume.degraded).count();
+        let away = status.nodes.iter().filter(|node| node.state != "ready").count();
+        print!(
+            "\r\x1b[K{} read/s  {} write/s  {waiting} waiting  {degraded} degraded  {away} nodes not ready",
+            rate(reads, old_reads),
+            rate(writes, old_writes)
+        );
+        // A terminal that went away ends the show, not the rack.
+        let _ = std::io::stdout().flush();
+        self.shown = true;
+    }
+
+    fn clear(&self) {
+        if self.shown {
+            println!();
+        }
+    }
+}
+
+/// Reads and parses a rack file; prints every finding and gives up on an error.
+pub fn load(file: &Path, data_dir: Option<&Path>) -> Option<Rack> {
+    let text = match std::fs::read_to_string(file) {
+        Ok(text) => text,
+        Err(error) => {
+            eprintln!("palisade: rack file {}: {error}", file.display());
+            return None;
+        }
+    };
+    let parsed = palisade_control::config::parse(&text, data_dir);
+    for finding in &parsed.findings {
+        eprintln!("{}", finding.render(file));
+    }
+    (!parsed.has_errors()).then_some(parsed.rack)
+}
