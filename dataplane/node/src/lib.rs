@@ -6,3 +6,4 @@ pub mod host;
 pub mod inspect;
 pub mod order;
 pub mod service;
+pub mod up;

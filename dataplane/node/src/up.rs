@@ -5,10 +5,10 @@
 //! exports first, then the rest, and exit with 0.
 
 use crate::host::Host;
+use palisade_control::Control;
 use palisade_control::agent::{Agent, AgentConfig, NodeHello};
 use palisade_control::api::status::Status;
 use palisade_control::config::Rack;
-use palisade_control::control::Control;
 use palisade_protocol::wire::BootId;
 use palisade_runtime::entropy::{Entropy, OsEntropy};
 use std::collections::BTreeMap;

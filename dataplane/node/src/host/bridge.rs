@@ -294,11 +294,8 @@ impl State {
             self.control.send(ControlReport::Deleted { node, partition });
         }
         let Some((warning, what)) = describe(&event) else { return };
-        if warning {
-            tracing::warn!(node = port.name, "{what}");
-        } else {
-            tracing::info!(node = port.name, "{what}");
-        }
+        // Control logs it where people look; this is for a node that cannot reach control.
+        tracing::debug!(node = port.name, "{what}");
         self.control.send(ControlReport::Event { node, warning, what });
     }
 
