@@ -4,6 +4,7 @@ mod head_support;
 
 use head_support::*;
 use palisade_protocol::wire::*;
+use std::time::Duration;
 
 #[test]
 fn flushed_data_is_read_from_columns() {
@@ -41,7 +42,7 @@ fn any_two_of_six_sleds_may_be_gone() {
             rack.nodes[2 + b].disk.dead = false;
             rack.restart(2 + a);
             rack.restart(2 + b);
-            rack.run_for(std::time::Duration::from_millis(50));
+            rack.run_for(Duration::from_millis(50));
         }
     }
     assert!(rack.counters().degraded_reads > 0);
@@ -66,4 +67,134 @@ fn three_gone_is_an_error_that_names_the_extent() {
     }
     assert!(lost > 0);
     assert!(rack.events.iter().any(|event| matches!(event, Event::DataLost { .. })));
+}
+
+#[test]
+fn a_small_log_slows_writers_and_loses_nothing() {
+    let mut shape = Shape::new(120);
+    shape.log_segments = 20;
+    let mut rack = Rack::new(shape);
+    rack.serve();
+    // Ten times over the log's size.
+    rack.workload(2500, 2000, 32);
+    rack.verify();
+    let counters = rack.counters();
+    assert!(counters.waits > 0 && counters.checkpoints > 0, "{counters:?}");
+    rack.restart(0);
+    rack.serve();
+    rack.verify();
+}
+
+#[test]
+fn the_collector_bounds_space_under_overwrite() {
+    let mut shape = Shape::new(121);
+    shape.blocks = 1024;
+    shape.columns = 16;
+    shape.flush.fill_low = 5;
+    let mut rack = Rack::new(shape);
+    rack.serve();
+    for _ in 0..10 {
+        for first in (0..1024 * 8).step_by(256) {
+            let tag = rack.write(first, 256);
+            rack.wait_all(&[tag]);
+        }
+        rack.flush_all();
+    }
+    rack.verify();
+    rack.run_for(Duration::from_secs(2));
+    let counters = rack.counters();
+    assert!(counters.collections + counters.extents_released > 0, "{counters:?}");
+    assert!(counters.columns_released > 0, "{counters:?}");
+    // 1024 blocks in extents of 256: four full ones, and what the threshold lets stay.
+    let status = rack.status();
+    assert!(status.extents <= 10, "{} extents", status.extents);
+}
+
+#[test]
+fn rot_in_the_log_is_fetched_from_the_peer() {
+    let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(122) });
+    rack.serve();
+    let tags: Vec<u64> = (0..64).map(|at| rack.write(at * 8, 8)).collect();
+    rack.wait_all(&tags);
+    assert_eq!(rack.rot(0, 3), 22, "every third block");
+    rack.verify();
+    let counters = rack.counters();
+    assert!(counters.corrupt > 0 && counters.repaired == counters.corrupt, "{counters:?}");
+    rack.run_for(Duration::from_millis(10));
+    rack.verify();
+    assert_eq!(rack.counters().corrupt, counters.corrupt, "what was repaired stays repaired");
+}
+
+#[test]
+fn a_rotten_column_gives_right_data_and_is_rewritten() {
+    let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(123) });
+    rack.serve();
+    rack.workload(200, 256, 8);
+    rack.flush_all();
+    assert!(rack.rot(3, 2) > 0);
+    rack.verify();
+    rack.run_for(Duration::from_secs(3));
+    rack.verify();
+    let counters = rack.counters();
+    assert!(counters.corrupt > 0 && counters.repaired > 0, "{counters:?}");
+    assert_eq!(rack.status().degraded, 0);
+}
+
+#[test]
+fn a_deleted_partition_gives_its_columns_back() {
+    let mut rack = Rack::new(Shape::new(124));
+    rack.serve();
+    let free = |rack: &mut Rack| -> u32 { (0..6).map(|at| rack.sled(at).status().devices[0].free).sum() };
+    let before = free(&mut rack);
+    rack.workload(200, 1024, 8);
+    rack.flush_all();
+    assert!(free(&mut rack) < before);
+    rack.delete();
+    rack.run_until("deletion", |rack| rack.events.iter().any(|event| matches!(event, Event::Deleted { .. })));
+    assert_eq!(free(&mut rack), before);
+}
+
+#[test]
+fn overwrites_and_trims_during_a_flush_stay_newest() {
+    for seed in 130..138 {
+        let mut shape = Shape { hot_bytes: 0, ..Shape::new(seed) };
+        shape.flush.fill_low = 0;
+        shape.flush.fill_high = 1;
+        let mut rack = Rack::new(shape);
+        rack.serve();
+        rack.workload(800, 64, 4);
+        rack.verify();
+        rack.flush_all();
+        rack.verify();
+        assert!(rack.counters().flushes > 0);
+        rack.restart(0);
+        rack.serve();
+        rack.verify();
+    }
+}
+
+#[test]
+fn one_sled_gone_flush_goes_on_with_five_columns() {
+    let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(140) });
+    rack.crash(2);
+    rack.serve();
+    rack.workload(200, 512, 8);
+    rack.flush_all();
+    rack.verify();
+    assert!(rack.status().degraded > 0);
+    rack.start(2, false);
+    rack.run_for(Duration::from_secs(5));
+    rack.verify();
+    assert_eq!(rack.status().degraded, 0, "rebuilt once the sled is back (P-25)");
+}
+
+#[test]
+fn two_sleds_gone_flush_waits_and_writes_go_on() {
+    let mut rack = Rack::new(Shape::new(141));
+    rack.crash(2);
+    rack.crash(3);
+    rack.serve();
+    rack.workload(200, 512, 8);
+    rack.verify();
+    assert_eq!(rack.counters().flushes, 0, "never below k + 1 columns (P-25)");
 }

@@ -318,11 +318,14 @@ impl Index {
                 }
                 _ => false,
             };
-            let matches = old.op == e.op && same_place;
+            // An index that is behind the gathered operation is one of recovery: the write's record was
+            // released because this repoint stands for it.
+            let missed = old.op < e.op;
+            let matches = missed || (old.op == e.op && same_place);
             let fits = e.lba.0 < PARTITION_BLOCKS_MAX && self.extents.is_free(slot, e.block);
             if fits && (matches || faults.repoint_unconditional()) {
-                let crc = if matches { old.crc } else { e.crc };
-                let op = if matches { old.op } else { e.op };
+                let crc = if matches && !missed { old.crc } else { e.crc };
+                let op = if matches && !missed { old.op } else { e.op };
                 let loc = Loc::Extent { slot, block: e.block };
                 self.replace(e.lba, Mapping { op, loc, crc }, dead);
                 applied.changed += 1;

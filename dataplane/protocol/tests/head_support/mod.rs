@@ -662,3 +662,37 @@ fn name(msg: &Msg) -> &'static str {
         _ => "other",
     }
 }
+
+impl Rack {
+    pub fn delete(&mut self) {
+        let now = self.now;
+        let node = &mut self.nodes[0];
+        if let Machine::Head(head) = &mut node.machine {
+            head.delete_partition(now, VOLUME, &mut node.out);
+        }
+    }
+}
+
+impl Rack {
+    /// Flips a bit in every `nth` block of a node's disk that holds a client's current data.
+    pub fn rot(&mut self, at: usize, nth: usize) -> usize {
+        let known: BTreeSet<[u8; 8]> = self
+            .model
+            .iter()
+            .enumerate()
+            .filter(|(_, values)| values[0] != 0)
+            .map(|(at, values)| sector(values[0], at)[..8].try_into().expect("eight bytes"))
+            .collect();
+        let (mut found, mut hurt) = (0, 0);
+        for block in self.nodes[at].disk.bytes.chunks_exact_mut(BLOCK) {
+            if known.contains(&block[..8]) {
+                if found % nth == 0 {
+                    block[77] ^= 0x10;
+                    hurt += 1;
+                }
+                found += 1;
+            }
+        }
+        hurt
+    }
+}
