@@ -62,3 +62,9 @@ fn acknowledged_writes_survive_everything() {
         chaos(seed);
     }
 }
+
+#[test]
+fn one() {
+    let Ok(seed) = std::env::var("SEED") else { return };
+    chaos(seed.parse().expect("a number"));
+}

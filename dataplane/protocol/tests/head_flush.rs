@@ -131,7 +131,8 @@ fn a_rotten_column_gives_right_data_and_is_rewritten() {
     rack.serve();
     rack.workload(200, 256, 8);
     rack.flush_all();
-    assert!(rack.rot(3, 2) > 0);
+    // Parity columns hold nothing that the client knows; two sleds more than cover that.
+    assert!(rack.rot(2, 2) + rack.rot(3, 2) > 0);
     rack.verify();
     rack.run_for(Duration::from_secs(3));
     rack.verify();

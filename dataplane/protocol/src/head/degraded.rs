@@ -195,9 +195,8 @@ impl Core {
                 read.failed |= 1 << column;
                 match status {
                     Status::Corrupt => self.mark_rot(now, p, extent, column, "rot", out),
-                    Status::NotOwner | Status::BadRequest => {
-                        self.mark_rot(now, p, extent, column, "lost", out)
-                    }
+                    // `BadRequest` may come from a sled that has not read its devices yet: no verdict.
+                    Status::NotOwner => self.mark_rot(now, p, extent, column, "lost", out),
                     _ => {}
                 }
                 self.spread(now, id, out);

@@ -85,7 +85,7 @@ impl Core {
         let Some(at) = self.parts[p].dying.iter().position(same) else { return };
         let partition = self.parts[p].id();
         match status {
-            Status::Ok | Status::NotOwner | Status::BadRequest => {
+            Status::Ok | Status::NotOwner => {
                 let part = &mut self.parts[p];
                 part.dying.swap_remove(at);
                 part.stats.counters.columns_released += 1;

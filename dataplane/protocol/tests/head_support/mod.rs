@@ -531,6 +531,9 @@ impl Rack {
     pub fn wait_all(&mut self, tags: &[u64]) {
         for &tag in tags {
             let result = self.wait(tag);
+            if result.is_err() {
+                eprintln!("{:#?}", &self.events[self.events.len().saturating_sub(30)..]);
+            }
             assert!(result.is_ok(), "seed {}: command failed: {result:?}", self.shape.seed);
         }
     }
