@@ -167,6 +167,8 @@ pub enum Slots<P> {
         page: P,
         /// Its slot, 0 or 1.
         newest: u8,
+        /// Contents of the other slot.
+        older: P,
     },
     /// One is bad: the survivor may be the older one (P-18).
     Half {
@@ -182,8 +184,8 @@ pub enum Slots<P> {
 /// Judges two slots by their sequences.
 pub fn judge<P, E>(slots: [Result<P, E>; 2], sequence: impl Fn(&P) -> u64) -> Slots<P> {
     match slots {
-        [Ok(a), Ok(b)] if sequence(&a) >= sequence(&b) => Slots::Good { page: a, newest: 0 },
-        [Ok(_), Ok(b)] => Slots::Good { page: b, newest: 1 },
+        [Ok(a), Ok(b)] if sequence(&a) >= sequence(&b) => Slots::Good { page: a, newest: 0, older: b },
+        [Ok(a), Ok(b)] => Slots::Good { page: b, newest: 1, older: a },
         [Ok(a), Err(_)] => Slots::Half { page: a, newest: 0 },
         [Err(_), Ok(b)] => Slots::Half { page: b, newest: 1 },
         [Err(_), Err(_)] => Slots::Lost,
@@ -257,8 +259,8 @@ mod tests {
     #[test]
     fn the_newest_good_slot_wins_and_one_bad_slot_is_told() {
         let of = |seqs: [Result<u64, ()>; 2]| judge(seqs, |seq| *seq);
-        assert_eq!(of([Ok(4), Ok(5)]), Slots::Good { page: 5, newest: 1 });
-        assert_eq!(of([Ok(6), Ok(5)]), Slots::Good { page: 6, newest: 0 });
+        assert_eq!(of([Ok(4), Ok(5)]), Slots::Good { page: 5, newest: 1, older: 4 });
+        assert_eq!(of([Ok(6), Ok(5)]), Slots::Good { page: 6, newest: 0, older: 5 });
         assert_eq!(of([Err(()), Ok(5)]), Slots::Half { page: 5, newest: 1 });
         assert_eq!(of([Ok(5), Err(())]), Slots::Half { page: 5, newest: 0 });
         assert_eq!(of([Err(()), Err(())]), Slots::Lost);

@@ -11,7 +11,7 @@
 //! * further column pages: units that were lost read as `Corrupt`.
 
 use super::column::{ColumnPage, ColumnRecord, Hold, PAGE_UNITS};
-use super::device::{Column, Device, Job, JobKind, RecordSlots, TableSlots};
+use super::device::{BOTH_SLOTS, Column, Device, Job, JobKind, RecordSlots, TableSlots};
 use super::format::{self, PROBE_BYTES, Superblock, Verdict};
 use super::status::DeviceState;
 use super::table::UnitTable;
@@ -211,8 +211,9 @@ impl Device {
             let which = if half { "one slot" } else { "both slots" };
             corrupt("partition record", format!("device {} page {page}, {which}", self.device_id()), out);
         }
-        let (found, newest) = match slots {
-            Slots::Good { page, newest } | Slots::Half { page, newest } => (page, newest),
+        let (found, newest, older) = match slots {
+            Slots::Good { page, newest, older } => (page, newest, older.records),
+            Slots::Half { page, newest } => (page, newest, Vec::new()),
             Slots::Lost => {
                 self.records[page as usize].lost = true;
                 return;
@@ -233,6 +234,8 @@ impl Device {
             part.raise(record.number, record.grant);
             part.doubtful = record.doubtful;
             part.record = Some(record);
+            let twice = older.iter().any(|other| other.partition == record.partition);
+            part.slots = if twice { BOTH_SLOTS } else { 1 << newest };
         }
     }
 
@@ -281,7 +284,7 @@ impl Device {
     fn column_page_found(&self, column: &mut Column, page: usize, slots: Slots<ColumnPage>) {
         let half = matches!(slots, Slots::Half { .. });
         let (found, newest) = match slots {
-            Slots::Good { page, newest } | Slots::Half { page, newest } => (page, newest),
+            Slots::Good { page, newest, .. } | Slots::Half { page, newest } => (page, newest),
             Slots::Lost => {
                 column.quarantined |= page == 0;
                 column.pages.push(TableSlots::default());

@@ -37,6 +37,9 @@ pub(super) struct Claim {
     pub(super) copies: u8,
 }
 
+/// A partition that both slots of its page name.
+pub(super) const BOTH_SLOTS: u8 = 3;
+
 /// A partition on this device.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -46,6 +49,8 @@ pub(super) struct Part {
     pub(super) ordinal: u32,
     /// What lies on the medium.
     pub(super) record: Option<PartitionRecord>,
+    /// Bit per slot of its page that names the partition, under whatever number.
+    pub(super) slots: u8,
     /// What the next page write shall hold instead.
     pub(super) next: Option<PartitionRecord>,
     /// Who raised the floor in this boot; a claim that was given up may be repeated by its holder alone.
@@ -73,6 +78,7 @@ impl Part {
             gate: Gate::closed(),
             ordinal: 0,
             record: None,
+            slots: 0,
             next: None,
             wanted: None,
             floor: Number::ZERO,

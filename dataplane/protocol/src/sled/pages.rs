@@ -98,6 +98,14 @@ impl Device {
             }
         }
         self.records[page as usize].included = included;
+        if good {
+            let slots = &self.records[page as usize];
+            for place in &slots.members {
+                let part = &mut self.parts[*place as usize];
+                // Every write carries every record of the page.
+                part.slots |= u8::from(part.record.is_some()) << slots.newest;
+            }
+        }
     }
 
     /// Puts a column on the list of those with pages to write.

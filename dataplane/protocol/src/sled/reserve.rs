@@ -12,7 +12,7 @@
 //! Ownership of columns is no matter of this verb: a number covers what the partition owns and nothing
 //! else (OP-03), so its cost does not depend on the number of columns.
 
-use super::device::{Claim, Device, Live, Part};
+use super::device::{BOTH_SLOTS, Claim, Device, Live, Part};
 use super::status::DeviceState;
 use super::{Asker, Ctx};
 use crate::fence::record::{PAGE_RECORDS, PartitionRecord, page_of};
@@ -126,11 +126,16 @@ impl Device {
             }
             return Ok(());
         }
-        let same = part.record.is_some_and(|record| {
-            record.number == stamp.number && Self::holder(&record) == Self::holder(&asked)
-        });
-        let wanted = part.wanted == Some(asked);
-        if !wanted && (!same || part.doubtful) {
+        let mine = match (part.wanted, part.record) {
+            // A claim of this boot was given up: only who made it may repeat it.
+            (Some(wanted), _) if Some(wanted) != part.record => wanted == asked,
+            (_, Some(record)) if record.number == stamp.number => {
+                Self::holder(&record) == Self::holder(&asked) && !part.doubtful
+            }
+            // Only columns name the number; its grant, which was compared, belongs to one head's boot.
+            _ => true,
+        };
+        if !mine {
             return stale(part.floor_grant);
         }
         match part.live {
@@ -151,10 +156,12 @@ impl Device {
         let part = &mut self.parts[place as usize];
         // A record new to its page goes to both slots, so that the survivor of a rotten slot names every
         // partition that was ever granted; and a rotten slot is made good (P-18).
-        let copies = match part.record {
-            Some(stored) if stored == record => 0,
-            Some(_) if !page.half => 1,
-            _ => 2,
+        let changed = part.record != Some(record);
+        let copies = match part.slots {
+            0 => 2,
+            _ if page.half => 2,
+            BOTH_SLOTS => u8::from(changed),
+            _ => 1,
         };
         part.gate.close();
         part.live = None;

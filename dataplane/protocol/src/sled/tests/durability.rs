@@ -46,6 +46,38 @@ fn fence_is_durable_a_crash_right_after_a_grant_keeps_its_record() {
 }
 
 #[test]
+fn p18_a_new_partition_is_in_both_slots_before_its_grant_whatever_delayed_it() {
+    // The record reached one slot, then: power was lost, or the device was slow and the claim given up.
+    for slow in [false, true] {
+        let mut rig = Rig::new();
+        let mut head = Head::new(1, 6);
+        if slow {
+            rig.hold = rig.record_writes();
+            let msg = head.reserve();
+            assert!(rig.ask(&head, msg).is_empty());
+            rig.now = rig.now + std::time::Duration::from_secs(1);
+            rig.pump();
+            rig.let_go();
+        } else {
+            let answers = crash_after(&mut rig, 1, |rig| {
+                let mut head = Head::new(1, 6);
+                let msg = head.reserve();
+                rig.deliver(&head, msg);
+                rig.pump();
+            });
+            assert!(answers.is_empty());
+        }
+        assert_eq!(rig.reserve(&mut head), Status::Ok);
+        for slot in 0..2 {
+            let at = rig.layout.record_slot(1, slot) as usize;
+            let page = &rig.media[0].durable[at..at + 4096];
+            let found = crate::fence::RecordPage::decode(page, DeviceId(0xd1), 1).expect("good");
+            assert_eq!(found.records.len(), 1, "slow {slow}, slot {slot}");
+        }
+    }
+}
+
+#[test]
 fn fence_is_durable_every_record_write_is_forced_to_the_medium() {
     let mut rig = Rig::new();
     let (mut head, column) = rig.granted(5);
