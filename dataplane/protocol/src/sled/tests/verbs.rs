@@ -393,3 +393,84 @@ fn columns_with_more_units_than_a_page_holds_keep_them_over_restarts() {
     rig.crash();
     assert_eq!(rig.read(&mut next, again, 1000, 1).0, Status::Corrupt);
 }
+
+#[test]
+fn ef03_a_sled_shows_its_devices_and_answers_every_verb() {
+    let media = vec![Medium::formatted(&spec(0xd1)), Medium::formatted(&spec(0xd2))];
+    let mut rig = Rig::unstarted(media, Faults::default(), |_| {});
+    rig.pump();
+    let shown: Vec<_> = rig.sled.status().devices.iter().map(|device| device.device).collect();
+    assert_eq!(shown, [Some(DeviceId(0xd1)), Some(DeviceId(0xd2))]);
+    let (mut head, column) = rig.granted(5);
+    assert_eq!(rig.write(&mut head, column, 1, 0, 1), Status::Ok);
+    assert_eq!(rig.read(&mut head, column, 0, 1).0, Status::Ok);
+    let list = Msg::ColumnList { req: ReqId(1), device: head.device, partition: PartitionId(7), from: 0 };
+    assert_eq!(rig.status(&head, list), Status::Ok);
+    let release = head.release(column);
+    assert_eq!(rig.status(&head, release), Status::Ok);
+    let device = &rig.sled.status().devices[0];
+    assert_eq!((device.columns, device.free, device.partitions), (rig.layout.columns, rig.layout.columns, 1));
+    let counted = &device.counters;
+    let verbs =
+        [counted.grants, counted.columns_reserved, counted.writes, counted.reads, counted.columns_released];
+    assert_eq!(verbs, [1; 5]);
+    assert_eq!(counted.refused, Refusals::default());
+}
+
+#[test]
+fn op30_every_status_has_its_cause_and_fenced_is_never_a_device_error() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    assert_eq!(rig.write(&mut head, column, 1, 0, 1), Status::Ok);
+    let mut forged = head.clone();
+    forged.secret = GrantSecret(9);
+    forged.req += 50;
+    assert_eq!(rig.write(&mut forged, column, 1, 1, 1), Status::NoToken);
+    assert_eq!(rig.write(&mut head, column, 2, 1, 1), Status::NotOwner);
+    assert_eq!(rig.write(&mut head, column, 1, UNITS, 1), Status::BadRequest);
+    assert_eq!(rig.read(&mut head, column, 9, 1).0, Status::Corrupt);
+    assert_eq!(rig.reserve(&mut Head::new(2, 4)), stale(5));
+    let mut new = Head::new(2, 6);
+    rig.hold = rig.record_writes();
+    let msg = new.reserve();
+    assert!(rig.ask(&new, msg).is_empty());
+    assert_eq!(rig.write(&mut new, column, 1, 1, 1), Status::Retry);
+    rig.let_go();
+    assert_eq!(rig.write(&mut head, column, 1, 1, 1), fenced(6));
+    // On a device that fails, a superseded head is told the one thing that matters to it.
+    rig.fail = Box::new(|_| Some(BlockError::Io));
+    assert_eq!(rig.write(&mut head, column, 1, 1, 1), fenced(6));
+    assert_eq!(rig.reserve(&mut Head::new(3, 9)), Status::DeviceError);
+    rig.fail = Box::new(|_| None);
+    let mut last = Head::new(3, 10);
+    assert_eq!(rig.reserve(&mut last), Status::Ok);
+    for extent in 1..rig.layout.columns {
+        assert_eq!(rig.column(&mut last, 100 + u64::from(extent), 0).0, Status::Ok);
+    }
+    assert_eq!(rig.column(&mut last, 999, 0).0, Status::NotFree);
+    let refused = rig.counters().refused;
+    let once = Refusals {
+        fenced: 2,
+        no_token: 1,
+        not_owner: 1,
+        stale_number: 1,
+        not_free: 1,
+        device_error: 1,
+        corrupt: 1,
+        retry: 1,
+        bad_request: 1,
+    };
+    assert_eq!(refused, once);
+}
+
+#[test]
+fn op29_a_refusal_needs_no_device() {
+    let mut rig = Rig::new();
+    let (mut old, column) = rig.granted(5);
+    assert_eq!(rig.reserve(&mut Head::new(2, 6)), Status::Ok);
+    rig.done.clear();
+    assert_eq!(rig.write(&mut old, column, 1, 0, 1), fenced(6));
+    let mut other = Head::new(3, 5).of(8);
+    assert_eq!(rig.read(&mut other, column, 0, 1).0, Status::NotOwner);
+    assert!(rig.done.is_empty(), "RAM decides: {:?}", rig.done);
+}
