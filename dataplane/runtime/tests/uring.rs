@@ -229,3 +229,60 @@ fn the_wait_descriptor_fires_for_a_parked_reactor() {
     assert_eq!((out[0].key, driver.in_flight()), (3, 0));
     assert!(start.elapsed() < Duration::from_secs(10), "woken, not timed out");
 }
+
+/// Where the child process of the next test writes; unset when this binary runs as a test.
+const CHILD_DEVICE: &str = "PALISADE_TEST_CHILD_DEVICE";
+
+/// Writes without end, many operations at a time, until it is killed. Not a test of its own.
+#[test]
+fn child_that_writes_until_it_is_killed() {
+    let Ok(path) = std::env::var(CHILD_DEVICE) else { return };
+    let pool = pool();
+    let mut driver = open(Path::new(&path), &options(16 * MIB));
+    let mut out = Vec::new();
+    for key in 0u64.. {
+        let bufs = smallvec![filled(&pool, 65536, key as u8)];
+        let verb = BlockVerb::Write { offset: key % 256 * 65536, bufs, fua: key.is_multiple_of(3) };
+        driver.submit(BlockRequest { key, verb });
+        driver.kick();
+        while driver.in_flight() > 64 {
+            driver.poll(Nanos::ZERO, &mut out);
+        }
+        assert!(out.drain(..).all(|done| done.result.is_ok()));
+    }
+}
+
+#[test]
+fn after_kill_nine_the_device_is_free_only_once_the_old_io_has_ended_p17() {
+    let dir = tempfile::tempdir().expect("dir");
+    let pool = pool();
+    for round in 0..5u64 {
+        let path = dir.path().join(format!("disk-{round}"));
+        let mut child = std::process::Command::new(std::env::current_exe().expect("this binary"))
+            .args(["child_that_writes_until_it_is_killed", "--exact", "--nocapture"])
+            .env(CHILD_DEVICE, &path)
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("child");
+        let start = std::time::Instant::now();
+        // Its first block is not zero once the child has come round to it again.
+        while std::fs::read(&path).map_or(true, |bytes| bytes.get(65536) != Some(&1)) {
+            assert!(start.elapsed() < LIMIT, "the child never wrote");
+            std::thread::sleep(Duration::from_millis(2 + round));
+        }
+        match UringDriver::open(&path, &options(16 * MIB)) {
+            Err(OpenError::InUse { holder, .. }) => assert_eq!(holder, Some(child.id())),
+            other => panic!("{other:?}"),
+        }
+        child.kill().expect("kill");
+        let patient = UringOptions { lock_wait: LIMIT, ..options(16 * MIB) };
+        let mut driver = open(&path, &patient);
+        let mut contents = || -> Vec<u8> {
+            (0..256).map(|n| read(&mut driver, pool.alloc(65536).expect("slot"), n * 65536)[99]).collect()
+        };
+        let first = contents();
+        std::thread::sleep(Duration::from_millis(50));
+        assert_eq!(first, contents(), "nothing lands after the lock was granted");
+        child.wait().expect("reaped");
+    }
+}
