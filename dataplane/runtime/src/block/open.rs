@@ -230,6 +230,10 @@ fn trust(file: BorrowedFd<'_>, note: &mut String) -> (bool, bool) {
     const RAMFS: i64 = 0x8584_58f6;
     const REMOTE: [(i64, &str); 4] =
         [(0x6969, "NFS"), (0xff53_4d42, "CIFS"), (0x0102_1997, "9p"), (0x6573_5546, "FUSE")];
+    let Ok(stat) = fs::fstat(file) else { return (true, true) };
+    if fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::BlockDevice {
+        return (true, volatile_cache(fs::major(stat.st_rdev), fs::minor(stat.st_rdev)));
+    }
     let kind = fs::fstatfs(file).map_or(0, |stat| stat.f_type & 0xffff_ffff);
     if kind == TMPFS || kind == RAMFS {
         say(note, "lies in memory: contents are lost when the host restarts");
@@ -239,13 +243,10 @@ fn trust(file: BorrowedFd<'_>, note: &mut String) -> (bool, bool) {
         say(note, &format!("durability is what the server behind {name} makes of a sync"));
         return (true, true);
     }
-    let Ok(stat) = fs::fstat(file) else { return (true, true) };
-    let block = fs::FileType::from_raw_mode(stat.st_mode) == fs::FileType::BlockDevice;
-    let device = if block { stat.st_rdev } else { stat.st_dev };
-    if !block && mounted_nobarrier(file) {
+    if mounted_nobarrier(file) {
         say(note, "its file system is mounted without write barriers: a sync may not reach the medium");
     }
-    (true, volatile_cache(fs::major(device), fs::minor(device)))
+    (true, volatile_cache(fs::major(stat.st_dev), fs::minor(stat.st_dev)))
 }
 
 /// What the kernel says of the device's write cache; a device that it does not know counts as volatile.
