@@ -11,6 +11,8 @@ use palisade_protocol::wire::*;
 use std::time::Instant;
 
 const P: PartitionId = PartitionId(1);
+/// Blocks of the volume: few enough that the log overwrites each of them.
+const BLOCKS: u64 = 1 << 17;
 
 /// Carries out every waiting command on memory.
 fn serve(device: &mut [u8], out: &mut Out, mut done: impl FnMut(BlockDone, &mut Out)) {
@@ -62,18 +64,18 @@ fn main() {
         device_bytes,
         rack: RackId(1),
         expect: None,
-        format: Some(FormatAs { log, segment_bytes: 8 << 20, volume_blocks: 1 << 20 }),
+        format: Some(FormatAs { log, segment_bytes: 8 << 20, volume_blocks: BLOCKS }),
         hot_bytes: 4 << 20,
         faults: Faults::default(),
     };
     let (mut log, ..) = recover(&mut device, &config, &pool);
-    let mut index = Index::new(1 << 20);
+    let mut index = Index::new(BLOCKS);
     let (mut op, mut out, mut busy) = (0u64, Out::default(), 0.0);
     let mut turn = Vec::with_capacity(32);
     while log.room_for(64, Room::User) {
         for _ in 0..32 {
             op += 1;
-            let lba = op.wrapping_mul(0x9e37_79b9) % (1 << 20);
+            let lba = op.wrapping_mul(0x9e37_79b9) % BLOCKS;
             let mut data = pool.alloc(BLOCK).expect("a slot");
             data[..8].copy_from_slice(&op.to_le_bytes());
             let data: Buf = data.freeze();
@@ -101,7 +103,7 @@ fn main() {
     let start = Instant::now();
     let mut found = 0u64;
     for i in 0..4_000_000u64 {
-        found += index.get(Lba(i.wrapping_mul(0x9e37_79b9) % (1 << 20))).op.0 & 1;
+        found += index.get(Lba(i.wrapping_mul(0x9e37_79b9) % BLOCKS)).op.0 & 1;
     }
     println!("index_get_ns {:.1} ({found})", start.elapsed().as_secs_f64() * 1e9 / 4e6);
     println!("index_bytes_per_block {:.2}", index.heap_bytes() as f64 / index.mapped() as f64);

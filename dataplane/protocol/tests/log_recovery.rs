@@ -175,3 +175,16 @@ fn entries_of_one_turn_share_one_record_and_its_payload_is_not_copied() {
         at.wrapping_add(4096)
     );
 }
+
+/// As above over fresh seeds: `LOG_SEEDS=100..200 cargo test --test log_recovery -- --ignored`.
+#[test]
+#[ignore = "takes as long as it is told to"]
+fn more_random_lives() {
+    let range = std::env::var("LOG_SEEDS").unwrap_or_else(|_| "100..120".into());
+    let (from, to) = range.split_once("..").expect("a range, from..to");
+    for seed in from.parse::<u64>().expect("a number")..to.parse().expect("a number") {
+        let (torn, released, checkpoints) = live(seed, 1500, Faults::default());
+        println!("seed {seed}: {torn} torn, {released} released, {checkpoints} checkpoints");
+        assert!(released > 0);
+    }
+}
