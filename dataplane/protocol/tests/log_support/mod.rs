@@ -211,6 +211,9 @@ pub struct Rig {
     pub now: Time,
     pub out: Out,
     pub blocks: u64,
+    /// Commits lag behind what is durable, as they do while a secondary is slow; a restart may then cut
+    /// operations that were never acknowledged (P-01).
+    pub lag: bool,
     /// Extent being filled and its next free stripe.
     pub filling: Option<(ExtentId, u32)>,
 }
@@ -242,6 +245,7 @@ impl Rig {
             now: Time::ZERO,
             out,
             blocks: 2048,
+            lag: false,
             filling: None,
         }
     }
@@ -307,7 +311,9 @@ impl Rig {
     fn commit(&mut self) {
         let durable = self.log.durable();
         let index = self.indexes.get_mut(&P).expect("index");
-        while self.waiting.first().is_some_and(|(_, placed)| placed.lsn <= durable) {
+        let mut most = if self.lag { self.rng.below(6) } else { u64::MAX };
+        while most > 0 && self.waiting.first().is_some_and(|(_, placed)| placed.lsn <= durable) {
+            most -= 1;
             let (op, placed) = self.waiting.remove(0);
             self.log.apply(index, op, &self.history[&op], placed.addr);
             self.committed = op;
@@ -444,19 +450,49 @@ impl Rig {
         if let Some(found) = &mut found {
             assert!(!found.damaged, "nothing durable is lost: {report:?}");
             assert!(found.bad.is_empty(), "nothing rotted: {:?}", found.bad);
+            assert!(
+                found.tail >= self.acked,
+                "AckedIsDurable: {:?} acknowledged, {:?} held",
+                self.acked,
+                found.tail
+            );
+            let cut = if self.lag {
+                self.acked.0 + self.rng.below(found.tail.0 - self.acked.0 + 1)
+            } else {
+                found.tail.0
+            };
+            self.history.retain(|op, _| *op <= found.committed.max(self.acked));
             for pending in std::mem::take(&mut found.pending) {
+                if pending.op.0 > cut {
+                    if let LoggedBody::Write { crcs, .. } = &pending.body {
+                        self.log.dead(pending.addr, crcs.len() as u32);
+                    }
+                    continue;
+                }
                 self.log.apply_logged(&mut found.index, pending.op, &pending.body, pending.addr);
+                self.remember(pending);
             }
+            found.tail = Op(cut);
         }
         let tail = found.as_ref().map_or(Op(0), |f| f.tail);
         assert!(tail >= self.acked, "AckedIsDurable: {:?} was acknowledged, {tail:?} is held", self.acked);
         self.adopted = found.as_ref().and_then(|f| f.adopted.clone());
         self.indexes = BTreeMap::from([(P, found.map_or_else(|| Index::new(self.blocks), |f| f.index))]);
-        self.history.retain(|op, _| *op <= tail);
         (self.op, self.committed, self.acked) = (tail, tail, tail);
         self.check();
         self.adopt();
         report
+    }
+
+    /// An operation that was held but not acknowledged counts from now on; one that was, is unchanged.
+    fn remember(&mut self, pending: PendingOp) {
+        let body = match pending.body {
+            LoggedBody::Write { lba, crcs } => Body::Write { lba, crcs, data: Buf::from_static(&[]) },
+            LoggedBody::Other(body) => body,
+        };
+        let held = format!("{body:?}");
+        let known = self.history.entry(pending.op).or_insert(body);
+        assert_eq!(format!("{known:?}"), held, "operation {:?} is the one acknowledged", pending.op);
     }
 
     /// Logs an adoption at the present tail.
@@ -581,6 +617,7 @@ pub fn step(rig: &mut Rig) {
 /// A random life with crashes; says how many records tore, segments went and checkpoints were finished.
 pub fn live(seed: u64, steps: u32, faults: Faults) -> (u64, u64, u64) {
     let mut rig = Rig::new(seed, LogConfig { faults, ..config(12 << 20) });
+    rig.lag = seed % 2 == 0;
     let (mut torn, mut released, mut checkpoints) = (0, 0, 0);
     for _ in 0..steps {
         step(&mut rig);
