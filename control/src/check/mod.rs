@@ -7,12 +7,10 @@ mod host;
 mod names;
 mod nodes;
 mod shape;
-#[cfg(test)]
-mod tests;
 mod volumes;
 
 pub use compare::compare;
-pub use host::{HostFacts, host};
+pub use host::{HostFacts, PathFacts, host};
 
 use crate::config::{Finding, Parsed, Place, Places, Rack, Severity};
 

@@ -94,9 +94,7 @@ fn rack(reader: &mut Reader, root: &mut Section<'_>, data_dir: Option<&Path>) ->
 fn reactors(reader: &mut Reader, root: &mut Section<'_>) -> Reactors {
     let mut section = reader.table(root, "reactors");
     let mut cores = Vec::new();
-    let mut listed = false;
-    reader.list(&mut section, "cores", |reader, path, item: &Spanned<DeValue<'_>>| {
-        listed = true;
+    let listed = reader.list(&mut section, "cores", |reader, path, item: &Spanned<DeValue<'_>>| {
         match whole(item.get_ref()) {
             Some(core) if core < 1 << 16 => cores.push(core as usize),
             _ => reader.error(

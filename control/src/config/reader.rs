@@ -209,17 +209,17 @@ impl Reader {
         parsed
     }
 
-    /// A list; each element is given to `each` with its path.
+    /// A list; each element is given to `each` with its path. False when there is none.
     pub(super) fn list<'d>(
         &mut self,
         section: &mut Section<'d>,
         key: &'static str,
         mut each: impl FnMut(&mut Self, String, &'d Spanned<DeValue<'d>>),
-    ) {
-        let Some(value) = self.remember(section, key) else { return };
+    ) -> bool {
+        let Some(value) = self.remember(section, key) else { return false };
         let DeValue::Array(items) = value.get_ref() else {
             self.wrong(&section.at(key), value, "a list");
-            return;
+            return false;
         };
         for (index, item) in items.iter().enumerate() {
             let path = format!("{}[{index}]", section.at(key));
@@ -227,6 +227,7 @@ impl Reader {
             self.places.set(path.clone(), place);
             each(self, path, item);
         }
+        true
     }
 
     /// A list of tables.

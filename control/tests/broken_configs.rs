@@ -1,0 +1,237 @@
+//! Fifty ways to break a rack file, each with the finding that it must give: severity, line, words of the
+//! finding and of its remedy. And what a broken file must never do: panic, or pass in silence.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+use palisade_control::check::{self, HostFacts};
+use palisade_control::config::{self, DeviceKind, Finding, Parsed, Severity};
+use rand_xoshiro::Xoshiro256PlusPlus;
+use rand_xoshiro::rand_core::{RngCore, SeedableRng};
+
+const GOOD: &str = include_str!("../../configs/one-box.toml");
+
+/// Replaces the `nth` occurrence (from 0) of `from`; the change must be possible.
+fn edit(nth: usize, from: &str, to: &str) -> String {
+    let at = GOOD.match_indices(from).nth(nth).unwrap_or_else(|| panic!("`{from}` is in the config")).0;
+    format!("{}{to}{}", &GOOD[..at], &GOOD[at + from.len()..])
+}
+
+fn judge(text: &str) -> (Parsed, Vec<Finding>) {
+    let parsed = config::parse(text, None);
+    let findings = check::file(&parsed);
+    (parsed, findings)
+}
+
+/// (which occurrence, what to replace, with what, words of the finding, words of the remedy).
+type Row = (usize, &'static str, &'static str, &'static str, &'static str);
+
+const ERRORS: [Row; 43] = [
+    (0, "[rack]", "[rack", "not TOML", "syntax"),
+    (0, "spin_us = 20", "spin_us = ", "not TOML", "syntax"),
+    (0, "spin_us = 20", "spn_us = 20", "unknown key `spn_us`", "did you mean `spin_us`?"),
+    (0, "[code]", "[cod]", "unknown key `cod`", "did you mean `code`?"),
+    (0, "primary =", "primry =", "unknown key `primry`", "did you mean `primary`?"),
+    (0, "name = \"sled-1\"", "nam = \"sled-1\"", "unknown key `nam`", "did you mean `name`?"),
+    (0, "unit = \"64 KiB\"", "zebra = 1", "unknown key `zebra`", "known keys here"),
+    (0, "name = \"sled-1\"", "shelve = \"x\"", "a sled has no name", "add name"),
+    (0, "cores = [0, 1]", "cores = [0, 0]", "core 0 is listed twice", "once"),
+    (0, "cores = [0, 1]", "cores = []", "no core is given", "cores = [0]"),
+    (0, "cores = [0, 1]", "cores = [\"a\", 1]", "is no core number", "whole numbers"),
+    (0, "cores = [0, 1]", "cores = 2", "is a number, not a list", "a list"),
+    (0, "core = 1", "core = 7", "core 7 has no reactor", "cores = [0, 1]"),
+    (0, "idle = \"adaptive\"", "idle = \"adaptve\"", "did you mean \"adaptive\"?", "spin"),
+    (0, "huge_pages = \"auto\"", "huge_pages = \"maybe\"", "cannot be \"maybe\"", "require"),
+    (0, "pool = \"256 MiB\"", "pool = \"1 MiB\"", "too small", "at least 32.0 MiB"),
+    (0, "pool = \"256 MiB\"", "pool = \"50000001 B\"", "not a multiple of 2 MiB", "huge page"),
+    (0, "pool = \"256 MiB\"", "pool = \"lots\"", "no size", "4 GiB"),
+    (0, "k = 4 ", "k = 0 ", "k is 0", "k = 4"),
+    (0, "m = 2", "m = 0", "m is 0", "m = 2"),
+    (0, "k = 4 ", "k = 15 ", "k + m is 17", "fewer columns"),
+    (0, "k = 4 ", "k = 400 ", "above 16", "at most 16"),
+    (0, "k = 4 ", "k = 8 ", "as many sleds", "add sleds"),
+    (0, "shelf = \"shelf-6\"", "shelf = \"shelf-5\"", "as many shelves", "shared_shelves"),
+    (0, "unit = \"64 KiB\"", "unit = \"65 kB\"", "not a multiple of 4 KiB", "64 KiB"),
+    (0, "unit = \"64 KiB\"", "unit = \"1 MiB\"", "up to 256 KiB", "64 KiB"),
+    (0, "column = \"8 MiB\"", "column = \"100 KiB\"", "not a multiple of the stripe unit", "8 MiB"),
+    (0, "column = \"8 MiB\"", "column = \"128 KiB\"", "only 2 stripe units", "at least 4"),
+    (0, "column = \"8 MiB\"", "column = \"8 MiB\"\nmin_columns = 3", "outside k..=k+m", "k + 1 = 5"),
+    (
+        0,
+        "name = \"head-2\"",
+        "name = \"head-1\"",
+        "node name `head-1` is used twice, first on line",
+        "its own",
+    ),
+    (0, "name = \"head-2\"", "name = \"a/b\"", "`a/b` is no name", "letters"),
+    (0, "127.0.0.1:10810", "127.0.0.1:10809", "address `127.0.0.1:10809` is used twice", "its own"),
+    (0, "127.0.0.1:10810", "localhost", "no address to export at", "unix:PATH"),
+    (0, "127.0.0.1:7202", "127.0.0.1:7201", "fabric address `127.0.0.1:7201` is used twice", "its own"),
+    (0, "127.0.0.1:9464", "9464", "not an address", "127.0.0.1:9464"),
+    (0, "size = \"512 MiB\"", "size = \"513 MiB\"", "not a multiple of its segment", "segment size"),
+    (0, "size = \"512 MiB\"", "size = \"16 MiB\"", "fewer than 8 segments", "512 MiB"),
+    (0, "size = \"512 MiB\"", "size = \"128 MiB\"", "too small: checkpoints", "at least"),
+    (
+        0,
+        "kind = \"file\", size = \"512 MiB\"",
+        "kind = \"memory\", size = \"512 MiB\"",
+        "memory device is blank",
+        "store",
+    ),
+    (0, "size = \"4 GiB\"", "size = \"40 GiB\"", "the sleds hold", "make it smaller"),
+    (0, "secondary = \"head-2\"", "secondary = \"head-1\"", "primary and secondary", "another head"),
+    (
+        0,
+        "primary = \"head-1\"",
+        "primary = \"head-9\"",
+        "there is no head `head-9`",
+        "head-1, head-2, head-3",
+    ),
+    (0, "size = \"4 GiB\"", "size = \"4000000001\"", "not a multiple of 4 KiB", "4 KiB"),
+];
+
+#[test]
+fn each_broken_config_gives_its_finding_at_its_line_with_its_remedy() {
+    for (nth, from, to, what, remedy) in &ERRORS {
+        let text = edit(*nth, from, to);
+        let (_, findings) = judge(&text);
+        let found =
+            findings.iter().find(|finding| finding.what.contains(what) && finding.remedy.contains(remedy));
+        let found =
+            found.unwrap_or_else(|| panic!("`{to}` must give `{what}` / `{remedy}`, gave {findings:#?}"));
+        assert_eq!(found.severity, Severity::Error, "{to}");
+        assert!(found.place.is_some(), "`{to}` has its place");
+    }
+}
+
+#[test]
+fn findings_name_the_very_line_and_column() {
+    for (from, to, what) in [
+        ("spin_us = 20", "spn_us = 20", "unknown key"),
+        ("k = 4 ", "k = 0 ", "k is 0"),
+        ("primary = \"head-1\"", "primary = \"head-9\"", "no head"),
+        ("cores = [0, 1]", "cores = [0, 0]", "listed twice"),
+    ] {
+        let text = edit(0, from, to);
+        let line = text.lines().position(|line| line.contains(to.trim_end())).expect("it is there") + 1;
+        let (_, findings) = judge(&text);
+        let found = findings.iter().find(|finding| finding.what.contains(what)).expect("found");
+        assert_eq!(found.place.expect("placed").line as usize, line, "{to}: {found:?}");
+    }
+    let (_, findings) = judge(&edit(0, "cores = [0, 1]", "cores = [0, 0]"));
+    let found = findings.iter().find(|finding| finding.what.contains("listed twice")).expect("found");
+    let rendered = found.render(std::path::Path::new("rack.toml"));
+    assert!(
+        rendered.starts_with("rack.toml:11:13: error: core 0 is listed twice\n    remedy: "),
+        "{rendered}"
+    );
+}
+
+#[test]
+fn more_broken_configs_as_whole_files() {
+    let rows = [
+        ("", "no head", Severity::Error, false),
+        ("[[volume]]\nname = \"v\"\nsize = \"1 GiB\"\n", "no primary", Severity::Error, true),
+        (
+            "[[volume]]\nname = \"v\"\nkind = \"bare\"\nsize = \"1 GiB\"\n",
+            "exported nowhere",
+            Severity::Error,
+            true,
+        ),
+        ("[[head]]\nname = \"h\"\n", "has no log", Severity::Error, true),
+        ("[[head]]\nname = \"h\"\nlog = { kind = \"block\" }\n", "has no path", Severity::Error, true),
+        ("[[sled]]\nname = \"s\"\n", "has no device", Severity::Error, true),
+        (
+            "[[sled]]\nname = \"s\"\ndevice = [{ size = \"8 MiB\" }]\n",
+            "fewer than 4 columns",
+            Severity::Error,
+            true,
+        ),
+        ("[timers]\nresend_ms = 500\n", "above resend_ms_max", Severity::Error, true),
+        ("[limits]\nlog_low_percent = 70\n", "not below log_high_percent", Severity::Error, true),
+        ("rack = 5\n", "is a number, not a table", Severity::Error, true),
+        ("volume = [1]\n", "is a number, not a table", Severity::Error, true),
+        ("[control]\nstore = \"etcd\"\n", "cannot be \"etcd\"", Severity::Error, true),
+        ("", "no volume", Severity::Warning, true),
+    ];
+    for (text, what, severity, wanted) in rows {
+        let (_, findings) = judge(text);
+        let found =
+            findings.iter().any(|finding| finding.what.contains(what) && finding.severity == severity);
+        assert_eq!(found, wanted, "{text:?} and `{what}`: {findings:#?}");
+    }
+    let (_, findings) = judge(&"a".repeat(2 << 20));
+    assert!(findings[0].what.contains("larger than 1 MiB"));
+}
+
+#[test]
+fn a_host_that_lacks_something_is_told_what_and_how_to_mend_it() {
+    let text = edit(1, "kind = \"file\", size = \"2 GiB\"", "kind = \"block\", path = \"/dev/nothing\"");
+    let parsed = config::parse(&text, None);
+    let mut facts = HostFacts { cores: vec![0], memory_bytes: 100 << 20, ..HostFacts::default() };
+    facts.paths.insert(PathBuf::from("/dev/nothing"), check::PathFacts::default());
+    let other_size = check::PathFacts {
+        exists: true,
+        file: true,
+        bytes: 1 << 30,
+        free_bytes: 1 << 40,
+        ..Default::default()
+    };
+    facts.paths.insert(PathBuf::from("data/sled-1/0"), other_size);
+    facts.busy = BTreeMap::from([("127.0.0.1:10809".to_owned(), "Address already in use".to_owned())]);
+    let findings = check::host(&parsed, &facts, false);
+    for (what, remedy, severity) in [
+        ("core 1 does not exist here", "cores of this host", Severity::Error),
+        ("this host has 100.0 MiB free", "smaller", Severity::Error),
+        ("there is no device /dev/nothing", "plug it in", Severity::Error),
+        ("has 1.0 GiB, the file says 2.0 GiB", "fixed when a device is formatted", Severity::Error),
+        ("127.0.0.1:10809 cannot be had", "another address", Severity::Error),
+        ("of free huge pages", "vm.nr_hugepages=256", Severity::Note),
+    ] {
+        let found = findings.iter().find(|finding| finding.what.contains(what));
+        let found = found.unwrap_or_else(|| panic!("`{what}` in {findings:#?}"));
+        assert!(found.remedy.contains(remedy), "{found:?}");
+        assert_eq!(found.severity, severity, "{found:?}");
+    }
+    let running = check::host(&parsed, &facts, true);
+    assert!(running.iter().all(|finding| !finding.what.contains("10809")), "its own port is no finding");
+}
+
+#[test]
+fn this_host_is_looked_at_without_touching_it() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let parsed = config::parse(GOOD, Some(dir.path()));
+    let facts = HostFacts::look(&parsed.rack);
+    assert!(!facts.cores.is_empty() && facts.memory_bytes > 0);
+    for sled in &parsed.rack.sleds {
+        let DeviceKind::File(path) = &sled.devices[0].kind else { panic!("files") };
+        assert!(!facts.paths[path].exists && facts.paths[path].free_bytes > 0);
+    }
+    assert_eq!(std::fs::read_dir(dir.path()).expect("readable").count(), 0, "nothing was made");
+}
+
+#[test]
+fn ten_thousand_mutilated_configs_are_judged_without_a_panic() {
+    let mut random = Xoshiro256PlusPlus::seed_from_u64(50);
+    for _ in 0..10_000 {
+        let mut bytes = GOOD.as_bytes().to_vec();
+        for _ in 0..1 + random.next_u64() % 4 {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = (random.next_u64() % bytes.len() as u64) as usize;
+            match random.next_u64() % 4 {
+                0 => bytes[at] = (random.next_u64() % 256) as u8,
+                1 => drop(bytes.remove(at)),
+                2 => bytes.insert(at, b"[]{}=\"\n#.,0-x"[(random.next_u64() % 13) as usize]),
+                _ => bytes.truncate(at.max(1)),
+            }
+        }
+        let text = String::from_utf8_lossy(&bytes);
+        let (parsed, findings) = judge(&text);
+        for finding in &findings {
+            assert!(!finding.what.is_empty() && !finding.remedy.is_empty());
+        }
+        assert!(parsed.rack.heads.len() <= 64);
+    }
+}
