@@ -8,6 +8,7 @@ pub mod agent;
 pub mod api;
 pub mod authority;
 pub mod check;
+pub mod cli;
 pub mod config;
 mod control;
 pub mod identity;

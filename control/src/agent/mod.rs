@@ -40,7 +40,7 @@ pub struct AgentConfig {
 }
 
 /// Why an agent could not do it.
-#[derive(Clone, Debug, thiserror::Error)]
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
 pub enum AgentError {
     /// Control could not be reached in time; `.0` is the last thing that went wrong.
     #[error("control does not answer: {0}")]

@@ -8,6 +8,7 @@ mod reader;
 pub mod size;
 
 pub use finding::{Finding, Place, Places, Severity};
+pub(crate) use parse::FILE_BYTES_MAX;
 pub use parse::{Parsed, parse};
 pub use rack::{
     Code, Control, Device, DeviceKind, Head, HugePages, Idle, Limits, NbdAddress, Rack, Reactors, Sled,

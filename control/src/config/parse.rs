@@ -94,16 +94,17 @@ fn rack(reader: &mut Reader, root: &mut Section<'_>, data_dir: Option<&Path>) ->
 fn reactors(reader: &mut Reader, root: &mut Section<'_>) -> Reactors {
     let mut section = reader.table(root, "reactors");
     let mut cores = Vec::new();
-    let listed = reader.list(&mut section, "cores", |reader, path, item: &Spanned<DeValue<'_>>| {
-        match whole(item.get_ref()) {
-            Some(core) if core < 1 << 16 => cores.push(core as usize),
-            _ => reader.error(
-                item.span(),
-                format!("`{path}` is no core number"),
-                "list cores as whole numbers, such as cores = [0, 1]".to_owned(),
-            ),
-        }
-    });
+    let listed =
+        reader.list(&mut section, "cores", |reader, path, item: &Spanned<DeValue<'_>>| {
+            match whole(item.get_ref()) {
+                Some(core) if core < 1 << 16 => cores.push(core as usize),
+                _ => reader.error(
+                    item.span(),
+                    format!("`{path}` is no core number"),
+                    "list cores as whole numbers, such as cores = [0, 1]".to_owned(),
+                ),
+            }
+        });
     if !listed {
         cores.push(0);
     }

@@ -1,0 +1,132 @@
+//! The commands that ask a running rack through its socket.
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::show::{self, say};
+use super::{ApplyArgs, AskArgs, DeviceVerb, VolumeVerb};
+use crate::api::apply::Applied;
+use crate::api::client::Client;
+use crate::api::status::{DeviceStatus, Status, VolumeStatus};
+use crate::config;
+
+/// Longest wait for an ordinary answer.
+pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+
+/// The data directory that is meant: the one said, the environment's, `data`, or, when nothing runs there,
+/// the only one below it in which a rack has its socket (`data/memory`).
+fn data_dir(said: Option<&Path>) -> PathBuf {
+    if let Some(said) = said {
+        return said.to_path_buf();
+    }
+    if let Some(from_environment) = std::env::var_os("PALISADE_DATA") {
+        return PathBuf::from(from_environment);
+    }
+    let default = PathBuf::from("data");
+    if default.join("control.sock").exists() {
+        return default;
+    }
+    let entries = std::fs::read_dir(&default).into_iter().flatten().flatten();
+    let mut below: Vec<PathBuf> =
+        entries.map(|entry| entry.path()).filter(|path| path.join("control.sock").exists()).collect();
+    if below.len() == 1 { below.remove(0) } else { default }
+}
+
+fn call(data: &Path, method: &str, params: Value, patience: Duration) -> Result<Value, String> {
+    let mut client = Client::connect(&data.join("control.sock")).map_err(|error| error.to_string())?;
+    client.call(method, params, patience).map_err(|error| error.to_string())
+}
+
+/// Asks, and shows the answer as JSON or by `human`.
+fn ask<T: DeserializeOwned>(
+    args: &AskArgs,
+    method: &str,
+    params: Value,
+    patience: Duration,
+    human: impl FnOnce(&T) -> String,
+) -> Result<(), String> {
+    let answer = call(&data_dir(args.data_dir.as_deref()), method, params, patience)?;
+    if args.json {
+        say(&format!("{answer:#}"));
+        return Ok(());
+    }
+    let answer: T = serde_json::from_value(answer).map_err(|error| format!("unreadable answer: {error}"))?;
+    let text = human(&answer);
+    say(text.trim_end());
+    Ok(())
+}
+
+/// `palisade status`.
+pub(super) fn status(args: &AskArgs) -> Result<(), String> {
+    ask(args, "rack.status", json!({}), PATIENCE, |status: &Status| show::status(status))
+}
+
+/// `palisade volume …`.
+pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
+    match verb {
+        VolumeVerb::Create { name, size, primary, secondary, ask: args } => {
+            let bytes = config::size::parse_size(size).map_err(|error| error.to_string())?;
+            let params = json!({ "name": name, "bytes": bytes, "primary": primary, "secondary": secondary });
+            ask(args, "volume.create", params, PATIENCE, |volume: &VolumeStatus| volume.line())
+        }
+        VolumeVerb::List { ask: args } => {
+            ask(args, "volume.list", json!({}), PATIENCE, |volumes: &Vec<VolumeStatus>| {
+                show::volumes(volumes)
+            })
+        }
+        VolumeVerb::Delete { name, ask: args } => {
+            let human = |_: &Value| format!("volume {name} is being deleted; its space comes back by and by");
+            ask(args, "volume.delete", json!({ "name": name }), PATIENCE, human)
+        }
+        VolumeVerb::Flush { name, wait, timeout, ask: args } => {
+            let params = json!({ "name": name, "wait": wait, "timeout_s": timeout });
+            let patience = Duration::from_secs((*timeout).min(86_400)) + PATIENCE;
+            let human = |_: &Value| {
+                if *wait {
+                    format!("volume {name}: everything acknowledged before is on the sleds")
+                } else {
+                    format!("volume {name} is being flushed")
+                }
+            };
+            ask(args, "volume.flush", params, patience, human)
+        }
+    }
+}
+
+/// `palisade device …`.
+pub(super) fn device(verb: &DeviceVerb) -> Result<(), String> {
+    match verb {
+        DeviceVerb::List { ask: args } => {
+            ask(args, "device.list", json!({}), PATIENCE, |devices: &Vec<DeviceStatus>| {
+                show::devices(devices)
+            })
+        }
+        DeviceVerb::Replace { name, force, ask: args } => {
+            let params = json!({ "name": name, "force": force });
+            ask(args, "device.replace", params, PATIENCE, |_: &Value| {
+                format!(
+                    "device {name} is given up: what stands in its place is formatted when its node starts next"
+                )
+            })
+        }
+    }
+}
+
+/// `palisade apply FILE`.
+pub(super) fn apply(args: &ApplyArgs) -> Result<(), String> {
+    let text = super::check::read(&args.file)?;
+    let data = config::parse(&text, args.data_dir.as_deref()).rack.data;
+    let answer = call(&data, "rack.apply", json!({ "text": text, "prune": args.prune }), PATIENCE)
+        .map_err(|error| format!("{}: {error}", args.file.display()))?;
+    if args.json {
+        say(&format!("{answer:#}"));
+        return Ok(());
+    }
+    let applied: Applied =
+        serde_json::from_value(answer).map_err(|error| format!("unreadable answer: {error}"))?;
+    say(show::applied(&applied).trim_end());
+    Ok(())
+}

@@ -1,0 +1,228 @@
+//! The command line: what people type, and the commands that need only the control socket or a rack file.
+//! `up`, `node`, `inspect` and `perf` are parsed here and carried out by the binary's crate.
+
+mod ask;
+mod check;
+mod show;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A rack of fenced block storage.
+#[derive(Debug, Parser)]
+#[command(name = "palisade", version, about, arg_required_else_help = true)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub verb: Verb,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Bring up every node of this host and the control plane, until SIGINT or SIGTERM.
+    Up(UpArgs),
+    /// Run one node as a process of its own; control runs elsewhere (`up --processes`).
+    Node(NodeArgs),
+    /// Judge a rack file, this host, and where the running rack and the file part; exit 1 on an error.
+    Check(CheckArgs),
+    /// Show the running rack.
+    Status(AskArgs),
+    /// Create, list, delete and flush volumes.
+    #[command(subcommand)]
+    Volume(VolumeVerb),
+    /// List devices, or give one up.
+    #[command(subcommand)]
+    Device(DeviceVerb),
+    /// Apply a rack file to the running rack: make what is lacking; with --prune remove what is too much.
+    Apply(ApplyArgs),
+    /// Show what stands on a device or file, with checksum verdicts. Reads only.
+    Inspect(InspectArgs),
+    /// Generate load, measure, compare: see `palisade perf --help`.
+    #[command(disable_help_flag = true)]
+    Perf(PerfArgs),
+}
+
+/// `up`.
+#[derive(Clone, Debug, Args)]
+pub struct UpArgs {
+    /// Rack file.
+    pub file: PathBuf,
+    /// Data directory, in place of the file's.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Run every node as its own process, so that one can be killed.
+    #[arg(long)]
+    pub processes: bool,
+    /// Write one line per volume here once all are served; the file appears whole.
+    #[arg(long)]
+    pub ready_file: Option<PathBuf>,
+}
+
+/// `node`.
+#[derive(Clone, Debug, Args)]
+pub struct NodeArgs {
+    /// Rack file.
+    pub file: PathBuf,
+    /// Which node of it.
+    #[arg(long)]
+    pub name: String,
+    /// Data directory, in place of the file's.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `check`.
+#[derive(Clone, Debug, Args)]
+pub struct CheckArgs {
+    /// Rack file.
+    pub file: PathBuf,
+    /// Data directory, in place of the file's.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Findings as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// Where to ask, and how to answer.
+#[derive(Clone, Debug, Args)]
+pub struct AskArgs {
+    /// Data directory of the rack (default: $PALISADE_DATA, then `data`).
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `volume …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum VolumeVerb {
+    /// Create a volume.
+    Create {
+        /// Name; also the name of its export.
+        name: String,
+        /// Size, such as "4 GiB".
+        #[arg(long)]
+        size: String,
+        /// Head that serves it (default: the one with the fewest volumes).
+        #[arg(long)]
+        primary: Option<String>,
+        /// Head that follows (default: the next one).
+        #[arg(long)]
+        secondary: Option<String>,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// List volumes.
+    List {
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Delete a volume with everything in it.
+    Delete {
+        /// Name.
+        name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Move everything acknowledged so far from the log to the sleds.
+    Flush {
+        /// Name.
+        name: String,
+        /// Wait until it is done.
+        #[arg(long)]
+        wait: bool,
+        /// Give up waiting after so many seconds; the flush goes on.
+        #[arg(long, default_value_t = 600)]
+        timeout: u64,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+/// `device …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum DeviceVerb {
+    /// List devices and logs.
+    List {
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Give a device up: what comes in its place will be formatted when its node starts next.
+    Replace {
+        /// Name, such as `sled-1/0` or `head-1/log`.
+        name: String,
+        /// Format even what carries a foreign signature.
+        #[arg(long)]
+        force: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+/// `apply`.
+#[derive(Clone, Debug, Args)]
+pub struct ApplyArgs {
+    /// Rack file.
+    pub file: PathBuf,
+    /// Remove volumes and unused nodes that the file does not name.
+    #[arg(long)]
+    pub prune: bool,
+    /// Data directory, in place of the file's.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+    /// Answer as JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `inspect`.
+#[derive(Clone, Debug, Args)]
+pub struct InspectArgs {
+    /// Device or file.
+    pub path: PathBuf,
+    /// As JSON.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `perf`, passed through.
+#[derive(Clone, Debug, Args)]
+pub struct PerfArgs {
+    /// Everything after `perf`.
+    #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
+    pub args: Vec<OsString>,
+}
+
+/// Carries out a command that needs only the socket or a file, and gives its exit code. None: it is the
+/// binary's to carry out.
+pub fn run(verb: &Verb) -> Option<u8> {
+    let outcome = match verb {
+        Verb::Up(_) | Verb::Node(_) | Verb::Inspect(_) | Verb::Perf(_) => return None,
+        Verb::Check(args) => return Some(check::check(args)),
+        Verb::Status(args) => ask::status(args),
+        Verb::Volume(verb) => ask::volume(verb),
+        Verb::Device(verb) => ask::device(verb),
+        Verb::Apply(args) => ask::apply(args),
+    };
+    Some(match outcome {
+        Ok(()) => 0,
+        Err(error) => {
+            show::complain(&error);
+            1
+        }
+    })
+}
+
+pub use check::load;
+pub use show::{complain, say};

@@ -1,0 +1,181 @@
+//! Tables for people.
+
+use std::io::{Write, stderr, stdout};
+
+use crate::api::apply::Applied;
+use crate::api::status::{DeviceStatus, Status, VolumeStatus};
+use crate::config::size::show_size;
+
+/// A line to standard output. A reader that went away (`| head`) is no reason to fail.
+pub fn say(text: &str) {
+    let _ = writeln!(stdout().lock(), "{text}");
+}
+
+/// A line to standard error.
+pub fn complain(text: &str) {
+    let _ = writeln!(stderr().lock(), "palisade: {text}");
+}
+
+/// Rows under headings, columns as wide as their widest cell.
+fn table(headings: &[&str], rows: &[Vec<String>]) -> String {
+    let mut widths: Vec<usize> = headings.iter().map(|heading| heading.len()).collect();
+    for row in rows {
+        for (width, cell) in widths.iter_mut().zip(row) {
+            *width = (*width).max(cell.chars().count());
+        }
+    }
+    let head: Vec<String> = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    let mut text = String::new();
+    for row in std::iter::once(&head).chain(rows) {
+        let mut line = String::new();
+        for (width, cell) in widths.iter().zip(row) {
+            line.push_str(cell);
+            line.extend(std::iter::repeat_n(' ', width + 2 - cell.chars().count()));
+        }
+        text.push_str(line.trim_end());
+        text.push('\n');
+    }
+    text
+}
+
+fn dash(text: &str) -> String {
+    if text.is_empty() { "-".to_owned() } else { text.to_owned() }
+}
+
+/// The whole rack.
+pub(super) fn status(status: &Status) -> String {
+    let ready = if status.ready { "ready" } else { "not ready" };
+    let mut text = format!("rack {} {ready}, data {}, process {}\n\n", status.name, status.data, status.pid);
+    let rows: Vec<Vec<String>> = status
+        .nodes
+        .iter()
+        .map(|node| {
+            let log = match node.log_bytes {
+                0 => "-".to_owned(),
+                bytes => format!(
+                    "{} of {}",
+                    show_size(bytes.saturating_sub(node.log_free_bytes)),
+                    show_size(bytes)
+                ),
+            };
+            let pid = if node.pid == 0 { "-".to_owned() } else { node.pid.to_string() };
+            vec![
+                node.name.clone(),
+                node.role.clone(),
+                pid,
+                node.state.clone(),
+                node.shelf.clone(),
+                log,
+                dash(&node.why),
+            ]
+        })
+        .collect();
+    text.push_str(&table(&["NODE", "ROLE", "PID", "STATE", "SHELF", "LOG USED", "WHY"], &rows));
+    text.push('\n');
+    text.push_str(&volumes(&status.volumes));
+    let trouble: Vec<DeviceStatus> =
+        status.devices.iter().filter(|device| !device.trouble.is_empty()).cloned().collect();
+    if !trouble.is_empty() {
+        text.push('\n');
+        text.push_str(&devices(&trouble));
+    }
+    let warnings: Vec<&crate::api::status::EventEntry> =
+        status.events.iter().filter(|event| event.warning).collect();
+    for event in &warnings[warnings.len().saturating_sub(5)..] {
+        text.push_str(&format!("\nwarning: {}: {}", event.node, event.what));
+    }
+    text
+}
+
+/// Volumes.
+pub(super) fn volumes(volumes: &[VolumeStatus]) -> String {
+    let rows: Vec<Vec<String>> = volumes
+        .iter()
+        .map(|volume| {
+            let mut state = volume.state.clone();
+            if volume.degraded {
+                state.push_str(" degraded");
+            }
+            if volume.peer_away {
+                state.push_str(" peer-away");
+            }
+            vec![
+                volume.name.clone(),
+                show_size(volume.bytes),
+                state,
+                dash(&volume.primary),
+                dash(&volume.secondary),
+                if volume.sequence == 0 { "-".to_owned() } else { volume.number.clone() },
+                dash(&volume.code),
+                volume.waiting.to_string(),
+                show_size(volume.log_bytes),
+                dash(&volume.address),
+                dash(&volume.why),
+            ]
+        })
+        .collect();
+    let headings = [
+        "VOLUME",
+        "SIZE",
+        "STATE",
+        "PRIMARY",
+        "SECONDARY",
+        "NUMBER",
+        "CODE",
+        "WAITING",
+        "IN LOG",
+        "ADDRESS",
+        "WHY",
+    ];
+    table(&headings, &rows)
+}
+
+/// Devices.
+pub(super) fn devices(devices: &[DeviceStatus]) -> String {
+    let rows: Vec<Vec<String>> = devices
+        .iter()
+        .map(|device| {
+            let columns = match device.columns {
+                0 => "-".to_owned(),
+                columns => format!("{} of {columns}", device.free),
+            };
+            vec![
+                device.name.clone(),
+                dash(&device.id),
+                device.state.clone(),
+                columns,
+                dash(&device.medium),
+                dash(&device.trouble),
+            ]
+        })
+        .collect();
+    table(&["DEVICE", "IDENTITY", "STATE", "FREE COLUMNS", "MEDIUM", "TROUBLE"], &rows)
+}
+
+/// What applying a file did.
+pub(super) fn applied(applied: &Applied) -> String {
+    let mut text = String::new();
+    for (label, list) in [
+        ("created", &applied.created),
+        ("pruned", &applied.pruned),
+        ("parts", &applied.parted),
+        ("starts with the next `up`", &applied.needs_start),
+    ] {
+        for entry in list {
+            text.push_str(&format!("{label}: {entry}\n"));
+        }
+    }
+    text.push_str(&format!("{} unchanged\n", applied.unchanged.len()));
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_line_up() {
+        let rows = vec![vec!["a".to_owned(), "long cell".to_owned()], vec!["bcd".to_owned(), "x".to_owned()]];
+        assert_eq!(table(&["N", "WHAT"], &rows), "N    WHAT\na    long cell\nbcd  x\n");
+    }
+}
