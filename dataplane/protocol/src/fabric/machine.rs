@@ -34,6 +34,8 @@ struct Peer {
     path: u8,
     reply_path: u8,
     backoff: u32,
+    /// When the peer was last heard, or else since when something waits for it.
+    heard: Time,
     // ---- below: touched when sessions change ----
     retired: VecDeque<BootId>,
     /// A boot that asked who we are.
@@ -82,6 +84,7 @@ impl Fabric {
             path: 0,
             reply_path: 0,
             backoff: 0,
+            heard: Time::ZERO,
             retired: VecDeque::new(),
             answer_to: None,
             probe_at: Time::ZERO,
@@ -93,16 +96,25 @@ impl Fabric {
         self.peers.get(&to).is_some_and(|peer| has_room(peer, &self.config))
     }
 
-    /// Queues a message; its payload is kept by handle.
+    /// Queues a message; its payload is kept by handle. A full queue refuses it, or, when the peer is
+    /// away, drops it: messages to a node that is cut off may be lost, and machines repeat what is open.
     ///
     /// # Panics
     /// When the message is larger than `MSG_BYTES_MAX` or one of its payloads is empty or larger than
     /// `IO_BYTES_MAX` (bugs of the sender).
     pub fn send(&mut self, now: Time, to: NodeId, msg: &Msg) -> Result<(), QueueFull> {
-        let Some(peer) = self.peers.get_mut(&to).filter(|peer| has_room(peer, &self.config)) else {
+        let Some(peer) = self.peers.get_mut(&to) else { return Err(QueueFull) };
+        if !has_room(peer, &self.config) {
+            if now.since(peer.heard) >= self.config.away {
+                self.stats.dropped_away += 1;
+                return Ok(());
+            }
             self.stats.queue_full += 1;
             return Err(QueueFull);
-        };
+        }
+        if peer.outbox.open() == 0 {
+            peer.heard = peer.heard.max(now);
+        }
         let mut fields = peer.outbox.spare_bytes();
         let mut payload = message::Pieces::new();
         message::encode(msg, &mut fields, &mut payload);
@@ -132,6 +144,7 @@ impl Fabric {
             return None;
         }
         peer.reply_path = path.0;
+        peer.heard = peer.heard.max(now);
         if header.to_boot != self.boot {
             peer.answer_to = Some(header.from_boot);
             return Some(());

@@ -38,7 +38,7 @@ pub(super) struct Header {
     pub(super) to_boot: BootId,
     /// Rises by one with each datagram that must be acknowledged; 0 for others.
     pub(super) number: u64,
-    /// Message bytes that the receiver may start in all, in this session.
+    /// Message bytes that the receiver may start in all, counted from the first contact.
     pub(super) credit: u64,
     /// Microseconds between the newest acknowledged datagram and this one.
     pub(super) ack_delay_us: u32,

@@ -37,6 +37,9 @@ pub struct Config {
     pub rto_min: Duration,
     /// Longest resend time-out.
     pub rto_max: Duration,
+    /// A peer that was not heard for so long while something waited for it is away: once its queue is
+    /// full, messages to it are dropped and counted, so that it never holds up the other peers.
+    pub away: Duration,
     /// Networks, at least one.
     pub paths: u8,
 }
@@ -51,6 +54,7 @@ impl Default for Config {
             rto_initial: Duration::from_millis(20),
             rto_min: Duration::from_millis(4),
             rto_max: Duration::from_millis(200),
+            away: Duration::from_millis(300),
             paths: 1,
         }
     }
@@ -130,4 +134,6 @@ pub struct Stats {
     pub pool_waits: u64,
     /// Messages refused because a queue was full.
     pub queue_full: u64,
+    /// Messages dropped because the peer is away and its queue full.
+    pub dropped_away: u64,
 }

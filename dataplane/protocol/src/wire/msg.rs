@@ -25,6 +25,7 @@ pub struct Envelope {
 
 /// Everything that nodes say to one another.
 #[derive(Clone, Debug)]
+#[allow(clippy::large_enum_variant)] // The largest variants are the hot ones: boxing them would allocate.
 pub enum Msg {
     // ---- primary to secondary and back ----
     /// P took a number: its tail and what it knows committed (P-01, P-13). The receiver persists the

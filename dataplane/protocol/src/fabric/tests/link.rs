@@ -151,6 +151,31 @@ fn a_full_queue_refuses_and_takes_again_later() {
 }
 
 #[test]
+fn a_peer_that_is_away_never_makes_its_queue_refuse_for_long() {
+    let mut net = Net::new(1, 3, Config { queue_messages: 64, ..Config::default() }, CALM);
+    let source = pool();
+    net.send(0, 1, &numbered(&source, 0, 0)).expect("room");
+    net.settle();
+    net.cut = true;
+    let refused = |net: &mut Net, span| {
+        let before = net.nodes[0].stats().queue_full;
+        for i in 0..200 {
+            let _ = net.send(0, 1, &numbered(&source, 1000 + i, 0));
+            let _ = net.send(0, 2, &numbered(&source, 1000 + i, 0));
+        }
+        net.run(Duration::from_millis(span));
+        net.nodes[0].stats().queue_full - before
+    };
+    assert!(refused(&mut net, 400) > 200, "at first the queues push back");
+    assert_eq!(refused(&mut net, 10), 0, "then the peers count as away");
+    assert_eq!(net.nodes[0].stats().dropped_away, 400);
+    net.cut = false;
+    net.settle();
+    assert_eq!((net.got[1].len(), net.got[2].len()), (65, 64), "what was queued still arrives");
+    assert_eq!(refused(&mut net, 10), 272, "and a peer that is heard again is not away");
+}
+
+#[test]
 fn credit_bounds_what_a_peer_may_start() {
     let config = Config { window_bytes: 2 << 20, ..Config::default() };
     let mut net = Net::new(1, 2, config, CALM);
