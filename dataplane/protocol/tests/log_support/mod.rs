@@ -617,7 +617,7 @@ pub fn step(rig: &mut Rig) {
 /// A random life with crashes; says how many records tore, segments went and checkpoints were finished.
 pub fn live(seed: u64, steps: u32, faults: Faults) -> (u64, u64, u64) {
     let mut rig = Rig::new(seed, LogConfig { faults, ..config(12 << 20) });
-    rig.lag = seed % 2 == 0;
+    rig.lag = seed.is_multiple_of(2);
     let (mut torn, mut released, mut checkpoints) = (0, 0, 0);
     for _ in 0..steps {
         step(&mut rig);
