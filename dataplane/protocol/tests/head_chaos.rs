@@ -64,7 +64,14 @@ fn acknowledged_writes_survive_everything() {
 }
 
 #[test]
-fn one() {
-    let Ok(seed) = std::env::var("SEED") else { return };
-    chaos(seed.parse().expect("a number"));
+fn more_seeds_when_asked() {
+    let Ok(range) = std::env::var("CHAOS") else { return };
+    let (from, to) = range.split_once("..").expect("CHAOS=from..to");
+    let mut failed = Vec::new();
+    for seed in from.parse().expect("a number")..to.parse().expect("a number") {
+        if std::panic::catch_unwind(|| chaos(seed)).is_err() {
+            failed.push(seed);
+        }
+    }
+    assert!(failed.is_empty(), "failing seeds: {failed:?}");
 }

@@ -40,8 +40,8 @@ impl Core {
 
     fn adopt_as_primary(&mut self, now: Time, p: usize, assignment: &Assignment, out: &mut Out) {
         if self.parts[p].damaged {
-            self.parts[p].phase = Phase::Stopped("log damaged: a full copy from the peer is needed");
-            return;
+            let why = "log damaged: a full copy from the peer is needed";
+            return self.stop(p, why, ClientError::Unreadable, out);
         }
         self.abort_background(p);
         let part = &mut self.parts[p];

@@ -99,12 +99,16 @@ impl Core {
         let Some(batch) = self.batches.get_mut(id) else { return };
         batch.lay_out(read);
         let p = batch.part;
-        if batch.items.iter().any(|item| !item.good) {
-            let lost = batch.items.iter().filter(|item| !item.good).filter_map(|item| match item.from {
-                GatheredFrom::Extent { id, .. } => Some(id),
-                GatheredFrom::Log => None,
-            });
-            self.parts[p].lost.extend(lost);
+        for item in batch.items.iter().filter(|item| !item.good) {
+            match (item.from, item.mapping.loc) {
+                (GatheredFrom::Extent { id, .. }, _) => {
+                    self.parts[p].lost.insert(id);
+                }
+                (GatheredFrom::Log, Loc::Log(addr)) => {
+                    self.parts[p].unreadable.insert(addr.0);
+                }
+                _ => {}
+            }
         }
         let geometry = batch.desc.geometry;
         let room = std::mem::take(&mut batch.room);
@@ -256,6 +260,7 @@ impl Core {
     /// Gives the open extent up: batches that are not numbered are gathered again for another one.
     pub(super) fn fail_extent(&mut self, now: Time, p: usize, _out: &mut Out) {
         self.parts[p].open = None;
+        self.parts[p].make_at = now + super::extent::PAUSE;
         let ids = std::mem::take(&mut self.parts[p].batches);
         for id in ids {
             match self.batches.get(id) {
@@ -289,6 +294,7 @@ impl Core {
         part.open = None;
         part.making = None;
         part.gathering.clear();
+        part.unreadable.clear();
         part.collecting.clear();
         part.closing.clear();
         part.dying.clear();

@@ -96,6 +96,7 @@ impl Core {
                 claim.secret = Some(secret);
                 claim.free = free;
                 claim.suspect_until = Time::ZERO;
+                self.parts[p].lost.clear();
                 self.parts[p].stats.counters.claims += 1;
                 self.parts[p].make_at = now;
                 self.background_at = now;

@@ -28,8 +28,11 @@ impl Core {
                 };
                 pending.logged_at = now;
                 let span = now.since(pending.at);
+                let fresh = pending.at != Time::ZERO;
                 part.local = next;
-                part.stats.record(Stage::Log, span);
+                if fresh {
+                    part.stats.record(Stage::Log, span);
+                }
             }
             if part.adoption.as_ref().is_some_and(|adoption| adoption.lsn <= durable) {
                 self.on_adopted(now, p, out);

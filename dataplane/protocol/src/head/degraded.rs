@@ -32,6 +32,8 @@ pub(super) struct ColumnRead {
     spread: bool,
     /// Whole units are read.
     whole: bool,
+    /// Columns of silent sleds: asked when the others do not suffice.
+    slow: u16,
 }
 
 impl ColumnRead {
@@ -47,7 +49,7 @@ impl Core {
         let desc = extent.desc.clone();
         let (stripe, target, first) = desc.geometry.locate(block);
         let got = SmallVec::from_elem(None, desc.columns.len());
-        let (asked, failed, spread, whole) = (0, 0, false, false);
+        let (asked, failed, slow, spread, whole) = (0, 0, 0, false, false);
         Source::Column(Box::new(ColumnRead {
             desc,
             slot,
@@ -60,6 +62,7 @@ impl Core {
             got,
             spread,
             whole,
+            slow,
         }))
     }
 
@@ -92,6 +95,7 @@ impl Core {
         let failed = if usable >= k { bad | slow } else { bad };
         if let Some((_, read, _)) = self.column_read(id) {
             read.failed = failed;
+            read.slow = failed & slow & !bad;
         }
         if failed & (1 << target) == 0 {
             self.ask_column(now, id, target, true, out);
@@ -146,6 +150,11 @@ impl Core {
             }
         }
         let target_open = read.asked & !read.failed & (1 << read.target) != 0;
+        if coming < k && read.slow != 0 {
+            read.failed &= !read.slow;
+            read.slow = 0;
+            return self.spread(now, id, out);
+        }
         if coming < k && !target_open {
             return self.column_lost(now, id, out);
         }
@@ -276,6 +285,10 @@ impl Core {
         out: &mut Out,
     ) {
         let part = &mut self.parts[p];
+        if part.index.slot_of(extent).is_none() {
+            // Released while it was read: its columns belong to others by now (P-15).
+            return;
+        }
         let mask = part.rot.entry(extent).or_insert(0);
         if *mask & (1 << column) != 0 {
             return;

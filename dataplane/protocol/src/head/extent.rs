@@ -16,7 +16,7 @@ use std::time::Duration;
 /// After a takeover slow sleds get this long to grant before extents do without them.
 const GRACE: Duration = Duration::from_millis(500);
 /// Pause before another try when there are too few columns.
-const PAUSE: Duration = Duration::from_millis(200);
+pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 impl Core {
     /// Starts to make an extent, if none is open or in the making.

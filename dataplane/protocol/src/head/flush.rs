@@ -99,7 +99,8 @@ impl Core {
                 let (lba, addr) = (Lba(run.lba.0 + at), LogAddr(run.addr.0 + at));
                 let mapping = part.index.get(lba);
                 let live = mapping.op == run.op && mapping.loc == Loc::Log(addr);
-                if live && items.len() < room && !part.gathering.contains(&addr.0) {
+                let free = !part.gathering.contains(&addr.0) && !part.unreadable.contains(&addr.0);
+                if live && free && items.len() < room {
                     items.push(Item { lba, mapping, from: GatheredFrom::Log, good: true });
                 }
             }
@@ -113,18 +114,21 @@ impl Core {
     }
 
     fn has_log_blocks(&self, p: usize) -> bool {
-        self.oldest_in_log(p, Op(u64::MAX))
+        self.oldest_in_log(p, Op(u64::MAX), false)
     }
 
-    /// Whether a live block of an operation up to `upto` lies in the log only.
-    fn oldest_in_log(&self, p: usize, upto: Op) -> bool {
+    /// Whether a live block of an operation up to `upto` lies in the log only; blocks that nobody can read
+    /// count if `unreadable`.
+    fn oldest_in_log(&self, p: usize, upto: Op, unreadable: bool) -> bool {
         let part = &self.parts[p];
         let mut found = false;
         self.log.oldest_live(&mut |run| {
             if run.partition == part.cfg.partition && run.op <= upto {
                 found = (0..u64::from(run.blocks)).any(|at| {
                     let mapping = part.index.get(Lba(run.lba.0 + at));
-                    mapping.op == run.op && mapping.loc == Loc::Log(run.addr.plus(at))
+                    let addr = run.addr.plus(at);
+                    let live = mapping.op == run.op && mapping.loc == Loc::Log(addr);
+                    live && (unreadable || !part.unreadable.contains(&addr.0))
                 });
             }
             !found
@@ -139,8 +143,10 @@ impl Core {
         while at < self.parts[p].flushes.len() {
             let wait = self.parts[p].flushes[at];
             let full = self.parts[p].no_columns_since.is_some_and(|since| now.since(since) > patience);
-            let result = if !self.oldest_in_log(p, wait.upto) {
+            let result = if !self.oldest_in_log(p, wait.upto, true) {
                 Ok(ClientOk::Done)
+            } else if !self.oldest_in_log(p, wait.upto, false) {
+                Err(ClientError::Unreadable)
             } else if full && now.since(wait.since) > patience {
                 Err(ClientError::NoSpace)
             } else {
@@ -159,7 +165,7 @@ impl Core {
         }
         let (mark, seen) = (self.parts[p].aged, self.parts[p].oldest_seen);
         let due = now.since(seen) >= self.cfg.flush.age;
-        if mark == Op(0) || (due && !self.oldest_in_log(p, mark)) {
+        if mark == Op(0) || (due && !self.oldest_in_log(p, mark, false)) {
             let part = &mut self.parts[p];
             part.aged = part.committed;
             part.oldest_seen = now;

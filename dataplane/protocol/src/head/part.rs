@@ -227,6 +227,8 @@ pub(super) struct Part {
     pub(super) no_columns_since: Option<Time>,
     pub(super) batches: VecDeque<Id>,
     pub(super) gathering: BTreeSet<u64>,
+    /// Log blocks that neither member can read: not gathered again.
+    pub(super) unreadable: BTreeSet<u64>,
     pub(super) flushes: Vec<FlushWait>,
     /// What was committed when the age mark was set, and when that was.
     pub(super) aged: Op,
@@ -279,6 +281,7 @@ impl Part {
             no_columns_since: None,
             batches: VecDeque::new(),
             gathering: BTreeSet::new(),
+            unreadable: BTreeSet::new(),
             flushes: Vec::new(),
             aged: Op(0),
             oldest_seen: Time::ZERO,

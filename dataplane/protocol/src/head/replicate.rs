@@ -119,7 +119,9 @@ impl Core {
             let Some(pending) = part.pending_at(Op(op)) else { break };
             pending.replicated_at = now;
             let span = now.since(pending.at);
-            part.stats.record(Stage::Replicate, span);
+            if span < now.since(Time::ZERO) {
+                part.stats.record(Stage::Replicate, span);
+            }
         }
         if let Some(at) = next {
             self.arm(at);

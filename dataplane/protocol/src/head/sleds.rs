@@ -249,7 +249,10 @@ impl Core {
                 self.sleds.entry(ask.to).or_default().silent_until = quiet;
                 self.on_column_data(now, &ask, Status::DeviceError, None, out);
             }
-            What::Fetch { piece, .. } => self.piece_done(now, piece, Err(ClientError::Unreadable), out),
+            // The peer is away; it comes back, and requests wait for it.
+            What::Fetch { .. } => {
+                self.ask(now, ask, out);
+            }
             What::Reserve => self.on_reserved(now, &ask, Status::DeviceError, GrantSecret(0), 0, out),
             What::List => self.on_listed(now, &ask, Status::Retry, &[], None),
             What::MakeColumn { .. } => {

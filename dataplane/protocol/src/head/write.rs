@@ -487,9 +487,13 @@ impl Core {
         let part = &mut self.parts[p];
         part.active = 0;
         part.stalled.clear();
-        part.unconfirmed.clear();
+        let reads = std::mem::take(&mut part.unconfirmed);
         for wait in std::mem::take(&mut part.flushes) {
             out.done.push(ClientDone { tag: wait.tag, result: Err(ClientError::NotServed) });
+        }
+        for (_, read) in reads {
+            // Nobody waits for it any more; it ends when its pieces do.
+            self.confirmed(Time::ZERO, read, out);
         }
     }
 }
