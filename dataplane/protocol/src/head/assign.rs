@@ -163,6 +163,8 @@ impl Core {
         let part = &mut self.parts[p];
         part.phase = Phase::Serving;
         part.serving_since = now;
+        part.served_from = part.committed;
+        part.released_op = part.released_op.max(part.committed);
         part.stats.counters.reconciles += 1;
         out.events.push(Event::Serving { stamp: part.stamp });
         self.background_at = now;

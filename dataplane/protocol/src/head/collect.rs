@@ -30,7 +30,7 @@ impl Core {
             return self.arm(at);
         }
         self.parts[p].collect_at = now + PACE;
-        self.leave_rotten_extent(p);
+        self.leave_unfit_extent(now, p);
         let mut victims = self.victims(now, p);
         self.release_dead(now, p, &mut victims);
         if victims.is_empty() {
@@ -56,12 +56,15 @@ impl Core {
         }
     }
 
-    /// An open extent with a rotten column takes no more stripes; it is sealed and then rewritten.
-    fn leave_rotten_extent(&mut self, p: usize) {
+    /// An open extent with a rotten or absent column takes no more stripes once a whole one can be made; it
+    /// is sealed and then rewritten.
+    fn leave_unfit_extent(&mut self, now: Time, p: usize) {
+        let whole = self.candidates(now, p, true, &[]).len() >= self.parts[p].cfg.geometry.columns();
         let part = &mut self.parts[p];
-        let rotten = part.open.as_ref().is_some_and(|open| part.rot.contains_key(&open.desc.id));
-        let done = part.open.as_ref().is_some_and(super::part::OpenExtent::full);
-        if (rotten || done) && part.batches.is_empty() {
+        let Some(open) = &mut part.open else { return };
+        let absent = open.desc.columns.iter().any(Option::is_none);
+        open.leave |= part.rot.contains_key(&open.desc.id) || (absent && whole);
+        if (open.leave || open.full()) && part.batches.is_empty() {
             part.open = None;
         }
     }

@@ -176,6 +176,9 @@ impl Core {
             )));
         }
         for p in 0..self.parts.len() {
+            if self.cfg.faults.number_kept_over_restart() {
+                self.load_pending(Time::ZERO, p, out);
+            }
             let part = &mut self.parts[p];
             part.stats.counters.corrupt += part.bad.len() as u64;
             for bad in &part.bad {

@@ -72,7 +72,7 @@ impl Core {
                 let granted = claim.secret.is_some() || self.cfg.faults.claim_unchecked();
                 granted
                     && claim.suspect_until <= now
-                    && claim.free > spare
+                    && (claim.free > spare || claim.secret.is_none())
                     && !refused.contains(&claim.target.device)
             })
             .collect();
@@ -257,7 +257,7 @@ impl Core {
         let reserve = part.making.take().is_some_and(|making| making.reserve);
         part.stats.counters.extents_created += 1;
         part.no_columns_since = None;
-        part.open = Some(OpenExtent { desc, next: 0, repointed: 0, reserve });
+        part.open = Some(OpenExtent { desc, next: 0, repointed: 0, leave: false, reserve });
         self.background_at = now;
     }
 
@@ -298,7 +298,7 @@ impl Core {
             return false;
         }
         let (desc, next) = (extent.desc.clone(), extent.stripes);
-        part.open = Some(OpenExtent { desc, next, repointed: next, reserve: false });
+        part.open = Some(OpenExtent { desc, next, repointed: next, leave: false, reserve: false });
         true
     }
 }

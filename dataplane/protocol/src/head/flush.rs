@@ -60,8 +60,7 @@ impl Core {
     pub(super) fn open_room(&self, p: usize, collector: bool) -> Option<usize> {
         let part = &self.parts[p];
         let open = part.open.as_ref()?;
-        let rotten = part.rot.contains_key(&open.desc.id);
-        if open.full() || rotten || (open.reserve && !collector) {
+        if open.full() || open.leave || (open.reserve && !collector) {
             return None;
         }
         let geometry = &open.desc.geometry;

@@ -136,6 +136,8 @@ pub(super) struct OpenExtent {
     pub(super) next: u32,
     /// Stripes whose repoint is numbered.
     pub(super) repointed: u32,
+    /// Takes no more stripes: a column rotted, or it was made with fewer than there are now.
+    pub(super) leave: bool,
     /// Made from the reserve: only the collector may fill it (P-32).
     pub(super) reserve: bool,
 }
@@ -221,6 +223,8 @@ pub(super) struct Part {
     pub(super) unconfirmed: VecDeque<(u64, Id)>,
     pub(super) claims: Vec<Claim>,
     pub(super) serving_since: Time,
+    /// What was committed when service under the current number began.
+    pub(super) served_from: Op,
     pub(super) open: Option<OpenExtent>,
     pub(super) making: Option<Making>,
     pub(super) make_at: Time,
@@ -242,7 +246,7 @@ pub(super) struct Part {
     pub(super) closing: BTreeSet<ExtentId>,
     pub(super) dying: Vec<Dying>,
     pub(super) bad: Vec<BadBlock>,
-    /// Highest release op applied: a checkpoint has to get past it.
+    /// A checkpoint has to get past this, so that columns may be released (P-28).
     pub(super) released_op: Op,
     pub(super) deleting: bool,
     pub(super) deleted: bool,
@@ -275,6 +279,7 @@ impl Part {
             unconfirmed: VecDeque::new(),
             claims,
             serving_since: Time::ZERO,
+            served_from: Op(0),
             open: None,
             making: None,
             make_at: Time::ZERO,

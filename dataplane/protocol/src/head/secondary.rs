@@ -40,7 +40,8 @@ impl Core {
         let speaks = primary.is_some_and(|first| first.head == from && self.same_boot(first.boot, boot));
         let me = adopt.members.iter().skip(1).find(|member| member.head == self.cfg.node);
         let Some(me) = me.filter(|_| speaks) else { return };
-        if me.boot != self.cfg.boot || me.log != self.log.id() {
+        let foreign = me.log != self.log.id() && !self.cfg.faults.foreign_log_accepted();
+        if me.boot != self.cfg.boot || foreign {
             return;
         }
         if stamp.number == held.number {
@@ -93,6 +94,8 @@ impl Core {
         let part = &mut self.parts[p];
         part.phase = Phase::Following;
         part.follow = Follow { committed, ..Follow::default() };
+        // The primary releases orphans once both checkpoints are past the takeover (P-27, P-28).
+        part.released_op = part.released_op.max(part.tail);
         let refused = std::mem::take(&mut part.waiting);
         let error = ClientError::NotServed;
         out.done.extend(refused.into_iter().map(|(cmd, _)| ClientDone { tag: cmd.tag, result: Err(error) }));

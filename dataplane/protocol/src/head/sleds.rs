@@ -113,6 +113,9 @@ impl Core {
                 }
             }
             Msg::ColumnReserved { req, status, column } => {
+                if self.hold_for_claim(now, from, req, status) {
+                    return;
+                }
                 if let Some(ask) =
                     self.answered(from, req, status, |what| matches!(what, What::MakeColumn { .. }))
                 {
@@ -138,6 +141,24 @@ impl Core {
         }
     }
 
+    /// A column reserve whose token is void at our own number waits for the new claim (P-22).
+    fn hold_for_claim(&mut self, now: Time, from: NodeId, req: ReqId, status: Status) -> bool {
+        let Some(ask) = self.asks.get_mut(Id(req.0)) else { return false };
+        let number = self.parts[ask.part].stamp.number;
+        let void = match status {
+            Status::NoToken => true,
+            Status::Fenced { number: held, .. } => held < number,
+            _ => false,
+        };
+        if ask.to != from || !void || self.cfg.faults.stale_token_retry() {
+            return false;
+        }
+        ask.held = true;
+        let (p, device) = (ask.part, ask.device);
+        self.reclaim(now, p, device);
+        true
+    }
+
     /// A sled of another boot knows no token any more (EF-18): its devices are claimed again.
     fn heard(&mut self, now: Time, from: NodeId, boot: BootId) {
         let sled = self.sleds.entry(from).or_default();
@@ -146,7 +167,7 @@ impl Core {
             return;
         }
         let restarted = sled.boot.replace(boot).is_some();
-        if restarted {
+        if restarted && !self.cfg.faults.stale_token_retry() {
             for p in 0..self.parts.len() {
                 for claim in &mut self.parts[p].claims {
                     if claim.target.sled == from {

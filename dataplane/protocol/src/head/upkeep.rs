@@ -95,8 +95,10 @@ impl Core {
         if self.log.checkpointing() || self.log.failed() || now < self.copying.checkpoint_at {
             return;
         }
-        let behind =
-            self.parts.iter().any(|part| !part.deleted && part.released_op > self.log.covers(part.id()));
+        let behind = self.parts.iter().any(|part| {
+            let covers = self.log.covers(part.id());
+            !part.deleted && part.released_op > covers && part.committed > covers
+        });
         if !behind && !self.log.checkpoint_wanted() {
             return;
         }

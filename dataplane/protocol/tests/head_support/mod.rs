@@ -60,6 +60,8 @@ pub struct Disk {
     pub bytes: Vec<u8>,
     pub writes: u64,
     pub dead: bool,
+    /// Flushes fail: no checkpoint ever ends.
+    pub no_flush: bool,
 }
 
 enum Machine {
@@ -76,6 +78,8 @@ pub struct Node {
     pub log: LogId,
     pub device: DeviceId,
     pub cut: bool,
+    /// Its disk takes commands and never answers.
+    pub stall: bool,
     out: Out,
 }
 
@@ -164,7 +168,7 @@ impl Rack {
         let id = if head { NodeId(at as u32 + 1) } else { NodeId(at as u32 + 9) };
         let device = DeviceId(0xd000 + at as u128);
         let bytes = if head { self.log_bytes() as usize } else { 0 };
-        let mut disk = Disk { bytes: vec![0; bytes], writes: 0, dead: false };
+        let mut disk = Disk { bytes: vec![0; bytes], writes: 0, dead: false, no_flush: false };
         if !head {
             disk.bytes = self.format_sled(device);
         }
@@ -176,6 +180,7 @@ impl Rack {
             log: LogId(0x1000 + at as u128),
             device,
             cut: false,
+            stall: false,
             out: Out::default(),
         });
     }
@@ -373,6 +378,9 @@ impl Rack {
     fn drain(&mut self, at: usize) {
         let mut out = std::mem::take(&mut self.nodes[at].out);
         let (from, boot) = (self.nodes[at].id, self.nodes[at].boot);
+        if self.nodes[at].stall {
+            out.block.clear();
+        }
         for cmd in out.block.drain(..) {
             let delay = 20_000 + self.rand(80_000);
             self.order += 1;
@@ -606,7 +614,7 @@ impl Rack {
         self.wait_all(&all);
     }
 
-    pub fn flush_all(&mut self) {
+    pub fn start_flush(&mut self) -> u64 {
         let tag = 1 << 40 | self.next_tag;
         self.next_tag += 1;
         let now = self.now;
@@ -614,6 +622,11 @@ impl Rack {
         if let Machine::Head(head) = &mut node.machine {
             head.flush_all(now, VOLUME, ClientTag(tag), &mut node.out);
         }
+        tag
+    }
+
+    pub fn flush_all(&mut self) {
+        let tag = self.start_flush();
         let result = self.wait(tag);
         assert!(result.is_ok(), "seed {}: flush: {result:?}", self.shape.seed);
     }
@@ -647,6 +660,7 @@ impl Disk {
                 }
                 Ok(BlockOk::Done)
             }
+            BlockOp::Flush if self.no_flush => Err(BlockError::Io),
             BlockOp::Flush => Ok(BlockOk::Done),
         }
     }
@@ -660,6 +674,7 @@ fn name(msg: &Msg) -> &'static str {
         Msg::Fetch { .. } => "fetch",
         Msg::Reserve { .. } => "reserve",
         Msg::ColumnWrite { .. } => "column_write",
+        Msg::ColumnReserve { .. } => "column_reserve",
         Msg::ColumnRead { .. } => "column_read",
         Msg::ColumnRelease { .. } => "column_release",
         _ => "other",
