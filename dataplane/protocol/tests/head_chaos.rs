@@ -7,12 +7,12 @@ use std::time::Duration;
 
 fn chaos(seed: u64) -> Rack {
     let mut shape = Shape::new(seed);
-    shape.hot_bytes = if seed % 2 == 0 { 0 } else { 1 << 20 };
+    shape.hot_bytes = if seed.is_multiple_of(2) { 0 } else { 1 << 20 };
     shape.log_segments = 24;
     shape.blocks = 2048;
     shape.flush.fill_low = 10;
     shape.flush.fill_high = 40;
-    if seed % 3 == 0 {
+    if seed.is_multiple_of(3) {
         (shape.k, shape.m, shape.sleds) = (2, 1, 3);
     }
     let mut rack = Rack::new(shape);

@@ -704,7 +704,7 @@ impl Rack {
         let (mut found, mut hurt) = (0, 0);
         for block in self.nodes[at].disk.bytes.chunks_exact_mut(BLOCK) {
             if known.contains(&block[..8]) {
-                if found % nth == 0 {
+                if found.is_multiple_of(nth) {
                     block[77] ^= 0x10;
                     hurt += 1;
                 }
