@@ -171,6 +171,11 @@ impl Pool {
         stats
     }
 
+    /// Whether less than an eighth of some class is free: time to give up what is only convenient to keep.
+    pub fn scarce(&self) -> bool {
+        self.shared.classes.iter().any(|class| class.free.len() < class.heads.len() / 8)
+    }
+
     /// The memory of each class as (address, bytes), for registration with io_uring or a DMA device.
     pub fn regions(&self) -> [(usize, usize); SLOT_CLASSES.len()] {
         let at = |index: usize| {

@@ -56,6 +56,9 @@ pub(super) struct Core {
     failed_told: bool,
 }
 
+/// Hot bytes given up per turn while the pool is scarce.
+const SHED: usize = 4 << 20;
+
 impl Core {
     pub(super) fn new(cfg: HeadConfig, pool: Pool, log: Log, found: Vec<RecoveredPartition>) -> Self {
         let declared = cfg.partitions.clone();
@@ -240,6 +243,11 @@ impl Core {
     }
 
     pub(super) fn turn(&mut self, now: Time, out: &mut Out) {
+        if self.pool.scarce() {
+            // Exports and flushes need buffers more than reads need hot blocks, and a pool that is out
+            // tells nobody: without this, all could wait for one another for ever (`Bounded`).
+            self.log.shed(SHED);
+        }
         let timed = self.wake.is_some_and(|wake| wake <= now);
         if !self.busy && !timed {
             return;

@@ -167,7 +167,7 @@ impl Core {
                 first.remove();
                 continue;
             }
-            let placed = match self.log.push(first.get(), part.committed) {
+            let placed = match self.log.push_cold(first.get(), part.committed) {
                 Ok(placed) => placed,
                 Err(PushError::Failed) => return,
                 Err(_) => {

@@ -108,6 +108,15 @@ pub(super) struct Start {
     pub(super) at: u32,
 }
 
+/// Blocks that go with an entry.
+#[derive(Clone, Copy)]
+struct Payload<'a> {
+    lba: Lba,
+    data: &'a Buf,
+    /// Keep them in memory for reads and flushes.
+    hot: bool,
+}
+
 impl Log {
     pub(super) fn new(
         config: LogConfig,
@@ -170,6 +179,16 @@ impl Log {
     /// Stages an operation in this turn's record. `committed` is the partition's committed watermark.
     /// Clears and writes are [`Room::User`], everything else [`Room::Metadata`].
     pub fn push(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
+        self.push_entry(entry, committed, true)
+    }
+
+    /// As [`Log::push`], but the payload is not kept in memory once it is written: a secondary serves no
+    /// reads, and the buffers are the primary's.
+    pub fn push_cold(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
+        self.push_entry(entry, committed, false)
+    }
+
+    fn push_entry(&mut self, entry: &Entry, committed: Op, hot: bool) -> Result<Placed, PushError> {
         check(entry)?;
         let mut bytes = std::mem::take(&mut self.entry);
         bytes.bytes.clear();
@@ -179,6 +198,7 @@ impl Log {
             Body::Clear { .. } => (None, Room::User),
             _ => (None, Room::Metadata),
         };
+        let data = data.map(|(lba, data)| Payload { lba, data, hot });
         let placed = self.stage(&bytes.bytes, entry.partition, entry.op, data, room);
         self.entry = bytes;
         let placed = placed?;
@@ -221,7 +241,7 @@ impl Log {
         let mut bytes = std::mem::take(&mut self.entry);
         bytes.bytes.clear();
         record::put_copy(&mut bytes, copy.partition, copy.op, copy.lba, &copy.crcs, committed);
-        let data = Some((copy.lba, &copy.data));
+        let data = Some(Payload { lba: copy.lba, data: &copy.data, hot: false });
         let placed = self.stage(&bytes.bytes, copy.partition, copy.op, data, Room::Copy);
         self.entry = bytes;
         placed
@@ -233,10 +253,10 @@ impl Log {
         bytes: &[u8],
         partition: PartitionId,
         op: Op,
-        data: Option<(Lba, &Buf)>,
+        data: Option<Payload<'_>>,
         room: Room,
     ) -> Result<Placed, PushError> {
-        let blocks = data.map_or(0, |(_, data)| (data.len() / BLOCK) as u32);
+        let blocks = data.as_ref().map_or(0, |payload| (payload.data.len() / BLOCK) as u32);
         self.make_room(bytes.len(), blocks, room)?;
         let seq = self.ring.head;
         let Some(open) = self.open.as_mut() else { return Err(PushError::Failed) };
@@ -245,11 +265,11 @@ impl Log {
         open.entries += 1;
         let first = open.at + open.header_blocks + open.payload_blocks;
         let lsn = open.lsn;
-        if let Some((lba, data)) = data {
+        if let Some(Payload { lba, data, hot }) = data {
             open.payload.push(data.clone());
             open.payload_blocks += blocks;
             let run = Run { partition, op, lba, first, blocks };
-            self.ring.add_run(seq, run, true, Some(data));
+            self.ring.add_run(seq, run, true, hot.then_some(data));
         }
         self.ring.segment(seq).last = lsn;
         Ok(Placed { lsn, addr: self.ring.addr(seq, first) })

@@ -53,6 +53,11 @@ impl Log {
         self.ring.cached(addr, blocks)
     }
 
+    /// Gives up the oldest `bytes` of the hot payload: buffers are scarce, and the device has them too.
+    pub fn shed(&mut self, bytes: usize) {
+        self.ring.shed(bytes);
+    }
+
     /// Keeps the segment of `addr` until the pin is given back: a read of it is under way.
     ///
     /// # Panics

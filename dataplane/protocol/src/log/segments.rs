@@ -233,6 +233,15 @@ impl Ring {
         }
     }
 
+    /// Gives up the oldest `bytes` of the hot payload.
+    pub(super) fn shed(&mut self, bytes: usize) {
+        let keep = self.hot_bytes.saturating_sub(bytes);
+        while self.hot_bytes > keep {
+            let Some((seq, at)) = self.hot.pop_front() else { return };
+            self.cool(seq, at as usize);
+        }
+    }
+
     /// Drops a run's hot bytes.
     fn cool(&mut self, seq: u64, at: usize) {
         let segment = self.segment(seq);
