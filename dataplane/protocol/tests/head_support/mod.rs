@@ -701,7 +701,7 @@ impl Rack {
             .filter(|(_, values)| values[0] != 0)
             .map(|(at, values)| sector(values[0], at)[..8].try_into().expect("eight bytes"))
             .collect();
-        let (mut found, mut hurt) = (0, 0);
+        let (mut found, mut hurt) = (0usize, 0);
         for block in self.nodes[at].disk.bytes.chunks_exact_mut(BLOCK) {
             if known.contains(&block[..8]) {
                 if found.is_multiple_of(nth) {
