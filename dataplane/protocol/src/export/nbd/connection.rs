@@ -237,10 +237,15 @@ impl Connection {
         }
     }
 
-    /// Set when the socket may be closed: all was answered and taken, or the protocol was broken.
+    /// Set when the socket and this machine may go: all was answered and taken, or the protocol was broken
+    /// (then nothing more is sent). Never while commands are open: a late answer must not find another
+    /// connection behind the same id.
     pub fn closed(&self) -> Option<Reason> {
-        let quiet = self.open.requests() == 0 && self.output.pending() == 0;
-        self.reason.filter(|_| self.broken || quiet)
+        let quiet = || match self.broken {
+            true => self.open.tags().next().is_none(),
+            false => self.open.requests() == 0 && self.output.pending() == 0,
+        };
+        self.reason.filter(|_| quiet())
     }
 
     /// Whether input waits for open commands, unsent answers or buffers. A loop that would park must

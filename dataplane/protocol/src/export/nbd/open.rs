@@ -150,15 +150,15 @@ impl Open {
     }
 
     /// Closes a command; its request keeps its slot.
-    pub(super) fn free_command(&mut self, slot: u16) -> (u16, Option<Payload>) {
+    pub(super) fn free_command(&mut self, slot: u16) -> u16 {
         let command = &mut self.commands[usize::from(slot)];
         assert!(command.open, "a command is closed once");
         command.open = false;
-        let (request, ready) = (command.request, command.ready.take());
+        let request = command.request;
         self.bytes -= command.len as usize;
         self.commands_free.push(slot);
         self.request(request).open_parts -= 1;
-        (request, ready)
+        request
     }
 
     /// The command of `request` that starts at `offset` and whose data came.

@@ -7,6 +7,7 @@ use super::open::Kind;
 use super::words::{CHUNK_MAGIC, CONTEXT_ID, Errno, SIMPLE_REPLY_MAGIC, STATE_HOLE, STATE_ZERO, chunk, flag};
 use crate::wire::volume::is_zeroes;
 use crate::wire::{ClientDone, ClientError, ClientOk, Payload, StatusRun};
+use palisade_dma::Buf;
 
 /// The NBD error of a volume's error.
 fn errno_of(error: ClientError) -> Errno {
@@ -58,7 +59,7 @@ impl Connection {
 
     /// A part of a write, trim, zeroes or flush ended; the last one answers the request.
     fn change_part(&mut self, slot: u16, result: Result<(), ClientError>) {
-        let (request, _) = self.open.free_command(slot);
+        let request = self.open.free_command(slot);
         if let Err(error) = result {
             self.open.request(request).error.get_or_insert(errno_of(error));
             if self.open.request(request).kind == Kind::ZeroFill {
@@ -84,7 +85,7 @@ impl Connection {
     /// whatever order parts end; the last one carries the flag of the end.
     fn read_part(&mut self, slot: u16, result: Result<ClientOk, ClientError>) {
         let (offset, len) = (self.open.command(slot).offset, self.open.command(slot).len);
-        let (request_slot, _) = self.open.free_command(slot);
+        let request_slot = self.open.free_command(slot);
         let request = *self.open.request(request_slot);
         let last = request.finished();
         match result {
@@ -104,11 +105,11 @@ impl Connection {
 
     /// Content chunks of consecutive pieces; runs of zeroes become hole chunks, unless the client wants
     /// the data in one piece.
-    fn content(&mut self, cookie: u64, mut offset: u64, pieces: Payload, last: bool, whole: bool) {
+    fn content(&mut self, cookie: u64, mut offset: u64, mut pieces: Payload, last: bool, whole: bool) {
         let mut from = 0;
         while from < pieces.len() {
             let hole = !whole && is_zeroes(&pieces[from]);
-            let same = |piece: &&palisade_dma::Buf| whole || is_zeroes(piece) == hole;
+            let same = |piece: &&Buf| whole || is_zeroes(piece) == hole;
             let to = from + pieces[from..].iter().take_while(same).count();
             let len: usize = pieces[from..to].iter().map(|piece| piece.len()).sum();
             let flags = if last && to == pieces.len() { chunk::DONE } else { 0 };
@@ -119,7 +120,9 @@ impl Connection {
             } else {
                 self.chunk(flags, chunk::OFFSET_DATA, cookie, 8 + len as u32);
                 self.output.put(&offset.to_be_bytes());
-                pieces[from..to].iter().for_each(|piece| self.output.put_payload(piece.clone()));
+                for piece in &mut pieces[from..to] {
+                    self.output.put_payload(std::mem::replace(piece, Buf::from_static(&[])));
+                }
             }
             offset += len as u64;
             from = to;
@@ -146,7 +149,7 @@ impl Connection {
     /// A read of one part, the usual case: header and data.
     fn simple_read(&mut self, slot: u16, answer: ClientOk) {
         let pieces = data_of(answer, self.open.command(slot).len);
-        let (request, _) = self.open.free_command(slot);
+        let request = self.open.free_command(slot);
         let cookie = self.open.request(request).cookie;
         self.open.free_request(request);
         self.simple(cookie, 0);
@@ -163,6 +166,7 @@ impl Connection {
                     return self.close(Reason::ReadFailed);
                 }
                 while let Some(ready) = self.open.any_ready(slot) {
+                    self.open.command(ready).ready = None;
                     self.open.free_command(ready);
                 }
                 if self.open.request(slot).finished() {
@@ -176,7 +180,8 @@ impl Connection {
                 self.simple(request.cookie, 0);
             }
             let len = self.open.command(ready).len;
-            let (_, pieces) = self.open.free_command(ready);
+            let pieces = self.open.command(ready).ready.take();
+            self.open.free_command(ready);
             pieces.into_iter().flatten().for_each(|piece| self.output.put_payload(piece));
             self.open.request(slot).emitted += len;
             if self.open.request(slot).finished() {
@@ -194,7 +199,7 @@ impl Connection {
 
     /// A block status ended: one chunk of descriptors for the one context.
     fn status_done(&mut self, slot: u16, result: Result<ClientOk, ClientError>) {
-        let (request_slot, _) = self.open.free_command(slot);
+        let request_slot = self.open.free_command(slot);
         let request = *self.open.request(request_slot);
         self.open.free_request(request_slot);
         let runs = match result {
@@ -269,7 +274,9 @@ impl Connection {
 /// The pieces of a read's answer, which must be what was asked for.
 fn data_of(answer: ClientOk, len: u32) -> Payload {
     let ClientOk::Data(mut pieces) = answer else { panic!("a read is answered with data") };
-    pieces.retain(|piece| !piece.is_empty()); // A chunk describes at least one byte.
+    if pieces.iter().any(|piece| piece.is_empty()) {
+        pieces.retain(|piece| !piece.is_empty()); // A chunk describes at least one byte.
+    }
     let total: usize = pieces.iter().map(|piece| piece.len()).sum();
     assert_eq!(total, len as usize, "a read is answered in full");
     pieces

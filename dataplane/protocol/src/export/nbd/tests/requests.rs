@@ -235,10 +235,11 @@ fn a_large_simple_read_that_fails_early_is_an_error_and_late_ends_the_connection
     rig.answer(0);
     rig.take();
     rig.fail(0, ClientError::Unreadable);
-    assert_eq!(rig.conn.closed(), Some(Reason::ReadFailed));
+    assert_eq!((rig.conn.closed(), rig.conn.pending()), (None, 0), "nothing more is sent");
     while !rig.open.is_empty() {
         rig.answer(0);
     }
+    assert_eq!(rig.conn.closed(), Some(Reason::ReadFailed));
     assert_eq!(rig.conn.pending(), 0, "late answers change nothing");
 }
 
@@ -261,10 +262,11 @@ fn a_bad_request_magic_ends_the_connection_at_once() {
     let mut rig = Rig::attached(true);
     rig.feed(&write(1, 0, &[1; 4096]));
     rig.feed(&[0xff; 28]);
-    assert_eq!(rig.conn.phase(), Phase::Closed);
+    assert_eq!((rig.conn.phase(), rig.conn.closed()), (Phase::Draining, None), "an answer may still come");
     assert_eq!(rig.conn.open_tags().count(), 1, "P-11: what was open can be aborted");
     rig.answer(0);
     assert_eq!((rig.conn.pending(), rig.conn.open_tags().count()), (0, 0));
+    assert!(matches!(rig.conn.closed(), Some(Reason::Violation(text)) if text.contains("magic")));
 }
 
 #[test]
