@@ -52,7 +52,7 @@ const ERRORS: [Row; 43] = [
     (0, "k = 4 ", "k = 8 ", "as many sleds", "add sleds"),
     (0, "shelf = \"shelf-6\"", "shelf = \"shelf-5\"", "as many shelves", "shared_shelves"),
     (0, "unit = \"64 KiB\"", "unit = \"65 kB\"", "not a multiple of 4 KiB", "64 KiB"),
-    (0, "unit = \"64 KiB\"", "unit = \"1 MiB\"", "up to 256 KiB", "64 KiB"),
+    (0, "unit = \"64 KiB\"", "unit = \"1 MiB\"", "up to 64 KiB", "64 KiB"),
     (0, "column = \"8 MiB\"", "column = \"100 KiB\"", "not a multiple of the stripe unit", "8 MiB"),
     (0, "column = \"8 MiB\"", "column = \"128 KiB\"", "only 2 stripe units", "at least 4"),
     (0, "column = \"8 MiB\"", "column = \"8 MiB\"\nmin_columns = 3", "outside k..=k+m", "k + 1 = 5"),

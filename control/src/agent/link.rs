@@ -21,6 +21,8 @@ use crate::api::rpc::{self, Message, RpcError};
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
 /// How long a registration may take.
 const REGISTER_PATIENCE: Duration = Duration::from_secs(5);
+/// How often an idle writer looks at stop flags.
+const WRITER_POLL: Duration = Duration::from_millis(200);
 /// How often the writer says that it lives when it has nothing else to say.
 const PING: Duration = Duration::from_millis(500);
 
@@ -173,7 +175,7 @@ fn write(
     let mut next_id = 1;
     let mut last = Instant::now();
     while !(shared.stop.load(Ordering::Relaxed) || over.load(Ordering::Relaxed)) {
-        let line = match outgoing.recv_timeout(Duration::from_millis(50)) {
+        let line = match outgoing.recv_timeout(WRITER_POLL) {
             Ok(Outgoing::Report(report)) => match serde_json::to_value(&report) {
                 Ok(params) => rpc::notification("node.report", params),
                 Err(_) => continue,

@@ -1,14 +1,16 @@
 //! Applying a rack file: what it declares and the store lacks is made, what both have is left alone, what
 //! only the store has is named, and removed only with `prune` (DESIGN section 1).
 
+use palisade_protocol::sled::format::{FormatError, FormatSpec, Superblock};
 use palisade_protocol::wire::limits::BLOCK;
+use palisade_protocol::wire::{DeviceId, RackId};
 use serde::{Deserialize, Serialize};
 
 use super::core::Core;
 use super::model::{Command, Role};
 use super::rpc::RpcError;
 use crate::authority::{DeviceDeclaration, NodeDeclaration, VolumeRequest, VolumeState};
-use crate::config::{Device, Rack, Volume, VolumeKind};
+use crate::config::{Code, Device, Rack, Volume, VolumeKind};
 
 /// What applying a file did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -26,11 +28,24 @@ pub struct Applied {
     pub needs_start: Vec<String>,
 }
 
-/// Columns that a device of the file should have: its size less what the sled keeps for itself. The
-/// sled's own count holds once it reports; this serves for capacity checks and sandboxes.
-pub fn columns_of(device: &Device, column_bytes: u64) -> u32 {
-    let room = device.size_bytes.saturating_sub(device.size_bytes / 64 + (1 << 20));
-    u32::try_from(room / column_bytes.max(1)).unwrap_or(u32::MAX)
+/// Pages of partition records that sled devices are formatted with: room for several thousand partitions.
+pub const RECORD_PAGES: u32 = 64;
+
+/// How a sled would lay a device of the file out.
+pub fn layout_of(device: &Device, code: &Code) -> Result<Superblock, FormatError> {
+    Superblock::plan(&FormatSpec {
+        rack: RackId(0),
+        device: DeviceId(0),
+        device_bytes: device.size_bytes,
+        column_bytes: code.column_bytes,
+        unit_bytes: u32::try_from(code.unit_bytes).unwrap_or(u32::MAX),
+        record_pages: RECORD_PAGES,
+    })
+}
+
+/// Columns that a device of the file will have; 0 when that is not known before it is opened.
+pub fn columns_of(device: &Device, code: &Code) -> u32 {
+    layout_of(device, code).map_or(0, |layout| layout.columns)
 }
 
 /// The nodes of a file as the authority takes them.
@@ -52,7 +67,7 @@ pub fn declarations(rack: &Rack) -> Vec<NodeDeclaration> {
             .iter()
             .map(|device| DeviceDeclaration {
                 name: device.name.clone(),
-                columns: columns_of(device, rack.code.column_bytes),
+                columns: columns_of(device, &rack.code),
             })
             .collect(),
     });

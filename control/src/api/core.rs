@@ -290,14 +290,14 @@ impl Core {
     }
 
     /// The last words of connected nodes.
-    pub(crate) fn live(&self) -> BTreeMap<u32, Live> {
+    pub(crate) fn live(&self) -> BTreeMap<u32, Live<'_>> {
         let patience = Duration::from_millis(self.rack.timers.health_ms.max(1));
-        let live = |node: &Connected| Live {
-            pid: node.pid,
-            report: node.report.clone(),
-            silent: node.heard.elapsed() > patience,
-        };
-        self.nodes.iter().map(|(id, node)| (*id, live(node))).collect()
+        let mut live = BTreeMap::new();
+        for (id, node) in &self.nodes {
+            let silent = node.heard.elapsed() > patience;
+            live.insert(*id, Live { pid: node.pid, report: &node.report, silent });
+        }
+        live
     }
 
     /// The picture of the rack.

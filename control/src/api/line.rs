@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 /// Longest message in bytes; a status of a large rack with histograms fits.
 pub const MESSAGE_BYTES_MAX: usize = 8 << 20;
 /// How long a read of the socket blocks before stop flags and deadlines are looked at again.
-const POLL: Duration = Duration::from_millis(100);
+const POLL: Duration = Duration::from_millis(250);
 /// How long the other side may take none of our bytes before it counts as gone.
 pub const WRITE_TIMEOUT: Duration = Duration::from_secs(5);
 

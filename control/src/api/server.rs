@@ -28,8 +28,12 @@ const CONNECTIONS_MAX: usize = 256;
 const OUTBOX: usize = 4096;
 /// A connection that says nothing for so long is closed; agents speak twice a second.
 const SILENCE: Duration = Duration::from_secs(60);
-/// How often stop flags are looked at.
+/// How often a waiting flush looks at stop flags.
 const POLL: Duration = Duration::from_millis(50);
+/// How often an idle acceptor looks at stop flags.
+const ACCEPT_POLL: Duration = Duration::from_millis(200);
+/// How often an idle writer looks whether its connection is over; usually its channel closes first.
+const WRITER_POLL: Duration = Duration::from_secs(1);
 
 /// A connection, as methods see it.
 pub(super) struct Link {
@@ -145,7 +149,7 @@ fn accept(shared: &Arc<Shared>, listener: &UnixListener) {
 fn wait_readable(listener: &UnixListener) {
     use rustix::event::{PollFd, PollFlags, Timespec, poll};
     let mut fds = [PollFd::new(listener, PollFlags::IN)];
-    let span = Timespec { tv_sec: 0, tv_nsec: POLL.as_nanos() as i64 };
+    let span = Timespec { tv_sec: 0, tv_nsec: ACCEPT_POLL.as_nanos() as i64 };
     // An interrupted or failed poll only means that accept is tried sooner.
     let _ = poll(&mut fds, Some(&span));
 }
@@ -179,7 +183,7 @@ fn serve(shared: &Shared, stream: UnixStream) -> Result<(), LineError> {
 
 fn write(writer: &mut UnixStream, waiting: Receiver<Vec<u8>>, over: &AtomicBool) {
     loop {
-        match waiting.recv_timeout(POLL) {
+        match waiting.recv_timeout(WRITER_POLL) {
             Ok(line) => {
                 if write_line(writer, &line).is_err() {
                     return;

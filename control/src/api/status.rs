@@ -150,19 +150,19 @@ pub struct EventEntry {
 }
 
 /// A node that is connected.
-#[derive(Clone, Debug, Default)]
-pub struct Live {
+#[derive(Clone, Copy, Debug)]
+pub struct Live<'r> {
     /// Its process.
     pub pid: u32,
     /// Its last picture.
-    pub report: NodeReport,
+    pub report: &'r NodeReport,
     /// Nothing was heard for longer than `health_ms`.
     pub silent: bool,
 }
 
 impl Status {
     /// Puts the picture together. `live` is by node id.
-    pub fn of(authority: &Authority, rack: Option<&Rack>, live: &BTreeMap<u32, Live>) -> Self {
+    pub fn of(authority: &Authority, rack: Option<&Rack>, live: &BTreeMap<u32, Live<'_>>) -> Self {
         let mut volumes: Vec<VolumeStatus> =
             authority.living().map(|volume| volume_status(authority, rack, live, volume)).collect();
         volumes.extend(rack.into_iter().flat_map(|rack| &rack.volumes).filter_map(bare_status));
@@ -203,7 +203,7 @@ impl VolumeStatus {
     }
 }
 
-fn node_status(node: &NodeRecord, live: &BTreeMap<u32, Live>) -> NodeStatus {
+fn node_status(node: &NodeRecord, live: &BTreeMap<u32, Live<'_>>) -> NodeStatus {
     let mut status = NodeStatus {
         name: node.name.clone(),
         role: node.role.name().to_owned(),
@@ -247,7 +247,7 @@ fn name_of(authority: &Authority, node: u32) -> String {
 fn volume_status(
     authority: &Authority,
     rack: Option<&Rack>,
-    live: &BTreeMap<u32, Live>,
+    live: &BTreeMap<u32, Live<'_>>,
     volume: &VolumeRecord,
 ) -> VolumeStatus {
     let primary = name_of(authority, volume.primary.0);
@@ -325,7 +325,7 @@ fn bare_status(volume: &crate::config::Volume) -> Option<VolumeStatus> {
 fn device_status(
     authority: &Authority,
     rack: Option<&Rack>,
-    live: &BTreeMap<u32, Live>,
+    live: &BTreeMap<u32, Live<'_>>,
     device: &DeviceRecord,
 ) -> DeviceStatus {
     let (state, id) = match &device.known {

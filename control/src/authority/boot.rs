@@ -6,7 +6,7 @@ use palisade_protocol::wire::{BootId, GrantId, LogId, NodeId, Number, Stamp};
 use siphasher::sip::SipHasher24;
 
 use super::record::{BootJson, LogJson, MemberRecord, Meta, NodeRecord, Record, VolumeRecord, VolumeState};
-use super::{Authority, Changes};
+use super::{Authority, Changes, Faults};
 use crate::api::model::Role;
 use crate::identity::{Identity, Known};
 
@@ -62,7 +62,7 @@ impl Authority {
         self.notice_restore(&mut meta, held, &mut changes);
         let lookup = |id: NodeId| if id == head { Some(&node) } else { self.nodes.get(&id.0) };
         for volume in self.volumes.values().filter(|volume| volume.heads().contains(&head)) {
-            grant(volume, &mut meta, lookup, &mut changes);
+            grant(volume, &mut meta, self.faults, lookup, &mut changes);
         }
         changes.put(Record::Node(node));
         changes.put(Record::Meta(meta));
@@ -75,6 +75,9 @@ impl Authority {
         }
         if node.old_boots.contains(&BootJson(boot)) {
             return Err(BootError::OldBoot(node.name.clone()));
+        }
+        if self.faults.any_log {
+            return Ok(());
         }
         let other = |known: LogId| Err(BootError::OtherLog { name: node.name.clone(), found: log, known });
         if let Some(LogJson(known)) = node.log
@@ -109,7 +112,7 @@ impl Authority {
             let ours = self.volumes.get(&stamp.partition.0);
             let (number, grant) = ours.map_or((Number::ZERO, GrantId(0)), |v| (v.number(), GrantId(v.grant)));
             let forgotten = stamp.number > number || (stamp.number == number && stamp.grant != grant);
-            if !forgotten || stamp.number == Number::ZERO {
+            if !forgotten || stamp.number == Number::ZERO || self.faults.epoch_kept {
                 continue;
             }
             meta.epoch = meta.epoch.max(stamp.number.epoch.saturating_add(1));
@@ -127,16 +130,21 @@ impl Authority {
 /// Why a volume cannot be granted now; for `status`.
 pub(super) fn obstacle<'n>(
     volume: &VolumeRecord,
+    faults: Faults,
     lookup: impl Fn(NodeId) -> Option<&'n NodeRecord>,
 ) -> Option<String> {
     for head in volume.heads() {
         let Some(node) = lookup(head) else { return Some(format!("head {head} is not in the store")) };
         let (Some(_), Some(LogJson(log))) = (node.boot, node.log) else {
+            if faults.lone_group && head != volume.primary {
+                continue;
+            }
             return Some(format!("{} has not started yet", node.name));
         };
         let before = volume.members.iter().find(|member| member.head == head);
         if let Some(before) = before
             && before.log != log
+            && !faults.any_log
         {
             return Some(format!(
                 "the log of {} was replaced: it holds nothing of this volume and filling it from the other head is not possible yet",
@@ -152,13 +160,14 @@ pub(super) fn obstacle<'n>(
 pub(super) fn grant<'n>(
     volume: &VolumeRecord,
     meta: &mut Meta,
+    faults: Faults,
     lookup: impl Fn(NodeId) -> Option<&'n NodeRecord>,
     changes: &mut Changes,
 ) {
     if volume.state == VolumeState::Deleted {
         return;
     }
-    if let Some(why) = obstacle(volume, &lookup) {
+    if let Some(why) = obstacle(volume, faults, &lookup) {
         changes.notes.push(format!("volume {} gets no number: {why}", volume.name));
         return;
     }
@@ -169,6 +178,11 @@ pub(super) fn grant<'n>(
         .filter_map(lookup)
         .filter_map(|node| Some(MemberRecord { head: node.node, log: node.log?.0, boot: node.boot?.0 }))
         .collect();
+    if faults.number_kept && volume.counter > 0 {
+        changes.assignments.extend(volume.assignment());
+        changes.put(Record::Volume(volume));
+        return;
+    }
     let before = volume.number();
     volume.epoch = meta.epoch;
     volume.counter += 1;

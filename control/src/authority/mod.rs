@@ -8,6 +8,7 @@
 
 mod boot;
 mod device;
+mod faults;
 mod node;
 mod record;
 mod sandbox;
@@ -23,6 +24,7 @@ use palisade_protocol::wire::{Assignment, NodeId, PartitionId, RackId};
 
 pub use boot::BootError;
 pub use device::DeviceError;
+pub use faults::Faults;
 pub use node::{DeviceDeclaration, NodeDeclaration, NodeError};
 pub use record::{
     DeviceRecord, FORMAT, MemberRecord, Meta, NodeRecord, Record, SandboxRecord, VolumeRecord, VolumeState,
@@ -64,6 +66,7 @@ pub struct Authority {
     nodes: BTreeMap<u32, NodeRecord>,
     devices: BTreeMap<String, DeviceRecord>,
     volumes: BTreeMap<u64, VolumeRecord>,
+    faults: Faults,
 }
 
 /// Why records of a store are no authority.
@@ -118,7 +121,7 @@ impl Authority {
         if meta.format > FORMAT {
             return Err(LoadError::Newer(meta.format));
         }
-        Ok(Self { meta, nodes, devices, volumes })
+        Ok(Self { meta, nodes, devices, volumes, faults: Faults::default() })
     }
 
     /// Takes over records that are durable by now.
@@ -144,7 +147,9 @@ impl Authority {
     pub fn restored(&self, epoch: u32, grants: u64) -> Changes {
         let mut changes = Changes::default();
         let mut meta = self.meta.clone();
-        meta.epoch = meta.epoch.max(epoch).saturating_add(1);
+        if !self.faults.epoch_kept {
+            meta.epoch = meta.epoch.max(epoch).saturating_add(1);
+        }
         meta.grants = meta.grants.max(grants);
         changes.notes.push(format!("the store is an older copy: numbers go on in epoch {}", meta.epoch));
         changes.put(Record::Meta(meta));

@@ -395,3 +395,65 @@ fn a_store_of_a_newer_program_is_refused() {
     assert_eq!(Authority::load(records), Err(LoadError::Newer(FORMAT + 1)));
     assert_eq!(Authority::load([]), Err(LoadError::Empty));
 }
+
+/// Whether `run` violates what the tests above assert, with a rule broken and with all in force.
+fn canary(faults: Faults, violated: impl Fn(&mut Rack<Memory>) -> bool) {
+    for (faults, expected) in [(Faults::default(), false), (faults, true)] {
+        let mut rack = Rack::full();
+        rack.authority.break_rules(faults);
+        assert_eq!(violated(&mut rack), expected, "{faults:?}");
+    }
+}
+
+/// Boots without the reload comparison of [`Rack::carry_out`], which knows no faults.
+fn boot_of(
+    rack: &mut Rack<Memory>,
+    name: &str,
+    boot: u128,
+    log: Option<LogId>,
+    held: &[Stamp],
+) -> Vec<Stamp> {
+    let node = rack.head(name);
+    let Ok(changes) = rack.authority.boot(node, BootId(boot), log.unwrap_or(log_of(node)), held) else {
+        return Vec::new();
+    };
+    rack.store.commit(&changes.records).expect("written");
+    rack.authority.apply(&changes);
+    changes.assignments.iter().map(|assignment| assignment.stamp).collect()
+}
+
+#[test]
+fn a_number_kept_over_a_restart_is_seen() {
+    canary(Faults { number_kept: true, ..Faults::default() }, |rack| {
+        boot_of(rack, "head-1", 1, None, &[]);
+        let first = boot_of(rack, "head-2", 2, None, &[]);
+        let second = boot_of(rack, "head-2", 3, None, &[]);
+        second[0].number <= first[0].number
+    });
+}
+
+#[test]
+fn another_log_taken_for_the_old_one_is_seen() {
+    canary(Faults { any_log: true, ..Faults::default() }, |rack| {
+        boot_of(rack, "head-1", 1, None, &[]);
+        boot_of(rack, "head-2", 2, None, &[]);
+        !boot_of(rack, "head-2", 3, Some(LogId(5)), &[]).is_empty()
+    });
+}
+
+#[test]
+fn an_epoch_kept_by_a_restored_store_is_seen() {
+    canary(Faults { epoch_kept: true, ..Faults::default() }, |rack| {
+        boot_of(rack, "head-1", 1, None, &[]);
+        let held = boot_of(rack, "head-2", 2, None, &[])[0];
+        let newer = Stamp { number: Number { epoch: 1, counter: 9 }, ..held };
+        boot_of(rack, "head-2", 3, None, &[newer])[0].number <= newer.number
+    });
+}
+
+#[test]
+fn a_group_granted_without_its_secondary_is_seen() {
+    canary(Faults { lone_group: true, ..Faults::default() }, |rack| {
+        !boot_of(rack, "head-1", 1, None, &[]).is_empty()
+    });
+}

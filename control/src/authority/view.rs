@@ -74,7 +74,7 @@ impl Authority {
 
     /// Why a volume cannot be granted a number now; none when nothing is in the way.
     pub fn obstacle(&self, volume: &VolumeRecord) -> Option<String> {
-        obstacle(volume, |id| self.nodes.get(&id.0))
+        obstacle(volume, self.faults, |id| self.nodes.get(&id.0))
     }
 
     /// A partition as its member heads need it.

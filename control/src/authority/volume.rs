@@ -105,7 +105,7 @@ impl Authority {
         let volume = VolumeRecord { sandbox: self.allocate(&volume), ..volume };
         changes.created.push(volume.partition());
         changes.put(Record::Volume(volume.clone()));
-        grant(&volume, &mut meta, |id| self.nodes.get(&id.0), &mut changes);
+        grant(&volume, &mut meta, self.faults, |id| self.nodes.get(&id.0), &mut changes);
         changes.put(Record::Meta(meta));
         Ok(changes)
     }

@@ -2,17 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use palisade_protocol::wire::limits::{BLOCK, RECORD_BLOCKS_MAX, RECORD_HEADER_MAX};
+use palisade_protocol::log::format::{SEGMENT_BYTES_MAX, SEGMENT_BYTES_MIN, SEGMENTS_MIN, Superblock};
+use palisade_protocol::log::{Faults, FormatAs, LogConfig, LogError};
+use palisade_protocol::wire::limits::BLOCK;
+use palisade_protocol::wire::{DeviceIx, LogId, RackId};
 
 use super::Judge;
+use crate::api::apply::layout_of;
 use crate::authority::spread;
 use crate::config::size::show_size;
 use crate::config::{Device, DeviceKind, VolumeKind};
 
-/// Fewest segments of a log: some in use, some being flushed, some reserved (P-31, P-32).
-const SEGMENTS_MIN: u64 = 8;
-/// Bytes that a checkpoint takes per block of a volume, two generations of two copies (P-32).
-const CHECKPOINT_BYTES_PER_BLOCK: u64 = 4 * 24;
 /// Fewest columns of a sled device.
 const COLUMNS_MIN: u64 = 4;
 
@@ -36,6 +36,11 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
                 let what = format!("{} holds fewer than {COLUMNS_MIN} columns", show_size(device.size_bytes));
                 let remedy = format!("give at least {}, or smaller columns in [code]", show_size(least));
                 judge.error(&format!("{path}.size"), what, remedy);
+            } else if device.size_bytes > 0
+                && let Err(error) = layout_of(device, &rack.code)
+            {
+                let what = format!("device `{}` cannot be laid out: {error}", device.name);
+                judge.error(&format!("{path}.size"), what, "give another size, or other columns in [code]");
             }
         }
     }
@@ -78,10 +83,13 @@ fn log(judge: &mut Judge<'_>, index: usize) {
     }
     device_size(judge, &path, &head.log);
     let segment = head.segment_bytes;
-    let least = (RECORD_BLOCKS_MAX * BLOCK + RECORD_HEADER_MAX) as u64;
-    if segment <= least || segment > 1 << 30 || !segment.is_multiple_of(BLOCK as u64) {
-        let what =
-            format!("a log segment of {segment} bytes is not a multiple of 4 KiB between 2 MiB and 1 GiB");
+    let fits = (SEGMENT_BYTES_MIN..=SEGMENT_BYTES_MAX).contains(&segment);
+    if !fits || !segment.is_multiple_of(BLOCK as u64) {
+        let what = format!(
+            "a log segment of {segment} bytes is not a multiple of 4 KiB between {} and {}",
+            show_size(SEGMENT_BYTES_MIN),
+            show_size(SEGMENT_BYTES_MAX)
+        );
         judge.error(&format!("{path}.segment"), what, "give segment = \"8 MiB\"");
         return;
     }
@@ -102,22 +110,31 @@ fn log(judge: &mut Judge<'_>, index: usize) {
     }
 }
 
-/// P-32: the log's device also holds whole checkpoints of every volume of its head.
+/// P-32: the log's device also holds whole checkpoints of the volumes. Judged by the log's own layout.
 fn checkpoint(judge: &mut Judge<'_>, index: usize) {
     let head = &judge.rack.heads[index];
-    let own = judge.rack.volumes.iter().filter(|volume| volume.members().contains(&head.name.as_str()));
-    let blocks = own.fold(0u64, |sum, volume| sum.saturating_add(volume.size_bytes / BLOCK as u64));
-    let need = blocks.saturating_mul(CHECKPOINT_BYTES_PER_BLOCK);
-    let size = head.log.size_bytes;
-    if need > size / 2 {
+    let config = LogConfig {
+        device: DeviceIx(0),
+        device_bytes: head.log.size_bytes,
+        rack: RackId(0),
+        expect: None,
+        format: None,
+        hot_bytes: 0,
+        faults: Faults::default(),
+    };
+    let format = FormatAs {
+        log: LogId(0),
+        segment_bytes: head.segment_bytes,
+        volume_blocks: judge.rack.checkpoint_bytes() / BLOCK as u64,
+    };
+    if let Err(LogError::TooSmall { needed, .. }) = Superblock::plan(&config, &format) {
         let what = format!(
-            "the log of `{}` ({}) is too small: checkpoints of its volumes may take {} of it (P-32)",
+            "the log of `{}` ({}) is too small: checkpoints of the rack's volumes lie there too (P-32)",
             head.name,
-            show_size(size),
-            show_size(need)
+            show_size(head.log.size_bytes)
         );
-        let remedy = format!("give at least {}", show_size(need.saturating_mul(2)));
-        judge.error(&format!("head[{index}].log.size"), what, remedy);
+        let needed = needed.next_multiple_of(head.segment_bytes);
+        judge.error(&format!("head[{index}].log.size"), what, format!("give at least {}", show_size(needed)));
     }
 }
 

@@ -1,6 +1,6 @@
 //! Reactors, code, timers, limits: numbers that must fit one another.
 
-use palisade_protocol::wire::limits::{BLOCK, COLUMNS_MAX, IO_BYTES_MAX};
+use palisade_protocol::wire::limits::{BLOCK, COLUMNS_MAX, IO_BYTES_MAX, WRITE_UNITS_MAX};
 
 use super::Judge;
 use crate::config::size::show_size;
@@ -8,6 +8,8 @@ use crate::config::{Code, DeviceKind, StoreKind};
 
 /// Least buffer memory of a reactor: a few hundred requests of all sizes.
 const POOL_BYTES_MIN: u64 = 32 << 20;
+/// Largest stripe unit: a column write of several units fits one buffer.
+const UNIT_BYTES_MAX: u64 = (IO_BYTES_MAX / WRITE_UNITS_MAX) as u64;
 /// Huge page.
 const HUGE: u64 = 2 << 20;
 
@@ -68,8 +70,8 @@ pub(super) fn code(judge: &mut Judge<'_>, path: &str, code: Code) {
         judge.warning(&at("min_columns"), what, format!("give k + 1 = {}", u16::from(code.data) + 1));
     }
     let unit = code.unit_bytes;
-    if unit == 0 || !unit.is_multiple_of(BLOCK as u64) || unit > IO_BYTES_MAX as u64 {
-        let what = format!("a stripe unit of {unit} bytes is not a multiple of 4 KiB up to 256 KiB");
+    if unit == 0 || !unit.is_multiple_of(BLOCK as u64) || unit > UNIT_BYTES_MAX {
+        let what = format!("a stripe unit of {unit} bytes is not a multiple of 4 KiB up to 64 KiB");
         judge.error(&at("unit"), what, "give unit = \"64 KiB\"");
         return;
     }

@@ -105,7 +105,8 @@ fn room(judge: &Judge<'_>, code: Code) -> u64 {
         if device.size_bytes == 0 {
             return 0;
         }
-        let columns = u64::from(columns_of(device, code.column_bytes));
+        let columns =
+            u64::from(columns_of(device, &Code { column_bytes: code.column_bytes, ..judge.rack.code }));
         room = room.saturating_add(columns.saturating_mul(code.column_bytes));
     }
     room

@@ -141,7 +141,7 @@ fn timers(reader: &mut Reader, root: &mut Section<'_>) -> Timers {
         drain_ms: ms("drain_ms", 1000),
         flush_ms: ms("flush_ms", 2000),
         slow_io_ms: ms("slow_io_ms", 100),
-        health_ms: ms("health_ms", 1000),
+        health_ms: ms("health_ms", 3000),
     };
     reader.finish(&section);
     timers

@@ -105,7 +105,7 @@ pub struct Timers {
     pub flush_ms: u64,
     /// `slow_io_ms`: slower requests are logged with their stages (default 100).
     pub slow_io_ms: u64,
-    /// `health_ms`: a node silent towards control for so long is shown as away (default 1000).
+    /// `health_ms`: a node silent towards control for so long is shown as away (default 3000).
     pub health_ms: u64,
 }
 
@@ -298,6 +298,13 @@ impl Rack {
     /// A volume by name.
     pub fn volume(&self, name: &str) -> Option<&Volume> {
         self.volumes.iter().find(|volume| volume.name == name)
+    }
+
+    /// Volume bytes that checkpoints on every head's log must have room for (P-32): twice the declared
+    /// volumes, for those made at run time.
+    pub fn checkpoint_bytes(&self) -> u64 {
+        let declared = self.volumes.iter().fold(0u64, |sum, volume| sum.saturating_add(volume.size_bytes));
+        declared.max(1 << 30).saturating_mul(2)
     }
 
     /// Where control serves its API.

@@ -18,7 +18,8 @@ pub struct Picture {
 impl Core {
     /// The rack with its histograms.
     pub fn picture(&self) -> Picture {
-        let reports = self.live().into_values().map(|live| (live.report.name.clone(), live.report)).collect();
+        let reports =
+            self.live().into_values().map(|live| (live.report.name.clone(), live.report.clone())).collect();
         Picture { status: self.status(), reports }
     }
 }

@@ -1,0 +1,24 @@
+//! Test-only switches, each of which breaks exactly one rule, so that a checker can be shown to find it.
+
+use super::Authority;
+
+/// Rules to break; none by default. Only tests and simulators can set them.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Faults {
+    /// P-01: a restarted head keeps its number.
+    pub number_kept: bool,
+    /// P-03: a head with another log stands for the old one.
+    pub any_log: bool,
+    /// P-04: a restored store goes on in its old epoch.
+    pub epoch_kept: bool,
+    /// `SoloByLeave`: a group is granted without its secondary.
+    pub lone_group: bool,
+}
+
+impl Authority {
+    /// Breaks rules from now on.
+    #[cfg(any(test, feature = "canary"))]
+    pub fn break_rules(&mut self, faults: Faults) {
+        self.faults = faults;
+    }
+}
