@@ -1,20 +1,89 @@
-//! The `palisade` binary: any role of the rack, by config.
+//! The `palisade` binary: one program, any role of the rack, by config.
 
-use palisade_node::up::{UpOptions, load, node, up};
-use std::path::PathBuf;
+use clap::{Args, Command, FromArgMatches, Parser};
+use palisade_control::cli::{self, Cli, InspectArgs, PerfArgs, Verb};
+use palisade_control::config::Rack;
+use palisade_node::inspect::{inspect, table};
+use palisade_node::up::{UpOptions, node, up};
+use palisade_perf::target::NoFactory;
+use std::path::Path;
 use std::process::ExitCode;
+use tracing_subscriber::EnvFilter;
 
 fn main() -> ExitCode {
-    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
-    let args: Vec<String> = std::env::args().collect();
-    let file = PathBuf::from(&args[2]);
-    let data_dir = args.iter().position(|a| a == "--data-dir").map(|i| PathBuf::from(&args[i + 1]));
-    let Some(rack) = load(&file, data_dir.as_deref()) else { return ExitCode::FAILURE };
-    if args[1] == "node" {
-        let name = args.iter().position(|a| a == "--name").map(|i| args[i + 1].clone()).unwrap();
-        return node(&rack, &name);
+    let cli = Cli::parse();
+    log_to_stderr();
+    if let Some(code) = cli::run(&cli.verb) {
+        return ExitCode::from(code);
     }
-    let options =
-        UpOptions { file, data_dir, processes: args.iter().any(|a| a == "--processes"), ready_file: None };
-    up(&rack, &options)
+    match cli.verb {
+        Verb::Up(args) => {
+            let Some(rack) = load(&args.file, args.data_dir.as_deref()) else { return ExitCode::FAILURE };
+            let options = UpOptions {
+                file: args.file,
+                data_dir: args.data_dir,
+                processes: args.processes,
+                ready_file: args.ready_file,
+            };
+            up(&rack, &options)
+        }
+        Verb::Node(args) => match load(&args.file, args.data_dir.as_deref()) {
+            Some(rack) => node(&rack, &args.name),
+            None => ExitCode::FAILURE,
+        },
+        Verb::Inspect(args) => look(&args),
+        Verb::Perf(args) => perf(args),
+        _ => unreachable!("every other command was carried out by control's part"),
+    }
+}
+
+/// Logs for people on a terminal, one JSON object a line with `PALISADE_LOG=json`; `RUST_LOG` filters.
+fn log_to_stderr() {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if std::env::var("PALISADE_LOG").is_ok_and(|form| form == "json") {
+        builder.json().init();
+    } else {
+        builder.with_target(false).init();
+    }
+}
+
+/// The rack of a file; warnings are said and go on, errors are said and end it.
+fn load(file: &Path, data_dir: Option<&Path>) -> Option<Rack> {
+    match cli::load(file, data_dir, true) {
+        Ok((rack, warnings)) => {
+            for warning in warnings {
+                cli::complain(&warning);
+            }
+            Some(rack)
+        }
+        Err(errors) => {
+            cli::complain(&errors);
+            None
+        }
+    }
+}
+
+fn look(args: &InspectArgs) -> ExitCode {
+    match inspect(&args.path, true) {
+        Ok(value) if args.json => cli::say(&value.to_string()),
+        Ok(value) => cli::say(table(&value).trim_end()),
+        Err(error) => {
+            cli::complain(&format!("palisade: {error}"));
+            return ExitCode::FAILURE;
+        }
+    }
+    ExitCode::SUCCESS
+}
+
+fn perf(args: PerfArgs) -> ExitCode {
+    let command = palisade_perf::cli::PerfArgs::augment_args(
+        Command::new("palisade perf").about("Load, baselines and benches").arg_required_else_help(true),
+    );
+    let words = std::iter::once("palisade perf".into()).chain(args.args);
+    let matches = command.get_matches_from(words);
+    match palisade_perf::cli::PerfArgs::from_arg_matches(&matches) {
+        Ok(args) => palisade_perf::cli::run(&args, &NoFactory),
+        Err(error) => error.exit(),
+    }
 }

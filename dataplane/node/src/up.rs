@@ -13,7 +13,7 @@ use palisade_protocol::wire::BootId;
 use palisade_runtime::entropy::{Entropy, OsEntropy};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::{Child, Command, ExitCode, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +27,8 @@ const LOOK: Duration = Duration::from_millis(100);
 const NAG: Duration = Duration::from_secs(5);
 /// Pauses before a dead node is started again.
 const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// Set for children: they end with their parent, however that ends.
+const SUPERVISED: &str = "PALISADE_SUPERVISED";
 /// How long children may take to stop.
 const STOP: Duration = Duration::from_secs(15);
 
@@ -81,7 +83,7 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
         Nodes::Here(host(rack, &names)?)
     };
     let mut screen = Screen::default();
-    let (mut ready, mut next_nag) = (false, Instant::now() + NAG);
+    let (mut ready, mut next_nag, mut next_look) = (false, Instant::now() + NAG, Instant::now());
     let healthy = loop {
         if stop.load(Ordering::Acquire) {
             break true;
@@ -90,6 +92,12 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
             eprintln!("\npalisade: a reactor ended unexpectedly; see the messages above");
             break false;
         }
+        std::thread::sleep(LOOK);
+        // Before it is ready its state is the question; afterwards only a terminal asks.
+        if ready && (!screen.wanted() || Instant::now() < next_look) {
+            continue;
+        }
+        next_look = Instant::now() + Duration::from_secs(1);
         let status = control.status();
         if !ready && status.ready {
             ready = true;
@@ -110,7 +118,6 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
         if ready {
             screen.show(&status);
         }
-        std::thread::sleep(LOOK);
     };
     screen.clear();
     Ok(nodes.stop() && healthy)
@@ -135,10 +142,13 @@ pub fn host(rack: &Rack, names: &[String]) -> Result<Host, Box<dyn std::error::E
 pub fn node(rack: &Rack, name: &str) -> ExitCode {
     let run = || -> Result<bool, Box<dyn std::error::Error>> {
         let stop = stop_flag()?;
+        if std::env::var_os(SUPERVISED).is_some() {
+            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+        }
         let host = host(rack, &[name.to_owned()])?;
         while !stop.load(Ordering::Acquire) {
             if host.failed() {
-                return Err("a reactor ended unexpectedly".into());
+                return Err("a reactor ended unexpectedly; the messages above say why".into());
             }
             std::thread::sleep(LOOK);
         }
@@ -223,7 +233,7 @@ impl Keeper {
             if let Some(dir) = &options.data_dir {
                 command.arg("--data-dir").arg(dir);
             }
-            command.spawn()
+            command.env(SUPERVISED, "1").spawn()
         });
         match spawned {
             Ok(child) => self.child = Some(child),
@@ -262,8 +272,12 @@ struct Screen {
 }
 
 impl Screen {
+    fn wanted(&self) -> bool {
+        std::io::stdout().is_terminal()
+    }
+
     fn show(&mut self, status: &Status) {
-        if !std::io::stdout().is_terminal() {
+        if !self.wanted() {
             return;
         }
         let sum = |name: &str| -> u64 {
@@ -298,20 +312,4 @@ impl Screen {
             println!();
         }
     }
-}
-
-/// Reads and parses a rack file; prints every finding and gives up on an error.
-pub fn load(file: &Path, data_dir: Option<&Path>) -> Option<Rack> {
-    let text = match std::fs::read_to_string(file) {
-        Ok(text) => text,
-        Err(error) => {
-            eprintln!("palisade: rack file {}: {error}", file.display());
-            return None;
-        }
-    };
-    let parsed = palisade_control::config::parse(&text, data_dir);
-    for finding in &parsed.findings {
-        eprintln!("{}", finding.render(file));
-    }
-    (!parsed.has_errors()).then_some(parsed.rack)
 }

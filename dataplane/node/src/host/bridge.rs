@@ -113,6 +113,7 @@ impl Bridge {
             reports,
             reactors,
             next_picture: Instant::now(),
+            slow: Valve { second: Instant::now(), told: 0 },
         };
         let thread = std::thread::Builder::new().name("bridge".to_owned()).spawn(move || {
             while !asked.load(Ordering::Acquire) {
@@ -148,6 +149,7 @@ struct State {
     reports: Receiver<Report>,
     reactors: Vec<Arc<ReactorStats>>,
     next_picture: Instant,
+    slow: Valve,
 }
 
 impl State {
@@ -293,7 +295,10 @@ impl State {
         if let Event::Deleted { partition } = event {
             self.control.send(ControlReport::Deleted { node, partition });
         }
-        let Some((warning, what)) = describe(&event) else { return };
+        if matches!(event, Event::SlowIo { .. }) && !self.slow.admit() {
+            return;
+        }
+        let (warning, what) = describe(&event);
         // Control logs it where people look; this is for a node that cannot reach control.
         tracing::debug!(node = port.name, "{what}");
         self.control.send(ControlReport::Event { node, warning, what });
@@ -367,8 +372,8 @@ fn device_report((status, name): (&palisade_protocol::sled::DeviceStatus, &Strin
 }
 
 /// An event for people: whether it needs attention, and its text.
-fn describe(event: &Event) -> Option<(bool, String)> {
-    let said = match event {
+fn describe(event: &Event) -> (bool, String) {
+    match event {
         Event::Recovered { log } => (false, format!("read its log {log}")),
         Event::Adopted { stamp } => {
             (false, format!("volume {}: adopted number {}", stamp.partition, stamp.number))
@@ -401,6 +406,25 @@ fn describe(event: &Event) -> Option<(bool, String)> {
         }
         Event::Note(text) => (false, text.clone()),
         Event::Deleted { partition } => (false, format!("volume {partition}: deleted")),
-    };
-    Some(said)
+    }
+}
+
+/// At most so many slow I/Os are told of per second: a stalled volume has thousands at once, and the
+/// counter `slow` has them all.
+const SLOW_PER_SECOND: u32 = 10;
+
+/// Counts what was told of this second.
+struct Valve {
+    second: Instant,
+    told: u32,
+}
+
+impl Valve {
+    fn admit(&mut self) -> bool {
+        if self.second.elapsed() >= Duration::from_secs(1) {
+            *self = Self { second: Instant::now(), told: 0 };
+        }
+        self.told += 1;
+        self.told <= SLOW_PER_SECOND
+    }
 }
