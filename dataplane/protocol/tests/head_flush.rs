@@ -199,3 +199,53 @@ fn two_sleds_gone_flush_waits_and_writes_go_on() {
     rack.verify();
     assert_eq!(rack.counters().flushes, 0, "never below k + 1 columns (P-25)");
 }
+
+#[test]
+fn two_primaries_that_follow_each_other_do_not_starve_in_full_logs() {
+    let mut shape = Shape::new(150);
+    shape.log_segments = 20;
+    shape.columns = 60;
+    let mut rack = Rack::new(shape);
+    rack.serve();
+    rack.serve_other();
+    let mut open = std::collections::VecDeque::new();
+    // Each partition alone would fill both logs several times over.
+    for at in 0..400u64 {
+        let first = (at as usize * 128) % (4096 * 8);
+        open.push_back(rack.write(first, 128));
+        open.push_back(rack.write_other(at * 16 % 4096));
+        while open.len() > 24 {
+            let tag = open.pop_front().expect("not empty");
+            rack.wait_all(&[tag]);
+        }
+    }
+    rack.wait_all(open.make_contiguous());
+    rack.verify();
+}
+
+#[test]
+fn a_cut_between_the_heads_only_delays() {
+    let mut rack = Rack::new(Shape::new(151));
+    rack.serve();
+    for _ in 0..5 {
+        let tags: Vec<u64> = (0..20).map(|at| rack.write(at * 8, 8)).collect();
+        rack.nodes[1].cut = true;
+        rack.run_for(Duration::from_millis(700));
+        rack.nodes[1].cut = false;
+        rack.wait_all(&tags);
+        rack.workload(30, 300, 4);
+    }
+    rack.verify();
+    assert!(rack.counters().resends > 0);
+}
+
+#[test]
+fn a_failed_log_device_ends_service_and_acknowledges_nothing() {
+    let mut rack = Rack::new(Shape::new(152));
+    rack.serve();
+    rack.workload(30, 300, 4);
+    rack.nodes[0].disk.dead = true;
+    let tag = rack.write(0, 8);
+    assert!(matches!(rack.wait(tag), Err(ClientError::Device)));
+    assert!(rack.events.iter().any(|event| matches!(event, Event::DeviceFailed { .. })));
+}

@@ -3,13 +3,14 @@
 use super::batch::Batch;
 use super::config::{HeadConfig, PartitionConfig};
 use super::confirm::Link;
+use super::merge::Merge;
 use super::part::{Part, Parts, Phase};
 use super::piece::Piece;
 use super::read::Read;
 use super::slab::{Id, Slab};
 use super::sleds::{Ask, Sled};
 use super::stats::{DeviceStatus, HeadStatus, PartitionStatus, RoleState};
-use super::write::{Cmd, Merge};
+use super::write::Cmd;
 use crate::log::{Log, LoggedBody, Lsn, Mapping, RecoveredPartition, RecoveryReport, is_log_key};
 use crate::wire::*;
 use palisade_dma::{Buf, Pool};

@@ -21,6 +21,7 @@ mod delete;
 mod extent;
 mod faults;
 mod flush;
+mod merge;
 mod part;
 mod piece;
 mod read;
@@ -31,6 +32,7 @@ mod secondary;
 mod slab;
 mod sleds;
 mod stats;
+mod stop;
 mod upkeep;
 mod write;
 
@@ -190,6 +192,27 @@ impl Head {
         match &mut self.state {
             State::Ready(core) => core.flush_all(now, partition, tag, out),
             _ => out.done.push(ClientDone { tag, result: Err(ClientError::NotServed) }),
+        }
+    }
+
+    /// A client's connection is gone: its commands that have no number yet are dropped, without an answer
+    /// (P-11). Says how many.
+    pub fn abort(&mut self, partition: PartitionId, gone: &dyn Fn(ClientTag) -> bool) -> usize {
+        let early = self.early.len();
+        self.early.retain(|(cmd, _)| cmd.partition != partition || !gone(cmd.tag));
+        let dropped = early - self.early.len();
+        match &mut self.state {
+            State::Ready(core) => dropped + core.abort(partition, gone),
+            _ => dropped,
+        }
+    }
+
+    /// Whether checkpoints of partitions with `blocks` blocks in all fit the log device (P-32). Control
+    /// asks before it creates a volume; `true` until the log is read.
+    pub fn capacity_ok(&self, blocks: u64) -> bool {
+        match &self.state {
+            State::Ready(core) => core.log.capacity_ok(blocks),
+            _ => true,
         }
     }
 

@@ -1,15 +1,13 @@
-//! Client commands until they are numbered: order, room, splitting, and merging below a block (P-10).
+//! Client commands until they are numbered: order, room, splitting (P-31, `Bounded`).
 //!
-//! A command becomes one or more operations. An aligned write becomes one, without a copy. Partial
-//! blocks are merged onto the newest version that exists *when the operation is numbered*: a pending one
-//! if there is any, else the committed one; a merge that had to read checks again before it is numbered.
+//! A command becomes one or more operations. An aligned write becomes one, without a copy. Partial blocks
+//! go through `merge`.
 
 use super::core::Core;
 use super::part::{Pending, Phase, Stalled};
-use super::read::ReadOwner;
 use super::slab::Id;
 use super::stats::Stage;
-use crate::log::{Loc, PushError, Room};
+use crate::log::{PushError, Room};
 use crate::wire::limits::{BLOCK, COMMANDS_MAX, IO_BLOCKS_MAX, IO_BYTES_MAX, SECTOR};
 use crate::wire::*;
 use palisade_dma::Buf;
@@ -58,22 +56,6 @@ pub(super) struct Cmd {
     pub(super) clear: std::ops::Range<u64>,
 }
 
-/// Part of a block that waits to be merged (P-10).
-#[derive(Debug)]
-pub(super) struct Merge {
-    pub(super) part: usize,
-    pub(super) cmd: Id,
-    pub(super) lba: Lba,
-    /// First byte within the block.
-    pub(super) from: usize,
-    pub(super) len: usize,
-    /// `None` zeroes the range.
-    pub(super) data: Option<Buf>,
-    /// Version that is being read, and its bytes once they are there.
-    pub(super) base: Op,
-    pub(super) bytes: Option<Buf>,
-}
-
 impl Core {
     pub(super) fn handle_client(&mut self, now: Time, cmd: ClientCmd, out: &mut Out) {
         self.busy = true;
@@ -107,7 +89,7 @@ impl Core {
     }
 
     /// Whether a command that changes blocks may be numbered now (P-31, `Bounded`).
-    fn admits(&self, p: usize, verb: &ClientVerb) -> bool {
+    pub(super) fn admits(&self, p: usize, verb: &ClientVerb) -> bool {
         let part = &self.parts[p];
         let blocks = match verb {
             ClientVerb::Write { data, .. } => (data.len() / BLOCK + 2) as u64,
@@ -367,149 +349,6 @@ impl Core {
         }
         true
     }
-
-    fn add_merge(
-        &mut self,
-        now: Time,
-        part: usize,
-        cmd: Id,
-        (lba, from, len, data): (Lba, usize, usize, Option<Buf>),
-        out: &mut Out,
-    ) {
-        if let Some(cmd) = self.cmds.get_mut(cmd) {
-            cmd.open += 1;
-        }
-        self.parts[part].stats.counters.merges += 1;
-        let merge = Merge { part, cmd, lba, from, len, data, base: Op(u64::MAX), bytes: None };
-        let id = self.merges.insert(merge);
-        self.poll_merge(now, id, out);
-    }
-
-    /// Tries to number a merge: onto the newest pending version, else onto the committed one, which may
-    /// have to be read first. Says whether it needs no retry by `pump`.
-    pub(super) fn poll_merge(&mut self, now: Time, id: Id, out: &mut Out) -> bool {
-        let Some(merge) = self.merges.get(id) else { return true };
-        let (p, lba) = (merge.part, merge.lba);
-        let part = &self.parts[p];
-        let pending = if self.cfg.faults.rmw_on_committed() { None } else { newest_pending(part, lba) };
-        let base = match pending {
-            Some(Some(bytes)) => bytes,
-            Some(None) => volume::zeroes(BLOCK),
-            None => {
-                let mapping = part.index.get(lba);
-                match (mapping.loc, &merge.bytes) {
-                    (Loc::Hole | Loc::Cleared, _) => volume::zeroes(BLOCK),
-                    (_, Some(bytes)) if merge.base == mapping.op => bytes.clone(),
-                    _ => {
-                        if let Some(merge) = self.merges.get_mut(id) {
-                            merge.base = mapping.op;
-                            merge.bytes = None;
-                        }
-                        self.read_blocks(now, p, ReadOwner::Merge(id), &[(lba, mapping)], out);
-                        return true;
-                    }
-                }
-            }
-        };
-        self.number_merge(now, p, id, &base, out)
-    }
-
-    fn number_merge(&mut self, now: Time, p: usize, id: Id, base: &Buf, out: &mut Out) -> bool {
-        let verb = ClientVerb::Flush;
-        let merged = if self.admits(p, &verb) { self.pool.alloc(BLOCK) } else { None };
-        let (Some(mut bytes), Some(merge)) = (merged, self.merges.get(id)) else {
-            self.parts[p].stalled.push_back(Stalled::Merge(id));
-            return false;
-        };
-        bytes.copy_from_slice(&base[..BLOCK]);
-        let range = merge.from..merge.from + merge.len;
-        match &merge.data {
-            Some(data) => bytes[range].copy_from_slice(data),
-            None => bytes[range].fill(0),
-        }
-        let (lba, cmd) = (merge.lba, merge.cmd);
-        let data = bytes.freeze();
-        let crcs = std::iter::once(crc32c(&data)).collect();
-        if self.number(now, p, Body::Write { lba, crcs, data }, cmd).is_err() {
-            self.parts[p].stalled.push_back(Stalled::Merge(id));
-            return false;
-        }
-        // The operation took the merge's place among what the command waits for.
-        self.merges.remove(id);
-        let _ = out;
-        true
-    }
-
-    /// The committed bytes that a merge waited for.
-    pub(super) fn merge_read(&mut self, now: Time, id: Id, result: Result<Buf, ClientError>, out: &mut Out) {
-        match result {
-            Ok(bytes) => {
-                if let Some(merge) = self.merges.get_mut(id) {
-                    merge.bytes = Some(bytes);
-                }
-                self.poll_merge(now, id, out);
-            }
-            Err(error) => {
-                if let Some(merge) = self.merges.remove(id) {
-                    self.fail_cmd(merge.cmd, error);
-                    self.close_cmd(now, merge.cmd, out);
-                }
-            }
-        }
-    }
-
-    /// The own log can take nothing more: what is open fails, and the head goes out of service.
-    pub(super) fn on_log_failed(&mut self, out: &mut Out) {
-        for p in 0..self.parts.len() {
-            self.stop(p, "log device failed", ClientError::Device, out);
-        }
-    }
-
-    /// Takes a partition out of service and answers everything that it holds with `error`.
-    pub(super) fn stop(&mut self, p: usize, why: &'static str, error: ClientError, out: &mut Out) {
-        self.parts[p].phase = Phase::Stopped(why);
-        self.parts[p].adoption = None;
-        self.abort_background(p);
-        let waiting = std::mem::take(&mut self.parts[p].waiting);
-        out.done.extend(waiting.into_iter().map(|(cmd, _)| ClientDone { tag: cmd.tag, result: Err(error) }));
-        let mut ids = std::mem::take(&mut self.ids);
-        self.cmds.pick(&mut ids, |cmd| cmd.part == p);
-        for id in ids.drain(..) {
-            if let Some(cmd) = self.cmds.remove(id) {
-                out.done.push(ClientDone { tag: cmd.tag, result: Err(error) });
-            }
-        }
-        self.merges.pick(&mut ids, |merge| merge.part == p);
-        for id in ids.drain(..) {
-            self.merges.remove(id);
-        }
-        self.ids = ids;
-        let part = &mut self.parts[p];
-        part.active = 0;
-        part.stalled.clear();
-        let reads = std::mem::take(&mut part.unconfirmed);
-        for wait in std::mem::take(&mut part.flushes) {
-            out.done.push(ClientDone { tag: wait.tag, result: Err(ClientError::NotServed) });
-        }
-        for (_, read) in reads {
-            // Nobody waits for it any more; it ends when its pieces do.
-            self.confirmed(Time::ZERO, read, out);
-        }
-    }
-}
-
-/// The newest pending version of a block: its bytes, or `Some(None)` for a clear.
-fn newest_pending(part: &super::part::Part, lba: Lba) -> Option<Option<Buf>> {
-    part.pending.iter().rev().find_map(|pending| match &pending.entry.body {
-        Body::Write { lba: first, crcs, data } => {
-            let at = lba.0.checked_sub(first.0).filter(|&at| at < crcs.len() as u64)? as usize;
-            Some(Some(data.slice(at * BLOCK..(at + 1) * BLOCK)))
-        }
-        Body::Clear { lba: first, count } => {
-            lba.0.checked_sub(first.0).filter(|&at| at < u64::from(*count)).map(|_| None)
-        }
-        _ => None,
-    })
 }
 
 fn changes(verb: &ClientVerb) -> bool {
