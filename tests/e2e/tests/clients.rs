@@ -73,6 +73,7 @@ fn fio_finds_no_wrong_block_in_a_verified_mix() {
             "--iodepth=32",
             "--verify=crc32c",
             "--verify_fatal=1",
+            "--verify_state_save=0",
             "--size=32m",
             "--time_based",
             &format!("--runtime={seconds}"),
