@@ -173,12 +173,12 @@ impl Model {
             return Err(Wrong::Lost { block, acknowledged: floor, zeroes });
         }
         let (found, seed, tail) = (word(bytes, 8), word(bytes, 16), word(bytes, 24));
-        if crc(bytes) != (tail >> 32) as u32 {
-            return Err(Wrong::Checksum { block });
-        }
         let ours = seed == self.seed;
         if !ours && floor == 0 {
-            return Ok(None); // an earlier run's block
+            return Ok(None); // an earlier run's block, perhaps of another size
+        }
+        if crc(bytes) != (tail >> 32) as u32 {
+            return Err(Wrong::Checksum { block });
         }
         if found != block || !ours {
             return Err(Wrong::Misplaced { block, found, seed });
@@ -281,6 +281,19 @@ mod tests {
         let mut invented = vec![0; UNIT];
         fill(&mut invented, 0, 1, 99);
         assert_eq!(read(&mut model, 0, &invented), Err(Wrong::Future { block: 0, found: 99, issued: 2 }));
+    }
+
+    #[test]
+    fn blocks_of_an_earlier_run_are_nobodys_promise_until_they_are_overwritten() {
+        let mut earlier = Model::new(4096, 0, 4, 1);
+        let old = written(&mut earlier, 0, true);
+        let mut model = Model::new(512, 0, 32, 2);
+        assert_eq!(read(&mut model, 0, &old), Ok(0), "of another size and seed");
+        let mut new = vec![0; UNIT];
+        assert!(model.start_write(0, &mut new));
+        model.end_write(0, UNIT as u32, true);
+        assert_eq!(read(&mut model, 0, &new), Ok(8));
+        assert!(read(&mut model, 0, &old).is_err());
     }
 
     #[test]

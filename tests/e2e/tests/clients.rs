@@ -62,6 +62,8 @@ fn nbdcopy_in_and_out_gives_the_same_bytes() {
 fn fio_finds_no_wrong_block_in_a_verified_mix() {
     let seconds = setting("PALISADE_E2E_SECONDS", 5);
     let rack = TestRack::up(&Shape::default());
+    // A fixed random sequence: with --randrepeat=0 fio 3.33 finds "bad header rand_seed" on any server in a
+    // verified mix, nbdkit's memory plug-in included.
     let ended = run(
         "fio",
         &[
@@ -77,7 +79,6 @@ fn fio_finds_no_wrong_block_in_a_verified_mix() {
             "--size=32m",
             "--time_based",
             &format!("--runtime={seconds}"),
-            "--randrepeat=0",
         ],
         Duration::from_secs(seconds + 120),
     )
