@@ -176,6 +176,35 @@ fn entries_of_one_turn_share_one_record_and_its_payload_is_not_copied() {
     );
 }
 
+#[test]
+fn recovery_makes_do_with_small_buffers_when_large_ones_are_out() {
+    let mut rig = Rig::new(10, config(12 << 20));
+    for i in 0..300 {
+        rig.write(i * 3, 2).expect("room");
+        rig.turn(20);
+    }
+    rig.settle();
+    // One large buffer for the superblock, which then goes to somebody else; three small ones.
+    let pool =
+        palisade_dma::Pool::new(palisade_dma::PoolConfig { slots: [3, 1, 1], huge: false }).expect("maps");
+    let mut recovery = Recovery::new(rig.config.clone(), pool.clone());
+    let mut out = Out::default();
+    recovery.start(&mut out);
+    let mut taken = Vec::new();
+    while recovery.state() == RecoveryState::Working {
+        rig.mem.submit(&mut out);
+        let done = rig.mem.finish(0);
+        recovery.handle_block(done, &mut out);
+        if taken.is_empty() {
+            taken.extend(pool.alloc(256 << 10));
+            taken.extend(pool.alloc(64 << 10));
+        }
+    }
+    assert_eq!(recovery.state(), RecoveryState::Done);
+    assert!(!taken.is_empty(), "the large buffer was gone");
+    assert_eq!(recovery.finish().1[0].tail, rig.acked);
+}
+
 /// As above over fresh seeds: `LOG_SEEDS=100..200 cargo test --test log_recovery -- --ignored`.
 #[test]
 #[ignore = "takes as long as it is told to"]

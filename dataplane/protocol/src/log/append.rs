@@ -51,7 +51,8 @@ struct OpenRecord {
     /// Bytes of the header in use.
     used: usize,
     entries: u16,
-    payload: SmallVec<[Buf; 4]>,
+    /// What will be written: payload so far; headers join it when the record is closed.
+    bufs: SmallVec<[Buf; 4]>,
     payload_blocks: u32,
     /// The segment's header, if this record is the segment's first.
     segment_header: Option<Buf>,
@@ -97,6 +98,8 @@ pub struct Log {
     entry: Writer,
     fixed: Writer,
     spare: Vec<BufMut>,
+    /// Buffers of the newest record: the next one's list is made as long at once.
+    bufs_hint: usize,
 }
 
 /// Where recovery says that appends begin.
@@ -148,6 +151,7 @@ impl Log {
             entry: Writer::new(),
             fixed: Writer::new(),
             spare: Vec::new(),
+            bufs_hint: 0,
         }
     }
 
@@ -266,7 +270,7 @@ impl Log {
         let first = open.at + open.header_blocks + open.payload_blocks;
         let lsn = open.lsn;
         if let Some(Payload { lba, data, hot }) = data {
-            open.payload.push(data.clone());
+            open.bufs.push(data.clone());
             open.payload_blocks += blocks;
             let run = Run { partition, op, lba, first, blocks };
             self.ring.add_run(seq, run, true, hot.then_some(data));
@@ -310,7 +314,7 @@ impl Log {
             header_blocks,
             used: FIXED,
             entries: 0,
-            payload: SmallVec::new(),
+            bufs: SmallVec::with_capacity(self.bufs_hint),
             payload_blocks: 0,
             segment_header,
         });
@@ -375,13 +379,15 @@ impl Log {
         }
         let header = open.header.freeze();
         let first = open.at - u32::from(open.segment_header.is_some());
-        let mut bufs: SmallVec<[Buf; 4]> = SmallVec::new();
+        let mut bufs = open.bufs;
+        bufs.insert(0, header.clone());
+        if let Some(segment_header) = open.segment_header {
+            bufs.insert(0, segment_header);
+        }
         self.at = open.at + 2 * open.header_blocks + open.payload_blocks;
-        bufs.extend(open.segment_header);
-        bufs.push(header.clone());
-        bufs.extend(open.payload);
         // The header once more, so that rot of its first copy loses nothing.
         bufs.push(header.clone());
+        self.bufs_hint = bufs.len();
         let offset = self.ring.addr(self.ring.head, first).offset();
         let op = BlockOp::Write { offset, bufs, fua: !self.config.faults.no_fua() };
         let cmd = BlockCmd { device: self.config.device, key: key(KIND_APPEND, open.lsn.0), op };

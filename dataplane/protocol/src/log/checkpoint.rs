@@ -24,6 +24,9 @@ const WRITES_MAX: u32 = 16;
 /// Pages of one turn: each costs a copy of 64 KiB, so that clients hardly notice.
 const PAGES_A_TURN: u32 = 2;
 
+/// Steps without I/O of one turn (from the last leaf to the stream, from the stream to the flush).
+const STEPS_A_TURN: u32 = 4;
+
 /// Gives a checkpoint the head's indexes.
 pub trait Indexes {
     /// The index of a partition; `None` once it is deleted.
@@ -163,18 +166,24 @@ impl Log {
     /// Writes on; call each turn while [`Log::checkpointing`]. I/O may go on between calls.
     pub fn checkpoint_step(&mut self, indexes: &mut dyn Indexes, out: &mut Out) {
         let Some(mut writing) = self.checkpoint.writing.take() else { return };
-        if writing.failed || self.failed() {
-            if writing.under_way == 0 {
-                self.checkpoint.abandoned += 1;
-                out.events.push(Event::Note(format!("checkpoint {} given up", writing.root.generation)));
-                return;
+        // Goes on until something is under way, so that its completion brings the next call.
+        for _ in 0..STEPS_A_TURN {
+            if writing.failed || self.failed() {
+                break;
             }
-        } else {
             self.write_on(&mut writing, indexes, out);
-            if writing.step == Step::Done && writing.under_way == 0 {
+            if writing.under_way > 0 {
+                break;
+            }
+            if writing.step == Step::Done {
                 self.finish_checkpoint(writing, indexes);
                 return;
             }
+        }
+        if (writing.failed || self.failed()) && writing.under_way == 0 {
+            self.checkpoint.abandoned += 1;
+            out.events.push(Event::Note(format!("checkpoint {} given up", writing.root.generation)));
+            return;
         }
         self.checkpoint.writing = Some(writing);
     }
@@ -206,7 +215,8 @@ impl Log {
     }
 
     fn write_leaves(&mut self, writing: &mut Writing, indexes: &mut dyn Indexes, out: &mut Out) {
-        for _ in 0..PAGES_A_TURN {
+        let mut pages = 0;
+        while pages < PAGES_A_TURN {
             let Some(meta) = writing.metas.get(writing.partition) else {
                 writing.stream = describe(&writing.metas, indexes);
                 writing.step = Step::Stream;
@@ -223,6 +233,7 @@ impl Log {
                 return;
             }
             writing.leaf = leaf + 1;
+            pages += 1;
         }
     }
 

@@ -158,7 +158,7 @@ impl Recovery {
     /// Takes the next read of the present phase.
     fn take(&mut self, buf: &BufMut, out: &mut Out) -> Result<(), LogError> {
         match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Superblock => self.take_superblock(buf),
+            Phase::Superblock => self.take_superblock(buf, out),
             Phase::Headers { at, found } => self.take_header(at, found, buf),
             Phase::Checkpoint { at, second, loader } => self.take_page(at, second, loader, buf, out),
             Phase::Records { seq, offset, probe_to } => self.take_chunk(seq, offset, probe_to, buf, out),
@@ -183,7 +183,7 @@ impl Recovery {
         Ok(())
     }
 
-    fn take_superblock(&mut self, start: &[u8]) -> Result<(), LogError> {
+    fn take_superblock(&mut self, start: &[u8], out: &mut Out) -> Result<(), LogError> {
         let expect = self.config.expect.filter(|_| !self.config.faults.any_log_id());
         match format::examine(start, self.config.rack, expect, self.config.device_bytes) {
             Ok((mut superblock, mend)) => {
@@ -191,6 +191,9 @@ impl Recovery {
                     superblock.seq += 1;
                     self.write_superblocks(&superblock)?;
                     self.replay.report.repaired += 1;
+                    let what = || "superblock slot".to_string();
+                    out.events.push(Event::Corrupt { place: "log", what: what() });
+                    out.events.push(Event::Repaired { place: "log", what: what() });
                 }
                 self.superblock = Some(superblock);
                 for seq in 0..superblock.segments {
@@ -325,7 +328,7 @@ impl Recovery {
         let mut at = 0;
         while at < superblock.segment_bytes {
             let len = CHUNK.min(superblock.segment_bytes - at);
-            self.reads.ask(start + at, len as u32);
+            self.reads.ask_stream(start + at, len as u32);
             at += len;
         }
     }
