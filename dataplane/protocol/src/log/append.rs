@@ -193,7 +193,9 @@ impl Log {
     }
 
     fn push_entry(&mut self, entry: &Entry, committed: Op, hot: bool) -> Result<Placed, PushError> {
-        check(entry)?;
+        if !record::entry_ok(entry) {
+            return Err(PushError::TooLarge);
+        }
         let mut bytes = std::mem::take(&mut self.entry);
         bytes.bytes.clear();
         record::put_entry(&mut bytes, entry, committed);
@@ -483,20 +485,4 @@ impl Log {
             self.spare.push(buf);
         }
     }
-}
-
-/// Limits of an entry; what exceeds them would not survive a recovery.
-fn check(entry: &Entry) -> Result<(), PushError> {
-    let fits = match &entry.body {
-        Body::Write { lba, crcs, data } => {
-            (1..=IO_BLOCKS_MAX).contains(&crcs.len())
-                && data.len() == crcs.len() * BLOCK
-                && lba.0.saturating_add(crcs.len() as u64) <= PARTITION_BLOCKS_MAX
-        }
-        Body::Clear { lba, count } => lba.0.saturating_add(u64::from(*count)) <= PARTITION_BLOCKS_MAX,
-        Body::ExtentCreate(desc) => record::extent_ok(desc),
-        Body::Repoint(repoint) => repoint.entries.len() <= REPOINT_ENTRIES_MAX,
-        _ => true,
-    };
-    if fits { Ok(()) } else { Err(PushError::TooLarge) }
 }

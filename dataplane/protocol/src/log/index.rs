@@ -8,7 +8,9 @@
 //!
 //! Operations come in op order. Each of them is idempotent ("newest op wins", strictly), so that replaying
 //! a log over a fuzzy checkpoint gives the same index (P-29): an operation that a page already reflects
-//! finds an entry at least as new, or one that no longer matches what a repoint had gathered.
+//! finds an entry at least as new, or one that no longer matches what a repoint had gathered. The record of
+//! a write may be gone, because its segment was released once something newer stood for it: a repoint, or a
+//! copy. Both carry all that the write said, and an index that is older than them takes it from there.
 
 use super::Faults;
 use super::extents::Extents;

@@ -264,6 +264,21 @@ pub fn extent_ok(desc: &ExtentDesc) -> bool {
         && desc.columns.len() == g.columns()
 }
 
+/// Limits of an entry; what exceeds them would not survive a recovery.
+pub fn entry_ok(entry: &Entry) -> bool {
+    match &entry.body {
+        Body::Write { lba, crcs, data } => {
+            (1..=IO_BLOCKS_MAX).contains(&crcs.len())
+                && data.len() == crcs.len() * BLOCK
+                && lba.0.saturating_add(crcs.len() as u64) <= PARTITION_BLOCKS_MAX
+        }
+        Body::Clear { lba, count } => lba.0.saturating_add(u64::from(*count)) <= PARTITION_BLOCKS_MAX,
+        Body::ExtentCreate(desc) => extent_ok(desc),
+        Body::Repoint(repoint) => repoint.entries.len() <= REPOINT_ENTRIES_MAX,
+        _ => true,
+    }
+}
+
 /// The next entry of a header and the committed watermark it carries.
 pub fn take_entry(r: &mut Reader<'_>) -> Result<(Logged, Op), DecodeError> {
     let kind = r.u8()?;

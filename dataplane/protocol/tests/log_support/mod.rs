@@ -580,7 +580,20 @@ impl Rig {
 /// One random step of a head's life.
 pub fn step(rig: &mut Rig) {
     match rig.rng.below(100) {
-        0..=54 => {
+        0..=4 => {
+            // Whole segments of writes and nothing else: released without a checkpoint once repointed.
+            for _ in 0..rig.rng.below(8) {
+                let lba = rig.rng.below(rig.blocks - 64);
+                let _ = rig.write(lba, 64);
+                rig.settle();
+            }
+            for _ in 0..80 {
+                rig.flush();
+                rig.settle();
+            }
+            rig.release();
+        }
+        5..=54 => {
             for _ in 0..=rig.rng.below(4) {
                 let blocks = 1 + rig.rng.below(8);
                 let lba = rig.rng.below(rig.blocks - blocks);
