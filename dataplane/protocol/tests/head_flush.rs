@@ -249,3 +249,32 @@ fn a_failed_log_device_ends_service_and_acknowledges_nothing() {
     assert!(matches!(rack.wait(tag), Err(ClientError::Device)));
     assert!(rack.events.iter().any(|event| matches!(event, Event::DeviceFailed { .. })));
 }
+
+#[test]
+fn a_silent_sled_is_hedged_and_then_done_without() {
+    let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(153) });
+    rack.serve();
+    rack.workload(200, 256, 8);
+    rack.flush_all();
+    rack.nodes[2].stall = true;
+    rack.nodes[3].stall = true;
+    for first in (0..2048).step_by(64) {
+        rack.read(first, 64);
+    }
+    let counters = rack.counters();
+    assert!(counters.hedged > 0 && counters.degraded_reads > 0, "{counters:?}");
+}
+
+#[test]
+fn ef17_a_fenced_flush_demotes_and_ends_service() {
+    let mut rack = Rack::new(Shape::new(154));
+    rack.serve();
+    rack.workload(100, 256, 8);
+    rack.flush_all();
+    rack.usurp(1000);
+    rack.workload(20, 256, 4);
+    rack.start_flush();
+    rack.run_until("demotion", |rack| rack.events.iter().any(|event| matches!(event, Event::Demoted { .. })));
+    let tag = rack.write(0, 8);
+    assert!(matches!(rack.wait(tag), Err(ClientError::NotServed)));
+}

@@ -14,7 +14,7 @@ use palisade_isal::crc32c;
 use smallvec::SmallVec;
 
 /// Most blocks that one block-status answer speaks of; clients ask on.
-const STATUS_BLOCKS: u64 = 1 << 16;
+const STATUS_BLOCKS: u64 = 1 << 14;
 /// Most runs of one block-status answer.
 const STATUS_RUNS: usize = 1024;
 /// How often a read starts anew because its blocks moved meanwhile.

@@ -756,3 +756,20 @@ impl Rack {
         tag
     }
 }
+
+impl Rack {
+    /// A stranger claims [`VOLUME`] on every sled under a higher number, as a new primary would.
+    pub fn usurp(&mut self, counter: u64) {
+        for at in 2..self.nodes.len() {
+            let stamp =
+                Stamp { partition: VOLUME, number: Number { epoch: 1, counter }, grant: GrantId(counter) };
+            let (now, device) = (self.now, self.nodes[at].device);
+            let node = &mut self.nodes[at];
+            if let Machine::Sled(sled) = &mut node.machine {
+                let msg = Msg::Reserve { req: ReqId(1), device, stamp };
+                sled.handle_msg(now, NodeId(99), BootId(99), msg, &mut node.out);
+            }
+        }
+        self.run_for(Duration::from_millis(5));
+    }
+}
