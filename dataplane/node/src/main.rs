@@ -18,7 +18,9 @@ fn main() -> ExitCode {
     }
     match cli.verb {
         Verb::Up(args) => {
-            let Some(rack) = load(&args.file, args.data_dir.as_deref()) else { return ExitCode::FAILURE };
+            let Some(rack) = load(&args.file, args.data_dir.as_deref(), true) else {
+                return ExitCode::FAILURE;
+            };
             let options = UpOptions {
                 file: args.file,
                 data_dir: args.data_dir,
@@ -27,7 +29,8 @@ fn main() -> ExitCode {
             };
             up(&rack, &options)
         }
-        Verb::Node(args) => match load(&args.file, args.data_dir.as_deref()) {
+        // The host was judged by whoever brought control up, which holds some of the addresses itself.
+        Verb::Node(args) => match load(&args.file, args.data_dir.as_deref(), false) {
             Some(rack) => node(&rack, &args.name),
             None => ExitCode::FAILURE,
         },
@@ -49,8 +52,8 @@ fn log_to_stderr() {
 }
 
 /// The rack of a file; warnings are said and go on, errors are said and end it.
-fn load(file: &Path, data_dir: Option<&Path>) -> Option<Rack> {
-    match cli::load(file, data_dir, true) {
+fn load(file: &Path, data_dir: Option<&Path>, host: bool) -> Option<Rack> {
+    match cli::load(file, data_dir, host) {
         Ok((rack, warnings)) => {
             for warning in warnings {
                 cli::complain(&warning);
