@@ -192,8 +192,10 @@ impl Opener<'_> {
         tracing::info!(device = device.name, id = %spec.device, columns = plan.columns, "formatting");
         let images: Vec<_> = sled_format::images(plan).collect();
         let (body, supers) = images.split_at(images.len() - 2);
-        for (offset, image) in body {
-            write(driver, self.pool, *offset, image, false, &device.name)?;
+        for (place, (offset, image)) in body.iter().enumerate() {
+            // The marker of an unfinished format comes first and durably: a power cut in the middle must
+            // not leave something that looks like foreign data.
+            write(driver, self.pool, *offset, image, place == 0, &device.name)?;
         }
         // Everything that the superblocks vouch for is durable before them.
         if wait(driver, BlockVerb::Flush).is_none() {
