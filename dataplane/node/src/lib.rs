@@ -5,5 +5,6 @@ pub mod exports;
 pub mod host;
 pub mod inspect;
 pub mod order;
+pub mod rack_target;
 pub mod service;
 pub mod up;

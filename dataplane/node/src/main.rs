@@ -4,8 +4,8 @@ use clap::{Args, Command, FromArgMatches, Parser};
 use palisade_control::cli::{self, Cli, InspectArgs, PerfArgs, Verb};
 use palisade_control::config::Rack;
 use palisade_node::inspect::{inspect, table};
+use palisade_node::rack_target::RackFactory;
 use palisade_node::up::{UpOptions, node, up};
-use palisade_perf::target::NoFactory;
 use std::path::Path;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -86,7 +86,7 @@ fn perf(args: PerfArgs) -> ExitCode {
     let words = std::iter::once("palisade perf".into()).chain(args.args);
     let matches = command.get_matches_from(words);
     match palisade_perf::cli::PerfArgs::from_arg_matches(&matches) {
-        Ok(args) => palisade_perf::cli::run(&args, &NoFactory),
+        Ok(args) => palisade_perf::cli::run(&args, &RackFactory),
         Err(error) => error.exit(),
     }
 }

@@ -20,7 +20,7 @@ pub enum HeadOrder {
     Assign(Assignment),
     /// A partition exists or changed.
     Create(PartitionConfig),
-    /// Commands of a partition come from this ring.
+    /// Commands of a partition come from this ring, too.
     Serve(PartitionId, Receiver<ClientCmd>),
     /// A partition ends.
     Delete(PartitionId),

@@ -123,7 +123,8 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
     Ok(nodes.stop() && healthy)
 }
 
-fn names(rack: &Rack) -> Vec<String> {
+/// Every node of a rack.
+pub fn names(rack: &Rack) -> Vec<String> {
     let heads = rack.heads.iter().map(|head| head.name.clone());
     // Sleds first: heads find them when they look.
     rack.sleds.iter().map(|sled| sled.name.clone()).chain(heads).collect()

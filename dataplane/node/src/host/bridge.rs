@@ -13,13 +13,13 @@ use palisade_control::report::{DeviceReport, NodeReport, NodeState};
 use palisade_protocol::export::nbd::ExportInfo;
 use palisade_protocol::head::HeadStatus;
 use palisade_protocol::sled::{DeviceState, SledStatus};
-use palisade_protocol::wire::{BootId, Event, LogId, NodeId, PartitionId};
+use palisade_protocol::wire::{BootId, ClientCmd, ClientDone, Event, LogId, NodeId, PartitionId};
 use palisade_runtime::park::{Parker, WaitSet, Waker};
 use palisade_runtime::reactor::ReactorStats;
 use palisade_runtime::ring::{Receiver, Sender, channel};
 use std::collections::BTreeMap;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, mpsc};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
@@ -55,6 +55,8 @@ pub(super) struct NodePort {
     /// Said that the head read its log.
     ready: bool,
     picture: Option<NodeReport>,
+    /// The last picture that was sent.
+    shown: Option<NodeReport>,
 }
 
 impl NodePort {
@@ -68,7 +70,7 @@ impl NodePort {
 
     fn new(name: &str, boot: BootId, kind: Kind) -> Self {
         let exported = BTreeMap::new();
-        Self { name: name.to_owned(), boot, kind, exported, ready: false, picture: None }
+        Self { name: name.to_owned(), boot, kind, exported, ready: false, picture: None, shown: None }
     }
 
     pub(super) fn export_mut(&mut self) -> Option<&mut ExportPort> {
@@ -87,8 +89,32 @@ impl NodePort {
     }
 }
 
+/// What the process itself may ask of the bridge (the load generator does).
+pub enum Ask {
+    /// Another source of commands for a volume of which this process hosts the primary. Without an answer
+    /// there is none.
+    Attach {
+        /// The volume.
+        volume: String,
+        /// Upper bits of its tags.
+        asker: u8,
+        /// Where answers go.
+        answers: Sender<ClientDone>,
+        /// Its partition, and where commands go.
+        reply: mpsc::Sender<(PartitionId, Sender<ClientCmd>)>,
+    },
+    /// Stage histograms of a volume, as of the last second.
+    Stages {
+        /// The volume.
+        volume: String,
+        /// One per stage.
+        reply: mpsc::Sender<Vec<(String, HistSnapshot)>>,
+    },
+}
+
 /// The running bridge.
 pub struct Bridge {
+    asks: mpsc::Sender<Ask>,
     stop: Arc<AtomicBool>,
     waker: Waker,
     thread: JoinHandle<()>,
@@ -106,7 +132,9 @@ impl Bridge {
         let stop = Arc::new(AtomicBool::new(false));
         let waker = parker.waker();
         let asked = Arc::clone(&stop);
+        let (asks, asked_for) = mpsc::channel();
         let mut state = State {
+            asks: asked_for,
             control: agent.reporter(),
             agent,
             ports,
@@ -129,7 +157,14 @@ impl Bridge {
             }
             state.last_reports();
         })?;
-        Ok(Self { stop, waker, thread })
+        Ok(Self { asks, stop, waker, thread })
+    }
+
+    /// Asks; the answer comes by the ask's own channel, or never when there is none.
+    pub(super) fn ask(&self, ask: Ask) {
+        // A bridge that has ended answers nobody.
+        let _ = self.asks.send(ask);
+        self.waker.wake();
     }
 
     /// Ends the thread after it passed on what the services said last.
@@ -143,6 +178,7 @@ impl Bridge {
 }
 
 struct State {
+    asks: mpsc::Receiver<Ask>,
     agent: Agent,
     control: ControlReporter,
     ports: BTreeMap<NodeId, NodePort>,
@@ -163,6 +199,9 @@ impl State {
         while let Some(report) = self.reports.pop() {
             self.report(report);
             busy = true;
+        }
+        while let Ok(ask) = self.asks.try_recv() {
+            self.answer(ask);
         }
         if Instant::now() >= self.next_picture {
             self.next_picture = Instant::now() + PICTURE_EVERY;
@@ -194,6 +233,35 @@ impl State {
             }
             Command::Roster { .. } => {
                 tracing::info!("the rack's roster changed; new nodes are reached after a restart");
+            }
+        }
+    }
+
+    fn answer(&mut self, ask: Ask) {
+        let exports = |name: &str, port: &NodePort| {
+            port.exported.iter().find(|(_, known)| *known == name).map(|(partition, _)| *partition)
+        };
+        match ask {
+            Ask::Attach { volume, asker, answers, reply } => {
+                let found = self.ports.iter().find_map(|(node, port)| {
+                    let Kind::Head(head) = &port.kind else { return None };
+                    Some((*node, exports(&volume, port)?, head.waker.clone()))
+                });
+                let Some((node, partition, waker)) = found else { return };
+                let (commands, commands_rx) = channel(CLIENT_RING, waker);
+                self.order(node, HeadOrder::Asker(asker, answers));
+                self.order(node, HeadOrder::Serve(partition, commands_rx));
+                // Whoever asked may have given up.
+                let _ = reply.send((partition, commands));
+            }
+            Ask::Stages { volume, reply } => {
+                let stages = self.ports.values().find_map(|port| {
+                    let partition = exports(&volume, port)?;
+                    let picture = port.shown.as_ref()?;
+                    let report = picture.partitions.iter().find(|report| report.partition == partition.0)?;
+                    Some(report.stages.clone().into_iter().collect())
+                });
+                let _ = reply.send(stages.unwrap_or_default());
             }
         }
     }
@@ -316,8 +384,13 @@ impl State {
                 });
             }
         }
-        let mut nodes: Vec<NodeReport> =
-            self.ports.values_mut().filter_map(|port| port.picture.take()).collect();
+        let mut nodes = Vec::new();
+        for port in self.ports.values_mut() {
+            if let Some(picture) = port.picture.take() {
+                port.shown = Some(picture.clone());
+                nodes.push(picture);
+            }
+        }
         if let Some(first) = nodes.first_mut() {
             for (index, stats) in self.reactors.iter().enumerate() {
                 first.histograms.insert(format!("turn_{index}"), HistSnapshot::of(&stats.turn_times()));

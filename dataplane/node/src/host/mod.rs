@@ -8,6 +8,6 @@ mod bridge;
 mod media;
 mod wiring;
 
-pub use bridge::Bridge;
+pub use bridge::{Ask, Bridge};
 pub use media::MediaError;
 pub use wiring::{Host, HostError};

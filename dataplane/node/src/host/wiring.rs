@@ -1,6 +1,6 @@
 //! From declaration to running services: rings between everything, one reactor per core.
 
-use super::bridge::{Bridge, HeadPort, NodePort};
+use super::bridge::{Ask, Bridge, HeadPort, NodePort};
 use super::media::{MediaError, Opened, Opener};
 use crate::bus::{Askers, CLIENT_RING, MAILBOX, Post};
 use crate::exports::ExportList;
@@ -98,6 +98,11 @@ impl Host {
     /// Whether a reactor ended by itself (a service panicked).
     pub fn failed(&self) -> bool {
         self.reactors.iter().any(ReactorHandle::is_finished)
+    }
+
+    /// Asks the bridge something; see [`Ask`].
+    pub fn ask(&self, ask: Ask) {
+        self.bridge.ask(ask);
     }
 
     /// Stops everything in good order; false when a service did not finish or had panicked.

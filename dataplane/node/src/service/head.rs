@@ -83,7 +83,6 @@ impl HeadService {
                 HeadOrder::Assign(assignment) => self.head.assign(at, assignment, &mut self.out),
                 HeadOrder::Create(config) => self.head.create_partition(at, config),
                 HeadOrder::Serve(partition, ring) => {
-                    self.clients.retain(|client| client.partition != partition);
                     self.clients.push(ClientRing { partition, ring });
                 }
                 HeadOrder::Delete(partition) => self.head.delete_partition(at, partition, &mut self.out),
