@@ -168,7 +168,11 @@ fn a_rack_starts_serves_flushes_and_goes_on_after_a_restart_of_everything() {
     assert!(first.agent.reporter().send(Report::Flushed { tag, error: None }));
     assert_eq!(flushing.join().expect("no panic"), Ok(json!({ "flushed": true })));
 
-    drop((first, second, control));
+    drop(first);
+    let left =
+        |event: &palisade_control::api::status::EventEntry| event.what == "head-1 stopped" && !event.warning;
+    wait_for("the leave", || status(&socket).events.iter().any(left).then_some(()));
+    drop((second, control));
     let control = Control::start(&rack).expect("started again");
     assert_eq!(control.applied().created, Vec::<String>::new(), "applying again is idempotent");
     assert_eq!(control.applied().unchanged.len(), 10);

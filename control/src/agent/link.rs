@@ -193,5 +193,14 @@ fn write(
         last = Instant::now();
         write_line(writer, &line)?;
     }
+    if shared.stop.load(Ordering::Relaxed) {
+        // What the nodes said last still goes out; the channel is bounded, so this ends.
+        while let Ok(Outgoing::Report(report)) = outgoing.try_recv() {
+            if let Ok(params) = serde_json::to_value(&report) {
+                write_line(writer, &rpc::notification("node.report", params))?;
+            }
+        }
+        write_line(writer, &rpc::notification("node.leave", Value::Null))?;
+    }
     Ok(())
 }

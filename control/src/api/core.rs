@@ -249,15 +249,30 @@ impl Core {
         }
     }
 
-    /// A connection ended: its nodes are away.
+    /// A process takes its leave: its nodes are away, as they should be.
+    pub(super) fn leave(&mut self, link: u64) {
+        let names = self.forget_link(link);
+        if !names.is_empty() {
+            self.event("control", false, format!("{} stopped", names.join(", ")));
+        }
+    }
+
+    /// A connection ended without a word: its nodes are away.
     pub(super) fn drop_link(&mut self, link: u64) {
-        let gone: Vec<u32> =
-            self.nodes.iter().filter(|(_, node)| node.link == link).map(|(id, _)| *id).collect();
-        for id in gone {
-            self.nodes.remove(&id);
-            let name = self.authority.node(NodeId(id)).map_or_else(String::new, |node| node.name.clone());
+        for name in self.forget_link(link) {
             self.event(&name, true, "its process is gone".to_owned());
         }
+    }
+
+    fn forget_link(&mut self, link: u64) -> Vec<String> {
+        let gone: Vec<u32> =
+            self.nodes.iter().filter(|(_, node)| node.link == link).map(|(id, _)| *id).collect();
+        let mut names = Vec::new();
+        for id in gone {
+            self.nodes.remove(&id);
+            names.extend(self.authority.node(NodeId(id)).map(|node| node.name.clone()));
+        }
+        names
     }
 
     /// Keeps and logs an event.

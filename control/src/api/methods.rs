@@ -120,6 +120,10 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "device.formatted" => formatted(core, link, &parse(params)?),
         "node.register" => register(core, link, parse(params)?),
         "node.report" => report(core, link, parse(params)?).map(|()| Value::Null),
+        "node.leave" => {
+            core.leave(link.id);
+            Ok(Value::Null)
+        }
         "node.ping" => {
             heard(core, link);
             Ok(Value::Null)

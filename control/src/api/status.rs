@@ -274,6 +274,10 @@ fn volume_status(
         .and_then(|live| live.report.partitions.iter().find(|report| report.partition == volume.id));
     match report {
         Some(report) => fill(&mut status, report),
+        None if live.get(&volume.primary.0).is_some_and(|live| !live.silent) => {
+            status.state = "waiting".to_owned();
+            status.why = format!("its primary {} has not taken it up yet", status.primary);
+        }
         None => status.state = "away".to_owned(),
     }
     if status.state != "serving"
