@@ -1,6 +1,7 @@
 //! The thread between control and the reactors: commands become orders, events and pictures become
 //! reports. It is never on an I/O path, and may stall or die without stopping one (EF-02).
 
+use super::telling::{Valve, describe, device_report};
 use super::wiring::ExportPort;
 use crate::bus::CLIENT_RING;
 use crate::order::{HeadOrder, Report, SledOrder};
@@ -9,7 +10,7 @@ use palisade_control::agent::{
     Agent, Command, Identity, PartitionSpec, Report as ControlReport, Reporter as ControlReporter,
 };
 use palisade_control::metrics::HistSnapshot;
-use palisade_control::report::{DeviceReport, NodeReport, NodeState};
+use palisade_control::report::{NodeReport, NodeState};
 use palisade_protocol::export::nbd::ExportInfo;
 use palisade_protocol::head::HeadStatus;
 use palisade_protocol::sled::{DeviceState, SledStatus};
@@ -141,7 +142,7 @@ impl Bridge {
             reports,
             reactors,
             next_picture: Instant::now(),
-            slow: Valve { second: Instant::now(), told: 0 },
+            slow: Valve::default(),
         };
         let thread = std::thread::Builder::new().name("bridge".to_owned()).spawn(move || {
             while !asked.load(Ordering::Acquire) {
@@ -402,102 +403,5 @@ impl State {
         for port in self.ports.values_mut() {
             port.ask_picture();
         }
-    }
-}
-
-fn device_report((status, name): (&palisade_protocol::sled::DeviceStatus, &String)) -> DeviceReport {
-    let state = match &status.state {
-        DeviceState::Recovering => "recovering".to_owned(),
-        DeviceState::Ready => "ok".to_owned(),
-        DeviceState::Suspect => "suspect".to_owned(),
-        DeviceState::Refused(verdict) => format!("refused: {verdict}"),
-        DeviceState::Failed(why) => format!("failed: {why}"),
-    };
-    let counted = &status.counters;
-    let refused = &counted.refused;
-    let counters = [
-        ("writes", counted.writes),
-        ("bytes_written", counted.bytes_written),
-        ("page_writes", counted.page_writes),
-        ("reads", counted.reads),
-        ("bytes_read", counted.bytes_read),
-        ("grants", counted.grants),
-        ("columns_reserved", counted.columns_reserved),
-        ("columns_released", counted.columns_released),
-        ("scrubbed", counted.scrubbed),
-        ("scrub_passes", counted.scrub_passes),
-        ("corrupt", counted.corrupt),
-        ("refused_fenced", refused.fenced),
-        ("refused_no_token", refused.no_token),
-        ("refused_not_owner", refused.not_owner),
-        ("refused_stale_number", refused.stale_number),
-        ("refused_device_error", refused.device_error),
-    ];
-    let counters = counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect();
-    DeviceReport {
-        name: name.clone(),
-        device: status.device.unwrap_or_default(),
-        columns: status.columns.into(),
-        free: status.free.into(),
-        state,
-        counters,
-    }
-}
-
-/// An event for people: whether it needs attention, and its text.
-fn describe(event: &Event) -> (bool, String) {
-    match event {
-        Event::Recovered { log } => (false, format!("read its log {log}")),
-        Event::Adopted { stamp } => {
-            (false, format!("volume {}: adopted number {}", stamp.partition, stamp.number))
-        }
-        Event::Serving { stamp } => {
-            (false, format!("volume {}: serves under number {}", stamp.partition, stamp.number))
-        }
-        Event::PeerAway { partition, peer } => {
-            (true, format!("volume {partition}: head {peer} is away; requests wait"))
-        }
-        Event::Demoted { partition, number } => {
-            (true, format!("volume {partition}: stopped, number {number} is in force elsewhere"))
-        }
-        Event::Corrupt { place, what } => (true, format!("corrupt {place}: {what}")),
-        Event::Repaired { place, what } => (false, format!("repaired {place}: {what}")),
-        Event::DataLost { partition, extent } => {
-            (true, format!("volume {partition}: extent {extent} has fewer good columns than its code needs"))
-        }
-        Event::DeviceFailed { device, why } => (true, format!("device {} failed: {why}", device.0)),
-        Event::SlowIo { partition, what, offset, stages: [numbered, log, replica, answered] } => {
-            let us = |ns: &u64| ns / 1000;
-            let stages = format!(
-                "numbered {} us, log {} us, replica {} us, answered {} us",
-                us(numbered),
-                us(log),
-                us(replica),
-                us(answered)
-            );
-            (true, format!("slow {what} of volume {partition} at byte {offset}: {stages}"))
-        }
-        Event::Note(text) => (false, text.clone()),
-        Event::Deleted { partition } => (false, format!("volume {partition}: deleted")),
-    }
-}
-
-/// At most so many slow I/Os are told of per second: a stalled volume has thousands at once, and the
-/// counter `slow` has them all.
-const SLOW_PER_SECOND: u32 = 10;
-
-/// Counts what was told of this second.
-struct Valve {
-    second: Instant,
-    told: u32,
-}
-
-impl Valve {
-    fn admit(&mut self) -> bool {
-        if self.second.elapsed() >= Duration::from_secs(1) {
-            *self = Self { second: Instant::now(), told: 0 };
-        }
-        self.told += 1;
-        self.told <= SLOW_PER_SECOND
     }
 }

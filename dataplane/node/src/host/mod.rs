@@ -6,6 +6,7 @@
 
 mod bridge;
 mod media;
+mod telling;
 mod wiring;
 
 pub use bridge::{Ask, Bridge};
