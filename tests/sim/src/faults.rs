@@ -1,0 +1,204 @@
+//! What may go wrong in a run, and how likely: the fault model, its odds, and the table of scenarios.
+//!
+//! **Nodes** (heads, sleds, the authority) die at any effect: just before or just after a command is
+//! submitted, completes, a message is sent or arrives, a client is answered; or while idle. A death is a
+//! kill (the device caches survive) or a power loss. They come back after a while under a new boot id and
+//! recover from their devices alone. Now and then the whole rack loses power at once.
+//!
+//! **Messages** between live nodes are doubled, reordered and delayed. In `Direct` mode they are lost
+//! only while a link is cut or when an end restarts (the transport contract of `wire::msg`). In `Fabric`
+//! mode the shipping fabric machines carry them over datagrams that are lost, doubled, reordered and
+//! damaged. Links are cut for a while, in one direction or both.
+//!
+//! **Devices** never lie about durability (see `disk`), but are slow, hang for a while, fail, and rot.
+//! The harm is bounded so that a right rack keeps all data: of the sleds at most as many are hurt for
+//! good as the code bears beside what a degraded flush leaves out, and of two log copies one at most rots.
+//!
+//! **Clients** have several requests open, overlap, and use 512-byte edges. A client whose head dies
+//! never hears of its open requests.
+//!
+//! Not modelled: clocks that run at different speeds (no rule in scope counts on them), reactors of more
+//! than one core (loom tests show those), a process whose I/O outlives it (the runtime's exclusive open).
+
+/// How messages travel.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum NetMode {
+    /// Messages by handle, under the transport contract.
+    Direct,
+    /// Through the shipping fabric machine over a lossy datagram link.
+    Fabric,
+}
+
+/// How likely each fault is. All are per event, except those named per second of virtual time.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Odds {
+    /// A message arrives twice.
+    pub doubled: f64,
+    /// A message is held back for up to `held_ms_max`, so that later ones overtake it.
+    pub held: f64,
+    /// Longest hold.
+    pub held_ms_max: u64,
+    /// A datagram is lost (fabric mode).
+    pub lost: f64,
+    /// A datagram's byte is damaged (fabric mode).
+    pub damaged: f64,
+    /// Link cuts per second.
+    pub cuts_per_s: f64,
+    /// A command takes 4 to 40 times as long.
+    pub slow: f64,
+    /// Devices that turn slow or hang for a while, per second.
+    pub sick_per_s: f64,
+    /// Crashes of single nodes per second.
+    pub crashes_per_s: f64,
+    /// Power cuts of the whole rack per second.
+    pub cuts_of_power_per_s: f64,
+    /// Rotting sectors on hurt sleds and one log, per second.
+    pub rot_per_s: f64,
+}
+
+impl Odds {
+    /// Nothing goes wrong.
+    pub const CALM: Self = Self {
+        doubled: 0.0,
+        held: 0.0,
+        held_ms_max: 0,
+        lost: 0.0,
+        damaged: 0.0,
+        cuts_per_s: 0.0,
+        slow: 0.0,
+        sick_per_s: 0.0,
+        crashes_per_s: 0.0,
+        cuts_of_power_per_s: 0.0,
+        rot_per_s: 0.0,
+    };
+    /// Messages and device times are unruly; nothing breaks.
+    pub const UNRULY: Self =
+        Self { doubled: 0.05, held: 0.05, held_ms_max: 30, lost: 0.03, damaged: 0.002, slow: 0.02, ..Self::CALM };
+}
+
+/// A kind of run.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scenario {
+    /// Its name, for people.
+    pub name: &'static str,
+    /// How messages travel.
+    pub net: NetMode,
+    /// Heads; with three, each is primary of one volume and secondary of another.
+    pub heads: u32,
+    /// Sleds, of one device each.
+    pub sleds: u32,
+    /// Code: data and parity columns.
+    pub code: (u8, u8),
+    /// Size of a volume in 4 KiB blocks.
+    pub volume_blocks: u64,
+    /// Bytes of a head's log device.
+    pub log_bytes: u64,
+    /// Requests that each client issues.
+    pub requests: u64,
+    /// Clients per volume.
+    pub clients: u32,
+    /// Sleds that are hurt for good (rot, errors, death).
+    pub hurt: u32,
+    /// What goes wrong.
+    pub odds: Odds,
+}
+
+const BASE: Scenario = Scenario {
+    name: "calm",
+    net: NetMode::Direct,
+    heads: 2,
+    sleds: 6,
+    code: (4, 2),
+    volume_blocks: 256,
+    log_bytes: 16 << 20,
+    requests: 300,
+    clients: 3,
+    hurt: 0,
+    odds: Odds::CALM,
+};
+
+/// Every kind of run; a seed picks one by its remainder, so consecutive seeds cover all of them.
+pub const SCENARIOS: [Scenario; 10] = [
+    BASE,
+    Scenario { name: "unruly", odds: Odds::UNRULY, ..BASE },
+    Scenario {
+        name: "crashes",
+        odds: Odds { crashes_per_s: 12.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "power cuts",
+        odds: Odds { crashes_per_s: 2.0, cuts_of_power_per_s: 4.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "small code",
+        sleds: 3,
+        code: (2, 1),
+        odds: Odds { crashes_per_s: 6.0, cuts_of_power_per_s: 1.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "three heads",
+        heads: 3,
+        sleds: 7,
+        volume_blocks: 128,
+        clients: 2,
+        odds: Odds { crashes_per_s: 8.0, cuts_of_power_per_s: 1.0, cuts_per_s: 2.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "rot",
+        hurt: 1,
+        odds: Odds { rot_per_s: 60.0, crashes_per_s: 3.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "sick devices",
+        hurt: 2,
+        odds: Odds { sick_per_s: 10.0, cuts_per_s: 4.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "fabric",
+        net: NetMode::Fabric,
+        requests: 200,
+        odds: Odds { crashes_per_s: 4.0, cuts_per_s: 2.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "everything",
+        net: NetMode::Fabric,
+        sleds: 7,
+        hurt: 1,
+        requests: 200,
+        odds: Odds {
+            crashes_per_s: 8.0,
+            cuts_of_power_per_s: 1.0,
+            cuts_per_s: 2.0,
+            sick_per_s: 2.0,
+            rot_per_s: 20.0,
+            ..Odds::UNRULY
+        },
+        ..BASE
+    },
+];
+
+/// The scenario of a seed.
+pub fn scenario(seed: u64) -> Scenario {
+    SCENARIOS[(seed % SCENARIOS.len() as u64) as usize]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_scenario_has_sleds_for_its_code_and_harm_that_its_code_bears() {
+        for scenario in SCENARIOS {
+            let (k, m) = scenario.code;
+            assert!(scenario.sleds >= u32::from(k + m), "{}", scenario.name);
+            assert!(scenario.hurt <= u32::from(m), "{}", scenario.name);
+        }
+    }
+}

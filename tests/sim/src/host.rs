@@ -1,0 +1,97 @@
+//! The waist between the world and what runs on a node: inputs in, effects out, in the order in which the
+//! node made them. The world may stop after any one of the effects: that is a crash.
+
+use palisade_protocol::wire::*;
+
+/// Something that reaches a node.
+#[derive(Debug)]
+pub enum Input {
+    /// A message (direct mode).
+    Msg {
+        /// Sender.
+        from: NodeId,
+        /// Its boot.
+        boot: BootId,
+        /// The message.
+        msg: Msg,
+    },
+    /// A datagram (fabric mode).
+    Datagram {
+        /// Sender.
+        from: NodeId,
+        /// Its bytes.
+        bytes: Vec<u8>,
+    },
+    /// A completion of one of the node's devices.
+    Block(BlockDone),
+    /// A client's request.
+    Client(ClientCmd),
+    /// The authority granted a number.
+    Assign(Assignment),
+    /// Flush everything acknowledged so far to extents.
+    FlushAll(PartitionId, u64),
+}
+
+/// Something that a node wants done.
+#[derive(Debug)]
+pub enum Effect {
+    /// To a device.
+    Block(BlockCmd),
+    /// To another node (direct mode).
+    Send(NodeId, Msg),
+    /// To another node (fabric mode).
+    Datagram(NodeId, Vec<u8>),
+    /// To a client.
+    Answer(ClientDone),
+    /// To people and control.
+    Event(Event),
+}
+
+/// What a node's machines count, for the tally.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Stripes flushed from the log.
+    pub flushes: u64,
+    /// Repoint operations.
+    pub repoints: u64,
+    /// Restarts after which the head reconciled and served.
+    pub reconciles: u64,
+    /// Reads rebuilt from other columns.
+    pub degraded_reads: u64,
+    /// Extents collected.
+    pub collections: u64,
+    /// Log records found torn at recovery.
+    pub torn_records: u64,
+    /// Checksums that did not match.
+    pub corrupt: u64,
+    /// Things made good again.
+    pub repaired: u64,
+}
+
+impl Counts {
+    /// Adds what a life of a node counted.
+    pub fn add(&mut self, other: &Self) {
+        self.flushes += other.flushes;
+        self.repoints += other.repoints;
+        self.reconciles += other.reconciles;
+        self.degraded_reads += other.degraded_reads;
+        self.collections += other.collections;
+        self.torn_records += other.torn_records;
+        self.corrupt += other.corrupt;
+        self.repaired += other.repaired;
+    }
+}
+
+/// One life of a node, from boot to crash.
+pub trait Host {
+    /// One turn of the node's reactor: takes `inputs`, leaves effects in the order they were made.
+    fn turn(&mut self, now: Time, inputs: &mut Vec<Input>, effects: &mut Vec<Effect>);
+    /// When the next turn is due without input.
+    fn deadline(&self) -> Option<Time>;
+    /// Whether a client may send another request for the partition.
+    fn ready(&self, partition: PartitionId) -> bool;
+    /// What it has counted in this life.
+    fn counts(&self) -> Counts;
+    /// One line for traces and failure reports.
+    fn describe(&self) -> String;
+}

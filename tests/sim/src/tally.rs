@@ -1,0 +1,191 @@
+//! What runs have exercised, summed over seeds. A set of runs that never flushed, collected, or crashed
+//! at some kind of effect has shown nothing about it, so a zero fails.
+
+use crate::host::{Counts, Effect, Input};
+use palisade_protocol::wire::{BlockOk, BlockOp};
+use std::collections::BTreeMap;
+use std::fmt;
+
+/// Kinds of effect at which a node can die.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Moment {
+    /// A read is submitted.
+    SubmitRead,
+    /// A write is submitted.
+    SubmitWrite,
+    /// A read has completed.
+    ReadDone,
+    /// A write or flush has completed.
+    WriteDone,
+    /// A message leaves.
+    Send,
+    /// A message arrives.
+    Receive,
+    /// A client is answered.
+    Answer,
+    /// A client asks.
+    Ask,
+    /// Nothing in particular happens.
+    Idle,
+}
+
+impl Moment {
+    /// All of them.
+    pub const ALL: [Self; 9] = [
+        Self::SubmitRead,
+        Self::SubmitWrite,
+        Self::ReadDone,
+        Self::WriteDone,
+        Self::Send,
+        Self::Receive,
+        Self::Answer,
+        Self::Ask,
+        Self::Idle,
+    ];
+
+    /// The moment that an effect is, if one dies at it.
+    pub fn of_effect(effect: &Effect) -> Option<Self> {
+        match effect {
+            Effect::Block(cmd) => Some(match cmd.op {
+                BlockOp::Read { .. } => Self::SubmitRead,
+                BlockOp::Write { .. } | BlockOp::Flush => Self::SubmitWrite,
+            }),
+            Effect::Send(..) | Effect::Datagram(..) => Some(Self::Send),
+            Effect::Answer(_) => Some(Self::Answer),
+            Effect::Event(_) => None,
+        }
+    }
+
+    /// The moment that an input is, if one dies at it.
+    pub fn of_input(input: &Input) -> Option<Self> {
+        match input {
+            Input::Block(done) => Some(match done.result {
+                Ok(BlockOk::Read(_)) => Self::ReadDone,
+                _ => Self::WriteDone,
+            }),
+            Input::Msg { .. } | Input::Datagram { .. } => Some(Self::Receive),
+            Input::Client(_) => Some(Self::Ask),
+            Input::Assign(_) | Input::FlushAll(..) => None,
+        }
+    }
+}
+
+/// What a node is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Role {
+    /// Serves volumes.
+    Head,
+    /// Holds columns.
+    Sled,
+    /// Grants numbers.
+    Authority,
+}
+
+/// Sums over runs.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Tally {
+    /// Runs.
+    pub runs: u64,
+    /// What machines counted.
+    pub counts: Counts,
+    /// Deaths per role and moment.
+    pub crashes: BTreeMap<(Role, Moment), u64>,
+    /// Deaths of the authority (it has no effects of its own kinds).
+    pub authority_crashes: u64,
+    /// Power cuts of the whole rack.
+    pub power_cuts: u64,
+    /// Writes in flight that a crash tore.
+    pub torn_writes: u64,
+    /// Completed, unflushed sectors that a power loss dropped.
+    pub lost_sectors: u64,
+    /// Requests that clients had answered.
+    pub answered: u64,
+    /// Column writes that the fence checks followed to the medium.
+    pub followed_writes: u64,
+    /// Grants whose durable record was checked.
+    pub checked_grants: u64,
+    /// Largest number of commands in flight on one device.
+    pub in_flight_max: u64,
+    /// Events handled.
+    pub steps: u64,
+}
+
+impl Tally {
+    /// Adds another run.
+    pub fn add(&mut self, other: &Self) {
+        self.runs += other.runs;
+        self.counts.add(&other.counts);
+        for (at, count) in &other.crashes {
+            *self.crashes.entry(*at).or_default() += count;
+        }
+        self.authority_crashes += other.authority_crashes;
+        self.power_cuts += other.power_cuts;
+        self.torn_writes += other.torn_writes;
+        self.lost_sectors += other.lost_sectors;
+        self.answered += other.answered;
+        self.followed_writes += other.followed_writes;
+        self.checked_grants += other.checked_grants;
+        self.in_flight_max = self.in_flight_max.max(other.in_flight_max);
+        self.steps += other.steps;
+    }
+
+    /// Names of what was never exercised.
+    pub fn zeroes(&self) -> Vec<String> {
+        let counts = &self.counts;
+        let mut zeroes: Vec<String> = [
+            ("flushes", counts.flushes),
+            ("repoints", counts.repoints),
+            ("restarts with reconcile", counts.reconciles),
+            ("degraded reads", counts.degraded_reads),
+            ("collections", counts.collections),
+            ("torn records", counts.torn_records),
+            ("torn writes", self.torn_writes),
+            ("power cuts", self.power_cuts),
+            ("crashes of the authority", self.authority_crashes),
+            ("answered requests", self.answered),
+            ("followed column writes", self.followed_writes),
+            ("checked grants", self.checked_grants),
+        ]
+        .into_iter()
+        .filter(|(_, count)| *count == 0)
+        .map(|(name, _)| name.to_owned())
+        .collect();
+        for role in [Role::Head, Role::Sled] {
+            for moment in Moment::ALL {
+                let clients_only = matches!(moment, Moment::Answer | Moment::Ask);
+                let possible = role == Role::Head || !clients_only;
+                if possible && !self.crashes.contains_key(&(role, moment)) {
+                    zeroes.push(format!("crashes of a {role:?} at {moment:?}"));
+                }
+            }
+        }
+        zeroes
+    }
+}
+
+impl fmt::Display for Tally {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let counts = &self.counts;
+        writeln!(f, "runs {}, steps {}, answered requests {}", self.runs, self.steps, self.answered)?;
+        writeln!(
+            f,
+            "flushes {}, repoints {}, collections {}, degraded reads {}, restarts with reconcile {}",
+            counts.flushes, counts.repoints, counts.collections, counts.degraded_reads, counts.reconciles
+        )?;
+        writeln!(
+            f,
+            "torn records {}, torn writes {}, lost sectors {}, corrupt {}, repaired {}",
+            counts.torn_records, self.torn_writes, self.lost_sectors, counts.corrupt, counts.repaired
+        )?;
+        writeln!(
+            f,
+            "followed column writes {}, checked grants {}, most commands in flight {}",
+            self.followed_writes, self.checked_grants, self.in_flight_max
+        )?;
+        write!(f, "power cuts {}, crashes of the authority {}", self.power_cuts, self.authority_crashes)?;
+        for ((role, moment), count) in &self.crashes {
+            write!(f, ", {role:?} at {moment:?} {count}")?;
+        }
+        Ok(())
+    }
+}
