@@ -157,6 +157,11 @@ impl Disk {
         &self.durable
     }
 
+    /// The name that the next submitted command's flight gets.
+    pub fn next_flight(&self) -> u64 {
+        self.next_flight
+    }
+
     /// Accepts a command; its flight is named for [`Disk::finish`].
     pub fn submit(&mut self, cmd: BlockCmd) -> u64 {
         let op = match cmd.op {

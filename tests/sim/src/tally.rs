@@ -100,6 +100,8 @@ pub struct Tally {
     pub lost_sectors: u64,
     /// Requests that clients had answered.
     pub answered: u64,
+    /// Requests that clients had answered with an error.
+    pub refused: u64,
     /// Column writes that the fence checks followed to the medium.
     pub followed_writes: u64,
     /// Grants whose durable record was checked.
@@ -123,6 +125,7 @@ impl Tally {
         self.torn_writes += other.torn_writes;
         self.lost_sectors += other.lost_sectors;
         self.answered += other.answered;
+        self.refused += other.refused;
         self.followed_writes += other.followed_writes;
         self.checked_grants += other.checked_grants;
         self.in_flight_max = self.in_flight_max.max(other.in_flight_max);

@@ -1,0 +1,255 @@
+//! Clients of the rack: several requests open at once, overlapping, with 512-byte edges, each client
+//! bound to one volume. They fill sectors with self-describing contents and record what they see.
+
+use crate::contents::{self, Seen};
+use crate::dice::Dice;
+use crate::history::History;
+use palisade_dma::Pool;
+use palisade_protocol::wire::limits::{BLOCK, SECTOR};
+use palisade_protocol::wire::*;
+use std::collections::BTreeMap;
+
+/// Sectors of a block.
+pub const BLOCK_SECTORS: u64 = (BLOCK / SECTOR) as u64;
+
+/// What an open request was.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Asked {
+    Read { first: u64, count: u64 },
+    Update { id: u64 },
+    Status { first: u64, count: u64 },
+    Flush,
+}
+
+#[derive(Clone, Copy, Debug)]
+struct Open {
+    client: usize,
+    asked: Asked,
+    sent: Time,
+}
+
+/// One client.
+#[derive(Clone, Debug)]
+pub struct Client {
+    /// Requests that it will still send.
+    pub left: u64,
+    /// Requests that it has open.
+    pub open: u64,
+    /// Most requests that it has open at once.
+    pub depth: u64,
+}
+
+/// A volume with its clients and their history.
+#[derive(Debug)]
+pub struct Volume {
+    /// The partition.
+    pub partition: PartitionId,
+    /// Its primary.
+    pub primary: NodeId,
+    /// Its secondary.
+    pub secondary: NodeId,
+    /// What was seen.
+    pub history: History,
+    /// Its clients.
+    pub clients: Vec<Client>,
+    open: BTreeMap<ClientTag, Open>,
+    /// Updates whose answer will never come, until their head serves again.
+    orphans: Vec<u64>,
+    hot: u64,
+}
+
+/// How an answer went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answered {
+    /// Well; the index of its client.
+    Well(usize),
+    /// With an error; the index of its client.
+    Badly(usize, ClientError),
+    /// Nobody waits for it (its client gave up).
+    Stray,
+}
+
+impl Volume {
+    /// A fresh volume.
+    pub fn new(partition: PartitionId, heads: [NodeId; 2], blocks: u64, clients: Vec<Client>) -> Self {
+        let history = History::new(blocks * BLOCK_SECTORS);
+        let [primary, secondary] = heads;
+        let hot = (blocks * BLOCK_SECTORS / 8).max(16);
+        Self { partition, primary, secondary, history, clients, open: BTreeMap::new(), orphans: Vec::new(), hot }
+    }
+
+    /// Open requests of all clients.
+    pub fn open_count(&self) -> usize {
+        self.open.len()
+    }
+
+    /// Whether its clients have sent everything they wanted to, and nothing is open.
+    pub fn done(&self) -> bool {
+        self.open.is_empty() && self.clients.iter().all(|client| client.left == 0)
+    }
+
+    /// Draws the next request of a client. `None` when no buffer is free.
+    pub fn ask(&mut self, client: usize, dice: &mut Dice, ids: &mut u64, pool: &Pool, now: Time) -> Option<ClientCmd> {
+        let (first, count) = self.place(dice);
+        let draw = dice.below(100);
+        let (asked, verb) = match draw {
+            0..52 => self.write(first, count, ids, pool, now)?,
+            52..60 => self.clear(first, count * dice.range(1, 3), draw < 56, ids, now),
+            60..62 => (Asked::Flush, ClientVerb::Flush),
+            62..65 => {
+                let (offset, len) = (first * SECTOR as u64, count * SECTOR as u64);
+                (Asked::Status { first, count }, ClientVerb::BlockStatus { offset, len })
+            }
+            _ => Self::read(first, count),
+        };
+        Some(self.register(client, asked, verb, ids, now))
+    }
+
+    /// A read of exactly these sectors by a client.
+    pub fn ask_read(&mut self, client: usize, first: u64, count: u64, ids: &mut u64, now: Time) -> ClientCmd {
+        let (asked, verb) = Self::read(first, count);
+        self.register(client, asked, verb, ids, now)
+    }
+
+    fn read(first: u64, count: u64) -> (Asked, ClientVerb) {
+        let (offset, len) = (first * SECTOR as u64, (count * SECTOR as u64) as u32);
+        (Asked::Read { first, count }, ClientVerb::Read { offset, len })
+    }
+
+    fn register(&mut self, client: usize, asked: Asked, verb: ClientVerb, ids: &mut u64, now: Time) -> ClientCmd {
+        *ids += 1;
+        let tag = ClientTag(*ids);
+        self.open.insert(tag, Open { client, asked, sent: now });
+        self.clients[client].open += 1;
+        ClientCmd { tag, partition: self.partition, verb }
+    }
+
+    /// Where a request goes: half of them into a small hot range, most of whole blocks.
+    fn place(&self, dice: &mut Dice) -> (u64, u64) {
+        let sectors = self.history.sectors();
+        let range = if dice.chance(0.5) { self.hot } else { sectors };
+        let blocks = match dice.below(20) {
+            0 => dice.range(17, 64),
+            1..4 => dice.range(3, 16),
+            4..8 => 2,
+            _ => 1,
+        };
+        let (mut first, mut count) =
+            (dice.below(range / BLOCK_SECTORS) * BLOCK_SECTORS, blocks * BLOCK_SECTORS);
+        if dice.chance(0.35) {
+            first += dice.below(BLOCK_SECTORS);
+            count = dice.range(1, count);
+        }
+        (first, count.min(sectors - first))
+    }
+
+    fn write(
+        &mut self,
+        first: u64,
+        count: u64,
+        ids: &mut u64,
+        pool: &Pool,
+        now: Time,
+    ) -> Option<(Asked, ClientVerb)> {
+        let mut buf = pool.alloc(count as usize * SECTOR)?;
+        *ids += 1;
+        let id = *ids;
+        for (index, sector) in buf.chunks_exact_mut(SECTOR).enumerate() {
+            contents::fill(sector, id, first + index as u64);
+        }
+        self.history.update_sent(id, false, first, count, now);
+        let verb = ClientVerb::Write { offset: first * SECTOR as u64, data: buf.freeze() };
+        Some((Asked::Update { id }, verb))
+    }
+
+    fn clear(&mut self, first: u64, count: u64, trim: bool, ids: &mut u64, now: Time) -> (Asked, ClientVerb) {
+        let count = count.min(self.history.sectors() - first);
+        *ids += 1;
+        let id = *ids;
+        self.history.update_sent(id, true, first, count, now);
+        let (offset, len) = (first * SECTOR as u64, count * SECTOR as u64);
+        let verb =
+            if trim { ClientVerb::Trim { offset, len } } else { ClientVerb::WriteZeroes { offset, len } };
+        (Asked::Update { id }, verb)
+    }
+
+    /// An answer arrived.
+    pub fn answer(&mut self, done: &ClientDone, now: Time) -> Result<Answered, String> {
+        let Some(open) = self.open.remove(&done.tag) else { return Ok(Answered::Stray) };
+        self.clients[open.client].open -= 1;
+        let ok = match &done.result {
+            Ok(ok) => ok,
+            Err(error) => {
+                if let Asked::Update { id } = open.asked {
+                    self.orphans.push(id);
+                }
+                return Ok(Answered::Badly(open.client, *error));
+            }
+        };
+        match (open.asked, ok) {
+            (Asked::Read { first, count }, ClientOk::Data(pieces)) => {
+                self.take_data(first, count, pieces, open.sent, now)?;
+            }
+            (Asked::Status { first, count }, ClientOk::Status(runs)) => {
+                self.take_status(first, count, runs, open.sent, now)?;
+            }
+            (Asked::Update { id }, ClientOk::Done) => self.history.update_acked(id, now),
+            (Asked::Flush, ClientOk::Done) => {}
+            (asked, ok) => return Err(format!("request {asked:?} was answered with {ok:?}")),
+        }
+        Ok(Answered::Well(open.client))
+    }
+
+    fn take_data(&mut self, first: u64, count: u64, pieces: &Payload, sent: Time, now: Time) -> Result<(), String> {
+        let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
+        if bytes.len() as u64 != count * SECTOR as u64 {
+            return Err(format!("a read of {count} sectors came back with {} bytes", bytes.len()));
+        }
+        bytes.chunks_exact(SECTOR).enumerate().try_for_each(|(index, chunk)| {
+            let sector = first + index as u64;
+            self.history
+                .read(sector, contents::decode(chunk, sector), sent, now)
+                .map_err(|why| format!("{why} (read of {count} sectors from {first}, sent at {})", sent.0))
+        })
+    }
+
+    /// Holes read as zeroes, so a hole is judged as a read of zeroes.
+    fn take_status(
+        &mut self,
+        first: u64,
+        count: u64,
+        runs: &[StatusRun],
+        sent: Time,
+        now: Time,
+    ) -> Result<(), String> {
+        let mut sector = first;
+        for run in runs {
+            let end = sector + run.len / SECTOR as u64;
+            if run.len == 0 || !run.len.is_multiple_of(SECTOR as u64) || end > self.history.sectors() {
+                return Err(format!("block status run {run:?} at sector {sector}"));
+            }
+            for hole in (sector..end.min(first + count)).filter(|_| !run.data) {
+                self.history.read(hole, Seen::Zero, sent, now)?;
+            }
+            sector = end;
+        }
+        if runs.is_empty() { Err("block status without runs".into()) } else { Ok(()) }
+    }
+
+    /// The head died: nothing open will be answered.
+    pub fn head_died(&mut self) {
+        for (_, open) in std::mem::take(&mut self.open) {
+            self.clients[open.client].open -= 1;
+            if let Asked::Update { id } = open.asked {
+                self.orphans.push(id);
+            }
+        }
+    }
+
+    /// The head serves again: what it did not answer has happened by now, or never will (P-13).
+    pub fn head_serves(&mut self, now: Time) {
+        for id in std::mem::take(&mut self.orphans) {
+            self.history.update_bound(id, now);
+        }
+    }
+}

@@ -1,0 +1,255 @@
+//! Builds the racks of scenarios: devices formatted, nodes named, volumes declared, machines configured
+//! small, so that logs fill, extents die and collectors run within a short run.
+
+use crate::clients::{Client, Volume};
+use crate::dice::Dice;
+use crate::disk::{Disk, Image};
+use crate::faults::{NetMode, Scenario};
+use crate::host::Host;
+use crate::hosts::{Direct, Fabricked};
+use crate::node::Node;
+use crate::tally::Role;
+use crate::world::{Builder, RecordProbe, World};
+use palisade_dma::{Pool, PoolConfig};
+use palisade_protocol::fabric::{self, Fabric};
+use palisade_protocol::fence::record::{RecordPage, page_of};
+use palisade_protocol::head::{DeviceTarget, FlushConfig, Head, HeadConfig, HeadLog, LogStart, PartitionConfig};
+use palisade_protocol::head::RetryConfig;
+use palisade_protocol::log;
+use palisade_protocol::sled::format::{self, FormatSpec, Superblock, Verdict};
+use palisade_protocol::sled::{self, DeviceSpec, Sled, SledConfig};
+use palisade_protocol::wire::limits::BLOCK;
+use palisade_protocol::wire::*;
+use std::time::Duration;
+
+/// The rack's identity.
+const RACK: RackId = RackId(0x51a1_0000_0000_0000_0000_0000_0000_0001);
+/// Names of the first head, and of the first sled.
+const FIRST_HEAD: u32 = 1;
+const FIRST_SLED: u32 = 11;
+
+/// Rules that a run breaks on purpose. Without the canary feature of the machines none can be set.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Canaries {
+    /// Of heads.
+    pub head: palisade_protocol::head::Faults,
+    /// Of head logs.
+    pub log: log::Faults,
+    /// Of sleds.
+    pub sled: sled::Faults,
+}
+
+/// Sizes and times that a seed draws within its scenario.
+#[derive(Clone, Copy, Debug)]
+struct Shape {
+    geometry: Geometry,
+    columns: u64,
+    flush: FlushConfig,
+    hot_bytes: usize,
+    window: u32,
+}
+
+impl Shape {
+    fn draw(scenario: &Scenario, dice: &mut Dice) -> Self {
+        let (k, m) = scenario.code;
+        let unit_blocks = *dice.pick(&[1u16, 2, 4]);
+        let stripes = *dice.pick(&[4u32, 8, 16]);
+        let geometry = Geometry { k, m, unit_blocks, stripes };
+        let volume_extents = scenario.volume_blocks * u64::from(scenario.heads) / u64::from(geometry.extent_blocks());
+        let age = *dice.pick(&[2u64, 10, 40, 200]);
+        let flush = FlushConfig {
+            fill_low: *dice.pick(&[0, 5, 40]),
+            age: Duration::from_millis(age),
+            stripes: dice.range(1, 4) as u8,
+            batches: dice.range(1, 3) as u8,
+            ..FlushConfig::default()
+        };
+        Self {
+            geometry,
+            columns: volume_extents * 4 + 24,
+            flush,
+            hot_bytes: *dice.pick(&[0usize, 64 << 10, 4 << 20]),
+            window: *dice.pick(&[16u32, 256, 1024]),
+        }
+    }
+
+    fn unit_bytes(&self) -> u64 {
+        u64::from(self.geometry.unit_blocks) * BLOCK as u64
+    }
+}
+
+fn head_id(index: u32) -> NodeId {
+    NodeId(FIRST_HEAD + index)
+}
+
+fn sled_id(index: u32) -> NodeId {
+    NodeId(FIRST_SLED + index)
+}
+
+fn device_id(index: u32) -> DeviceId {
+    DeviceId(0xd000 + u128::from(index))
+}
+
+fn log_id(head: NodeId) -> LogId {
+    LogId(0x1060 + u128::from(head.0))
+}
+
+/// The rack of a seed in a scenario, with blank logs and formatted sleds.
+pub fn build(seed: u64, scenario: Scenario, canaries: Canaries) -> World {
+    let mut dice = Dice::new(seed ^ 0x7261_636b);
+    let shape = Shape::draw(&scenario, &mut dice);
+    let pool = Pool::new(PoolConfig { slots: [32_768, 4096, 2048], huge: false }).expect("memory for a pool");
+    let mut nodes = Vec::new();
+    for index in 0..scenario.heads {
+        nodes.push(Node::new(head_id(index), Role::Head, vec![Disk::new(scenario.log_bytes)]));
+    }
+    for index in 0..scenario.sleds {
+        nodes.push(Node::new(sled_id(index), Role::Sled, vec![sled_disk(index, &shape)]));
+    }
+    let volumes: Vec<Volume> = (0..volume_count(&scenario)).map(|index| volume(&scenario, index, &mut dice)).collect();
+    let builder = builder(scenario, shape, canaries);
+    World::new(seed, scenario, nodes, volumes, pool, builder, probe())
+}
+
+fn volume_count(scenario: &Scenario) -> u32 {
+    if scenario.heads >= 3 { scenario.heads } else { 1 }
+}
+
+fn volume(scenario: &Scenario, index: u32, dice: &mut Dice) -> Volume {
+    let heads = [head_id(index % scenario.heads), head_id((index + 1) % scenario.heads)];
+    let clients = (0..scenario.clients)
+        .map(|_| Client { left: scenario.requests, open: 0, depth: dice.range(1, 12) })
+        .collect();
+    Volume::new(PartitionId(u64::from(index) + 1), heads, scenario.volume_blocks, clients)
+}
+
+fn sled_disk(index: u32, shape: &Shape) -> Disk {
+    let column_bytes = shape.unit_bytes() * u64::from(shape.geometry.stripes);
+    let device_bytes = (2 << 20) + shape.columns * (column_bytes + 64 * BLOCK as u64);
+    let spec = FormatSpec {
+        rack: RACK,
+        device: device_id(index),
+        device_bytes,
+        column_bytes,
+        unit_bytes: shape.unit_bytes() as u32,
+        record_pages: 1,
+    };
+    let superblock = Superblock::plan(&spec).expect("the simulator's devices fit their format");
+    let mut image = Image::default();
+    for (offset, bytes) in format::images(superblock) {
+        image.write(offset, &bytes);
+    }
+    Disk::with_image(device_bytes, image)
+}
+
+/// Partitions that a head is a member of.
+fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<PartitionConfig> {
+    let devices: Vec<DeviceTarget> = (0..scenario.sleds)
+        .map(|index| DeviceTarget { sled: sled_id(index), device: device_id(index), shelf: index, sandbox: None })
+        .collect();
+    (0..volume_count(scenario))
+        .filter(|index| head == head_id(index % scenario.heads) || head == head_id((index + 1) % scenario.heads))
+        .map(|index| PartitionConfig {
+            partition: PartitionId(u64::from(index) + 1),
+            blocks: scenario.volume_blocks,
+            geometry: shape.geometry,
+            columns_min: 0,
+            devices: devices.clone(),
+        })
+        .collect()
+}
+
+fn head_config(node: &Node, scenario: &Scenario, shape: &Shape, canaries: &Canaries) -> HeadConfig {
+    let blank = node.disks[0].durable().touched().next().is_none();
+    let id = log_id(node.id);
+    let start = if blank { LogStart::Format(id) } else { LogStart::Open(id) };
+    let mut log = HeadLog::new(DeviceIx(0), scenario.log_bytes, start);
+    log.segment_bytes = 512 << 10;
+    log.volume_bytes = scenario.volume_blocks * BLOCK as u64 * 2;
+    let mut config = HeadConfig::new(node.id, node.boot, RACK, log);
+    config.partitions = partitions(node.id, scenario, shape);
+    config.flush = shape.flush;
+    config.retry = RetryConfig {
+        column_timeout: Duration::from_millis(300),
+        read_timeout: Duration::from_millis(150),
+        ..RetryConfig::default()
+    };
+    config.hot_bytes = shape.hot_bytes;
+    config.window = shape.window;
+    config.faults = canaries.head;
+    config.log_faults = canaries.log;
+    config
+}
+
+fn sled_config(node: &Node, secret: u128, canaries: &Canaries) -> SledConfig {
+    let devices = node.disks.iter().enumerate().map(|(ix, disk)| DeviceSpec { ix: DeviceIx(ix as u16), bytes: disk.bytes() });
+    let mut config = SledConfig::new(node.id, RACK, secret, devices.collect());
+    config.drain_limit = Duration::from_millis(200);
+    config.scrub_gap = Duration::from_millis(5);
+    config.scrub_rest = Duration::from_millis(100);
+    config.faults = canaries.sled;
+    config
+}
+
+fn builder(scenario: Scenario, shape: Shape, canaries: Canaries) -> Builder {
+    Box::new(move |node, pool, salt| {
+        let mut dice = Dice::new(salt);
+        let order = dice.next();
+        match node.role {
+            Role::Head => {
+                let head = Head::new(head_config(node, &scenario, &shape, &canaries), pool.clone());
+                under_net(Direct::new(head, order), node, &scenario, pool)
+            }
+            Role::Sled => {
+                let sled = Sled::new(sled_config(node, dice.wide(), &canaries), pool.clone());
+                under_net(Direct::new(sled, order), node, &scenario, pool)
+            }
+            Role::Authority => unreachable!("the world plays the authority itself"),
+        }
+    })
+}
+
+fn under_net<H: Host + 'static>(host: H, node: &Node, scenario: &Scenario, pool: &Pool) -> Box<dyn Host> {
+    if scenario.net == NetMode::Direct {
+        return Box::new(host);
+    }
+    let config = fabric::Config { datagram_bytes: 9000, ..fabric::Config::default() };
+    let mut fabric = Fabric::new(node.id, node.boot, config, pool.clone());
+    let heads = (0..scenario.heads).map(head_id);
+    let sleds = (0..scenario.sleds).map(sled_id);
+    heads.chain(sleds).filter(|peer| *peer != node.id).for_each(|peer| fabric.add_peer(peer));
+    Box::new(Fabricked::new(host, fabric))
+}
+
+/// Reads the number of a partition from the durable image of a sled's device, as a restarted sled would.
+fn probe() -> RecordProbe {
+    Box::new(|node, device, partition| {
+        for disk in &node.disks {
+            let image = disk.durable();
+            let mut head = vec![0u8; format::PROBE_BYTES];
+            image.read(0, &mut head);
+            let Verdict::Ours { superblock, .. } = format::judge(&head, disk.bytes(), RACK) else { continue };
+            if superblock.device != device {
+                continue;
+            }
+            return Ok(durable_number(image, &superblock, partition));
+        }
+        Err(format!("no device {device} is readable"))
+    })
+}
+
+/// The highest number among valid slots: what recovery will hold a reservation against.
+fn durable_number(image: &Image, superblock: &Superblock, partition: PartitionId) -> Number {
+    let page = page_of(partition, superblock.record_pages);
+    let mut newest: Option<RecordPage> = None;
+    for slot in 0..2 {
+        let mut bytes = vec![0u8; BLOCK];
+        image.read(superblock.record_slot(page, slot), &mut bytes);
+        let Ok(found) = RecordPage::decode(&bytes, superblock.device, page) else { continue };
+        if newest.as_ref().is_none_or(|old| old.sequence < found.sequence) {
+            newest = Some(found);
+        }
+    }
+    let records = newest.map(|page| page.records).unwrap_or_default();
+    records.iter().find(|record| record.partition == partition).map_or(Number::ZERO, |record| record.number)
+}

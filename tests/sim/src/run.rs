@@ -1,0 +1,197 @@
+//! One run: boot, trouble under load, calm, and the reckoning.
+//!
+//! The reckoning: all requests end within a bound once faults end; all data is read back; everything is
+//! flushed and read back with as many sleds failing as the code bears; the whole rack loses power and all
+//! is read back again; and one order of events must explain everything that any client ever saw.
+
+use crate::disk::Health;
+use crate::faults::{self, Odds, Scenario};
+use crate::host::Input;
+use crate::rack::{self, Canaries};
+use crate::tally::{Role, Tally};
+use crate::world::World;
+use palisade_protocol::wire::*;
+use std::time::Duration;
+
+/// Longest time of trouble, in virtual time.
+const TROUBLE_MAX: Duration = Duration::from_secs(6);
+/// Longest time until everything ends once faults have ended (liveness).
+const CALM_MAX: Duration = Duration::from_secs(30);
+
+/// What to run.
+#[derive(Clone, Copy, Debug)]
+pub struct Setup {
+    /// Decides everything.
+    pub seed: u64,
+    /// Its scenario; by default the seed's own.
+    pub scenario: Scenario,
+    /// Rules to break.
+    pub canaries: Canaries,
+    /// Print every input and effect.
+    pub trace: bool,
+}
+
+impl Setup {
+    /// The run of a seed.
+    pub fn new(seed: u64) -> Self {
+        Self { seed, scenario: faults::scenario(seed), canaries: Canaries::default(), trace: false }
+    }
+}
+
+/// How a run ended.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// The seed.
+    pub seed: u64,
+    /// Name of its scenario.
+    pub scenario: &'static str,
+    /// Hash of all inputs and effects.
+    pub hash: u64,
+    /// What it exercised.
+    pub tally: Tally,
+    /// What must not be; empty for a good run.
+    pub violations: Vec<String>,
+    /// Virtual time that passed.
+    pub lasted: Duration,
+}
+
+/// Runs a seed to its end.
+pub fn run(setup: &Setup) -> Report {
+    let mut world = rack::build(setup.seed, setup.scenario, setup.canaries);
+    world.trace = setup.trace;
+    let start = world.now;
+    story(&mut world);
+    world.settle();
+    let mut violations = std::mem::take(&mut world.violations);
+    violations.extend(world.leaks());
+    Report {
+        seed: setup.seed,
+        scenario: setup.scenario.name,
+        hash: world.fold.value(),
+        tally: world.tally.clone(),
+        violations,
+        lasted: world.now.since(start),
+    }
+}
+
+fn story(world: &mut World) {
+    let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
+    ids.iter().for_each(|id| world.start(*id));
+    world.start_clients();
+    let odds = world.scenario.odds;
+    if odds != Odds::CALM {
+        world.start_trouble(odds);
+    }
+    world.run_until(TROUBLE_MAX, |world| world.volumes.iter().all(|volume| volume.done()));
+    world.asking = false;
+    world.calm();
+    let steps: [fn(&mut World); 6] =
+        [World::drain, World::read_back, World::flush_all, World::read_degraded, World::final_cut, World::read_back];
+    for step in steps {
+        if !world.violations.is_empty() {
+            return;
+        }
+        step(world);
+    }
+    for volume in 0..world.volumes.len() {
+        if let Err(what) = world.volumes[volume].history.judge() {
+            world.violate(format!("partition {}: {what}", world.volumes[volume].partition));
+        }
+    }
+}
+
+impl World {
+    /// Waits for everything open to end.
+    fn drain(&mut self) {
+        if !self.run_until(CALM_MAX, |world| world.volumes.iter().all(|volume| volume.open_count() == 0)) {
+            self.stuck("open requests did not end");
+        }
+    }
+
+    fn stuck(&mut self, what: &str) {
+        if !self.violations.is_empty() {
+            return;
+        }
+        let nodes: Vec<String> = self.nodes.values().map(|node| format!("{node:?}")).collect();
+        self.violate(format!("liveness: {what} within {CALM_MAX:?} of calm\n  {}", nodes.join("\n  ")));
+    }
+
+    /// Reads every sector of every volume.
+    fn read_back(&mut self) {
+        for volume in 0..self.volumes.len() {
+            let sectors = self.volumes[volume].history.sectors();
+            let head = self.volumes[volume].primary;
+            let mut first = 0;
+            while first < sectors && self.violations.is_empty() {
+                let count = (sectors - first).min(512);
+                if !self.run_until(CALM_MAX, |world| world.ready(volume)) {
+                    return self.stuck("the primary did not become ready");
+                }
+                let cmd = self.volumes[volume].ask_read(0, first, count, &mut self.ids, self.now);
+                self.input(head, Input::Client(cmd));
+                first += count;
+            }
+        }
+        self.drain();
+    }
+
+    /// Everything acknowledged goes to extents.
+    fn flush_all(&mut self) {
+        for volume in 0..self.volumes.len() {
+            self.ids += 1;
+            let tag = self.ids;
+            let (head, partition) = (self.volumes[volume].primary, self.volumes[volume].partition);
+            self.flushing.insert(ClientTag(tag), None);
+            self.input(head, Input::FlushAll(partition, tag));
+        }
+        if !self.run_until(CALM_MAX, |world| world.flushing.values().all(Option::is_some)) {
+            return self.stuck("a flush of everything did not end");
+        }
+        for (tag, result) in std::mem::take(&mut self.flushing) {
+            if let Some(Err(error)) = result {
+                self.violate(format!("flush {} of everything failed: {error}", tag.0));
+            }
+        }
+    }
+
+    /// Reads all back while as many sleds fail as the code bears beside those that were hurt.
+    fn read_degraded(&mut self) {
+        let spare = u32::from(self.scenario.code.1).saturating_sub(self.scenario.hurt + self.absent_at_most());
+        let mut sleds: Vec<NodeId> =
+            self.nodes.values().filter(|node| node.role == Role::Sled).map(|node| node.id).collect();
+        for _ in 0..spare {
+            let id = *self.dice.pick(&sleds);
+            sleds.retain(|other| *other != id);
+            self.node_mut(id).disks[0].health = Health::Failing;
+        }
+        self.read_back();
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.node_mut(id).disks[0].health = Health::Good);
+    }
+
+    /// Columns that a degraded flush may have left out of an extent.
+    fn absent_at_most(&self) -> u32 {
+        if self.odds_of_scenario_calm() { 0 } else { u32::from(self.scenario.code.1).saturating_sub(1) }
+    }
+
+    fn odds_of_scenario_calm(&self) -> bool {
+        self.scenario.odds.crashes_per_s == 0.0
+            && self.scenario.odds.cuts_per_s == 0.0
+            && self.scenario.odds.sick_per_s == 0.0
+            && self.scenario.odds.cuts_of_power_per_s == 0.0
+    }
+
+    /// The whole rack loses power once more, and comes back.
+    fn final_cut(&mut self) {
+        self.cut_power();
+        self.set_authority(true);
+        self.run_until(Duration::from_millis(100), |_| false);
+    }
+
+    /// Drops everything that lives; buffers that are still out then have leaked (`Bounded`).
+    fn leaks(&mut self) -> Option<String> {
+        self.forget();
+        let stats = self.pool.stats();
+        (stats.free != stats.total).then(|| format!("Bounded: buffers leaked: {stats:?}"))
+    }
+}
