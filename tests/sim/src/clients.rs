@@ -75,7 +75,26 @@ impl Volume {
         let history = History::new(blocks * BLOCK_SECTORS);
         let [primary, secondary] = heads;
         let hot = (blocks * BLOCK_SECTORS / 8).max(16);
-        Self { partition, primary, secondary, history, clients, open: BTreeMap::new(), orphans: Vec::new(), hot }
+        Self {
+            partition,
+            primary,
+            secondary,
+            history,
+            clients,
+            open: BTreeMap::new(),
+            orphans: Vec::new(),
+            hot,
+        }
+    }
+
+    /// The volume as a power cut at `moment` leaves it: its past is known, nothing is open.
+    pub fn until(&self, moment: Time) -> Self {
+        let history = self.history.until(moment);
+        let orphans = history.unanswered();
+        let idle = Client { left: 0, open: 0, depth: 1 };
+        let clients = vec![idle; self.clients.len()];
+        let Self { partition, primary, secondary, hot, .. } = *self;
+        Self { partition, primary, secondary, history, clients, open: BTreeMap::new(), orphans, hot }
     }
 
     /// Open requests of all clients.
@@ -89,7 +108,14 @@ impl Volume {
     }
 
     /// Draws the next request of a client. `None` when no buffer is free.
-    pub fn ask(&mut self, client: usize, dice: &mut Dice, ids: &mut u64, pool: &Pool, now: Time) -> Option<ClientCmd> {
+    pub fn ask(
+        &mut self,
+        client: usize,
+        dice: &mut Dice,
+        ids: &mut u64,
+        pool: &Pool,
+        now: Time,
+    ) -> Option<ClientCmd> {
         let (first, count) = self.place(dice);
         let draw = dice.below(100);
         let (asked, verb) = match draw {
@@ -116,7 +142,14 @@ impl Volume {
         (Asked::Read { first, count }, ClientVerb::Read { offset, len })
     }
 
-    fn register(&mut self, client: usize, asked: Asked, verb: ClientVerb, ids: &mut u64, now: Time) -> ClientCmd {
+    fn register(
+        &mut self,
+        client: usize,
+        asked: Asked,
+        verb: ClientVerb,
+        ids: &mut u64,
+        now: Time,
+    ) -> ClientCmd {
         *ids += 1;
         let tag = ClientTag(*ids);
         self.open.insert(tag, Open { client, asked, sent: now });
@@ -200,7 +233,14 @@ impl Volume {
         Ok(Answered::Well(open.client))
     }
 
-    fn take_data(&mut self, first: u64, count: u64, pieces: &Payload, sent: Time, now: Time) -> Result<(), String> {
+    fn take_data(
+        &mut self,
+        first: u64,
+        count: u64,
+        pieces: &Payload,
+        sent: Time,
+        now: Time,
+    ) -> Result<(), String> {
         let bytes: Vec<u8> = pieces.iter().flat_map(|piece| piece.iter().copied()).collect();
         if bytes.len() as u64 != count * SECTOR as u64 {
             return Err(format!("a read of {count} sectors came back with {} bytes", bytes.len()));

@@ -173,9 +173,23 @@ impl Disk {
             }
             BlockOp::Flush => FlightOp::Flush { upto: self.age },
         };
+        self.take_off(cmd.key, op)
+    }
+
+    /// Accepts a write whose bytes were kept on a tape.
+    pub fn submit_bytes(&mut self, offset: u64, bytes: Vec<u8>, fua: bool) -> u64 {
+        self.take_off(Key(0), FlightOp::Write { offset, bytes, fua })
+    }
+
+    /// Accepts a flush from a tape.
+    pub fn submit_flush(&mut self) -> u64 {
+        self.take_off(Key(0), FlightOp::Flush { upto: self.age })
+    }
+
+    fn take_off(&mut self, key: Key, op: FlightOp) -> u64 {
         let id = self.next_flight;
         self.next_flight += 1;
-        self.flights.insert(id, Flight { key: cmd.key, op });
+        self.flights.insert(id, Flight { key, op });
         id
     }
 
@@ -198,7 +212,8 @@ impl Disk {
         }
         let flight = self.flights.remove(&id)?;
         self.finished += 1;
-        let result = if self.health == Health::Failing { Err(BlockError::Io) } else { self.carry_out(flight.op) };
+        let result =
+            if self.health == Health::Failing { Err(BlockError::Io) } else { self.carry_out(flight.op) };
         Some(BlockDone { key: flight.key, result })
     }
 

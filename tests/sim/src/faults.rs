@@ -72,8 +72,15 @@ impl Odds {
         rot_per_s: 0.0,
     };
     /// Messages and device times are unruly; nothing breaks.
-    pub const UNRULY: Self =
-        Self { doubled: 0.05, held: 0.05, held_ms_max: 30, lost: 0.03, damaged: 0.002, slow: 0.02, ..Self::CALM };
+    pub const UNRULY: Self = Self {
+        doubled: 0.05,
+        held: 0.05,
+        held_ms_max: 30,
+        lost: 0.03,
+        damaged: 0.002,
+        slow: 0.02,
+        ..Self::CALM
+    };
 }
 
 /// A kind of run.
@@ -121,11 +128,7 @@ const BASE: Scenario = Scenario {
 pub const SCENARIOS: [Scenario; 10] = [
     BASE,
     Scenario { name: "unruly", odds: Odds::UNRULY, ..BASE },
-    Scenario {
-        name: "crashes",
-        odds: Odds { crashes_per_s: 12.0, ..Odds::UNRULY },
-        ..BASE
-    },
+    Scenario { name: "crashes", odds: Odds { crashes_per_s: 12.0, ..Odds::UNRULY }, ..BASE },
     Scenario {
         name: "power cuts",
         odds: Odds { crashes_per_s: 2.0, cuts_of_power_per_s: 4.0, ..Odds::UNRULY },

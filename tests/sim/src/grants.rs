@@ -48,7 +48,9 @@ impl Grants {
                 let members: Option<Vec<Member>> = granted
                     .heads
                     .iter()
-                    .map(|head| next.boots.get(head).map(|(boot, log)| Member { head: *head, log: *log, boot: *boot }))
+                    .map(|head| {
+                        next.boots.get(head).map(|(boot, log)| Member { head: *head, log: *log, boot: *boot })
+                    })
                     .collect();
                 let Some(members) = members else { continue };
                 next.next_grant += 1;

@@ -14,14 +14,8 @@ pub mod fold;
 pub mod grants;
 pub mod history;
 pub mod host;
-pub mod hosts;
 pub mod links;
 pub mod node;
-pub mod rack;
-pub mod run;
 pub mod tally;
-mod trouble;
+pub mod tape;
 pub mod world;
-
-pub use rack::Canaries;
-pub use run::{Report, Setup, run};

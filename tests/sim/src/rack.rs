@@ -98,7 +98,7 @@ fn log_id(head: NodeId) -> LogId {
 pub fn build(seed: u64, scenario: Scenario, canaries: Canaries) -> World {
     let mut dice = Dice::new(seed ^ 0x7261_636b);
     let shape = Shape::draw(&scenario, &mut dice);
-    let pool = Pool::new(PoolConfig { slots: [32_768, 4096, 2048], huge: false }).expect("memory for a pool");
+    let pool = pool();
     let mut nodes = Vec::new();
     for index in 0..scenario.heads {
         nodes.push(Node::new(head_id(index), Role::Head, vec![Disk::new(scenario.log_bytes)]));
@@ -109,6 +109,15 @@ pub fn build(seed: u64, scenario: Scenario, canaries: Canaries) -> World {
     let volumes: Vec<Volume> = (0..volume_count(&scenario)).map(|index| volume(&scenario, index, &mut dice)).collect();
     let builder = builder(scenario, shape, canaries);
     World::new(seed, scenario, nodes, volumes, pool, builder, probe())
+}
+
+/// The buffers of the thread's runs: made once, since fresh memory costs more than a run.
+fn pool() -> Pool {
+    thread_local! {
+        static POOL: Pool =
+            Pool::new(PoolConfig { slots: [16_384, 1024, 768], huge: false }).expect("memory for a pool");
+    }
+    POOL.with(Pool::clone)
 }
 
 fn volume_count(scenario: &Scenario) -> u32 {

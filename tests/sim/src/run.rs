@@ -75,8 +75,7 @@ pub fn run(setup: &Setup) -> Report {
 }
 
 fn story(world: &mut World) {
-    let ids: Vec<NodeId> = world.nodes.keys().copied().collect();
-    ids.iter().for_each(|id| world.start(*id));
+    world.start_all();
     world.start_clients();
     let odds = world.scenario.odds;
     if odds != Odds::CALM {
@@ -101,6 +100,12 @@ fn story(world: &mut World) {
 }
 
 impl World {
+    /// Starts every node.
+    pub(crate) fn start_all(&mut self) {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        ids.into_iter().for_each(|id| self.start(id));
+    }
+
     /// Waits for everything open to end.
     fn drain(&mut self) {
         if !self.run_until(CALM_MAX, |world| world.volumes.iter().all(|volume| volume.open_count() == 0)) {
@@ -108,7 +113,7 @@ impl World {
         }
     }
 
-    fn stuck(&mut self, what: &str) {
+    pub(crate) fn stuck(&mut self, what: &str) {
         if !self.violations.is_empty() {
             return;
         }
@@ -117,7 +122,7 @@ impl World {
     }
 
     /// Reads every sector of every volume.
-    fn read_back(&mut self) {
+    pub(crate) fn read_back(&mut self) {
         for volume in 0..self.volumes.len() {
             let sectors = self.volumes[volume].history.sectors();
             let head = self.volumes[volume].primary;
@@ -136,7 +141,7 @@ impl World {
     }
 
     /// Everything acknowledged goes to extents.
-    fn flush_all(&mut self) {
+    pub(crate) fn flush_all(&mut self) {
         for volume in 0..self.volumes.len() {
             self.ids += 1;
             let tag = self.ids;
@@ -192,6 +197,6 @@ impl World {
     fn leaks(&mut self) -> Option<String> {
         self.forget();
         let stats = self.pool.stats();
-        (stats.free != stats.total).then(|| format!("Bounded: buffers leaked: {stats:?}"))
+        (stats.free != self.free_at_start).then(|| format!("Bounded: buffers leaked: {stats:?}"))
     }
 }

@@ -73,7 +73,8 @@ impl World {
         let at = *self.dice.pick(&Moment::ALL);
         let (left, after, power) = (self.dice.below(40), self.dice.chance(0.5), self.dice.chance(0.6));
         let sled = self.nodes[&id].role == Role::Sled;
-        let down = self.nodes.values().filter(|n| n.role == Role::Sled && (!n.up() || n.doom.is_some())).count();
+        let down =
+            self.nodes.values().filter(|n| n.role == Role::Sled && (!n.up() || n.doom.is_some())).count();
         if sled && down as u32 + self.scenario.hurt >= u32::from(self.scenario.code.1) {
             return;
         }

@@ -5,9 +5,8 @@
 //! planned at one of them drops the rest. What the checks find is collected in `violations`.
 
 use crate::checks::{FenceChecks, NumberChecks};
-use crate::clients::{Answered, Volume};
+use crate::clients::Volume;
 use crate::dice::Dice;
-use crate::disk::Health;
 use crate::faults::{Odds, Scenario};
 use crate::fold::Fold;
 use crate::grants::Grants;
@@ -15,10 +14,17 @@ use crate::host::{Counts, Effect, Host, Input};
 use crate::links::Links;
 use crate::node::{Doom, Node};
 use crate::tally::{Moment, Role, Tally};
+use crate::tape::Tape;
 use palisade_dma::Pool;
 use palisade_protocol::wire::*;
 use std::collections::BTreeMap;
 use std::time::Duration;
+
+mod asking;
+mod authority;
+mod devices;
+mod network;
+mod trouble;
 
 /// Most commands that a machine may have in flight on one device (`Bounded`).
 pub const IN_FLIGHT_MAX: usize = 4096;
@@ -57,9 +63,11 @@ pub struct World {
     pub(crate) links: Links,
     pub(crate) volumes: Vec<Volume>,
     pub(crate) pool: Pool,
+    /// Free buffers before anything ran, to find leaks.
+    pub(crate) free_at_start: [usize; palisade_dma::SLOT_CLASSES.len()],
     builder: Builder,
     probe: RecordProbe,
-    grants: Grants,
+    pub(crate) grants: Grants,
     authority_life: u64,
     authority_up: bool,
     newest_boot: BTreeMap<(NodeId, NodeId), u64>,
@@ -76,6 +84,7 @@ pub struct World {
     pub(crate) violations: Vec<String>,
     pub(crate) flushing: BTreeMap<ClientTag, Option<Result<(), ClientError>>>,
     pub(crate) trace: bool,
+    pub(crate) tape: Option<Tape>,
     effects: Vec<Effect>,
     inputs: Vec<Input>,
 }
@@ -105,6 +114,7 @@ impl World {
             nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
             links: Links::default(),
             volumes,
+            free_at_start: pool.stats().free,
             pool,
             builder,
             probe,
@@ -125,6 +135,7 @@ impl World {
             violations: Vec::new(),
             flushing: BTreeMap::new(),
             trace: false,
+            tape: None,
             effects: Vec::new(),
             inputs: Vec::new(),
         }
@@ -192,8 +203,6 @@ impl World {
             Happening::Trouble => self.trouble(),
         }
     }
-
-    // ---- nodes ----
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         self.nodes.get_mut(&id).expect("the world names only its own nodes")
@@ -356,273 +365,6 @@ impl World {
         self.after(away, Happening::Start { node: id });
     }
 
-    // ---- devices ----
-
-    fn submit(&mut self, id: NodeId, cmd: BlockCmd) {
-        let node = self.nodes.get_mut(&id).expect("the world names only its own nodes");
-        let index = usize::from(cmd.device.0);
-        let Some(disk) = node.disks.get_mut(index) else {
-            return self.violate(format!("node {id} has no device {index}"));
-        };
-        let (role, life) = (node.role, node.life);
-        let due = disk.due(self.now, &mut self.disk_dice, 40, self.odds.slow);
-        let flight = disk.next_flight();
-        let verdict = match role {
-            Role::Sled => self.fence.submitted(id, flight, &cmd),
-            _ => Ok(()),
-        };
-        disk.submit(cmd);
-        let in_flight = disk.in_flight();
-        self.judge(verdict);
-        self.tally.in_flight_max = self.tally.in_flight_max.max(in_flight as u64);
-        if in_flight > IN_FLIGHT_MAX {
-            self.violate(format!("Bounded: {in_flight} commands in flight at node {id}"));
-        }
-        self.at(due, Happening::DiskDone { node: id, life, disk: index, flight });
-    }
-
-    fn disk_done(&mut self, id: NodeId, life: u64, disk: usize, flight: u64) {
-        let node = self.node_mut(id);
-        if node.life != life || !node.up() {
-            return;
-        }
-        let Some(done) = node.disks[disk].finish(flight) else { return };
-        if node.role == Role::Sled {
-            let verdict = self.fence.ended(id, flight);
-            self.judge(verdict);
-        }
-        self.input(id, Input::Block(done));
-    }
-
-    /// A device recovers; what hung in it ends now.
-    fn heal(&mut self, id: NodeId, disk: usize) {
-        let node = self.node_mut(id);
-        let failed = node.disks[disk].health == Health::Failing;
-        node.disks[disk].health = Health::Good;
-        let life = node.life;
-        if failed {
-            // A device that answered with errors is trusted again only by a fresh start of its sled.
-            self.kill(id, false, Moment::Idle);
-            self.after(1_000_000, Happening::Start { node: id });
-            return;
-        }
-        let node = self.node_mut(id);
-        let hung: Vec<u64> = node.disks[disk].flights().collect();
-        for flight in hung {
-            let nanos = self.disk_dice.range(1_000, 200_000);
-            self.after(nanos, Happening::DiskDone { node: id, life, disk, flight });
-        }
-    }
-
-    // ---- network ----
-
-    fn send(&mut self, from: NodeId, to: NodeId, msg: Msg) {
-        let checked = match self.nodes[&from].role {
-            Role::Sled => self.fence.grant(from, &msg),
-            _ => Ok(None),
-        };
-        match checked {
-            Ok(Some((device, stamp))) => self.check_record(from, device, stamp),
-            Ok(None) => {}
-            Err(what) => self.violate(what),
-        }
-        let boot = self.nodes[&from].boot;
-        for when in self.deliveries(from, to) {
-            let input = Input::Msg { from, boot, msg: msg.clone() };
-            self.deliver(from, to, when, input);
-        }
-    }
-
-    fn send_datagram(&mut self, from: NodeId, to: NodeId, bytes: Vec<u8>) {
-        for when in self.deliveries(from, to) {
-            if self.net_dice.chance(self.odds.lost) {
-                continue;
-            }
-            let mut bytes = bytes.clone();
-            if self.net_dice.chance(self.odds.damaged) && !bytes.is_empty() {
-                let at = self.net_dice.below(bytes.len() as u64) as usize;
-                bytes[at] ^= 1 << self.net_dice.below(8);
-            }
-            self.deliver(from, to, when, Input::Datagram { from, bytes });
-        }
-    }
-
-    fn deliveries(&mut self, from: NodeId, to: NodeId) -> Vec<Time> {
-        if !self.nodes.contains_key(&to) {
-            self.violate(format!("node {from} sends to {to}, which does not exist"));
-            return Vec::new();
-        }
-        if !self.links.open(from, to) || !self.nodes[&to].up() {
-            return Vec::new();
-        }
-        self.links.arrivals(self.now, &mut self.net_dice, &self.odds).to_vec()
-    }
-
-    fn deliver(&mut self, from: NodeId, to: NodeId, when: Time, input: Input) {
-        let life = self.nodes[&to].life;
-        self.at(when, Happening::Arrive { to, life, from, input });
-    }
-
-    /// A message of an old boot of its sender is dropped once a newer boot was heard (the fabric's
-    /// sessions do this).
-    fn arrive(&mut self, to: NodeId, life: u64, from: NodeId, input: Input) {
-        if self.nodes[&to].life != life || !self.links.open(from, to) {
-            return;
-        }
-        if let Input::Msg { boot, .. } = &input {
-            let sender = &self.nodes[&from];
-            let age = if sender.boot == *boot { sender.life } else { sender.life - 1 };
-            let newest = self.newest_boot.entry((to, from)).or_default();
-            if age < *newest {
-                return;
-            }
-            *newest = age;
-        }
-        self.input(to, input);
-    }
-
-    fn check_record(&mut self, sled: NodeId, device: DeviceId, stamp: Stamp) {
-        self.tally.checked_grants += 1;
-        let verdict = match (self.probe)(&self.nodes[&sled], device, stamp.partition) {
-            Ok(number) if number >= stamp.number => Ok(()),
-            Ok(number) => Err(format!("the durable record says {number}")),
-            Err(why) => Err(why),
-        };
-        self.judge(verdict.map_err(|why| {
-            format!("FenceIsDurable: device {device} grants {} of partition {}, but {why}", stamp.number, stamp.partition)
-        }));
-    }
-
-    // ---- authority ----
-
-    fn register(&mut self, head: NodeId, life: u64) {
-        let node = &self.nodes[&head];
-        if node.life != life || !node.up() {
-            return;
-        }
-        if let Some(log) = node.log {
-            let boot = node.boot;
-            let travel = self.net_dice.range(50_000, 2_000_000);
-            self.after(travel, Happening::Grant { head, boot, log });
-        }
-        self.after(100_000_000, Happening::Register { head, life });
-    }
-
-    fn grant(&mut self, head: NodeId, boot: BootId, log: LogId) {
-        if !self.authority_up || self.nodes[&head].boot != boot {
-            return;
-        }
-        let (grants, assignments) = self.grants.boot(head, boot, log);
-        let nanos = self.disk_dice.range(100_000, 3_000_000);
-        let life = self.authority_life;
-        self.at(self.now + Duration::from_nanos(nanos), Happening::Store { life, grants: Box::new(grants), assignments });
-    }
-
-    /// The grants are durable: only now may they leave. One made meanwhile wins; the agent asks again.
-    fn stored(&mut self, life: u64, grants: Grants, assignments: Vec<Assignment>) {
-        if !self.authority_up || life != self.authority_life || grants.version() != self.grants.version() + 1 {
-            return;
-        }
-        self.grants = grants;
-        for assignment in assignments {
-            let verdict = self.numbers.assigned(&assignment);
-            self.judge(verdict);
-            for member in &assignment.members {
-                let node = &self.nodes[&member.head];
-                let (to, life) = (member.head, node.life);
-                let travel = self.net_dice.range(50_000, 3_000_000);
-                let input = Input::Assign(assignment.clone());
-                self.after(travel, Happening::Arrive { to, life, from: to, input });
-            }
-        }
-    }
-
-    /// The authority dies or comes back; its store is durable, what it was about to store is lost.
-    pub(crate) fn set_authority(&mut self, up: bool) {
-        if self.authority_up && !up {
-            self.tally.authority_crashes += 1;
-            self.authority_life += 1;
-        }
-        self.authority_up = up;
-    }
-
-    // ---- clients ----
-
-    fn think(&mut self, volume: usize, client: usize) {
-        if !self.asking {
-            return;
-        }
-        let head = self.volumes[volume].primary;
-        let ready = self.ready(volume);
-        let state = &self.volumes[volume].clients[client];
-        if state.left == 0 {
-            return;
-        }
-        let mut pause = self.client_dice.range(20_000, 4_000_000);
-        if ready && state.open < state.depth {
-            let asked =
-                self.volumes[volume].ask(client, &mut self.client_dice, &mut self.ids, &self.pool, self.now);
-            if let Some(cmd) = asked {
-                self.volumes[volume].clients[client].left -= 1;
-                self.input(head, Input::Client(cmd));
-            }
-            if self.client_dice.chance(0.4) {
-                pause = 0;
-            }
-        }
-        self.after(pause, Happening::Think { volume, client });
-    }
-
-    /// Whether the primary of a volume lives and takes commands.
-    pub(crate) fn ready(&self, volume: usize) -> bool {
-        let volume = &self.volumes[volume];
-        self.nodes[&volume.primary].host.as_ref().is_some_and(|host| host.ready(volume.partition))
-    }
-
-    /// Lets clients begin.
-    pub(crate) fn start_clients(&mut self) {
-        self.asking = true;
-        for volume in 0..self.volumes.len() {
-            for client in 0..self.volumes[volume].clients.len() {
-                self.after(0, Happening::Think { volume, client });
-            }
-        }
-    }
-
-    fn answer(&mut self, done: &ClientDone) {
-        let verdict = done.result.as_ref().map(|_| ()).map_err(|error| *error);
-        if let Some(slot) = self.flushing.get_mut(&done.tag) {
-            *slot = Some(verdict);
-            return;
-        }
-        let now = self.now;
-        for index in 0..self.volumes.len() {
-            match self.volumes[index].answer(done, now) {
-                Ok(Answered::Stray) => {}
-                Ok(Answered::Well(_)) => {
-                    self.tally.answered += 1;
-                    return;
-                }
-                Ok(Answered::Badly(_, error)) => return self.bad_answer(done.tag, error),
-                Err(what) => return self.violate(what),
-            }
-        }
-    }
-
-    /// Which errors a client may see: while faults go on a read may meet more missing columns than the
-    /// code bears, or a head that just stopped serving. Nothing else.
-    fn bad_answer(&mut self, tag: ClientTag, error: ClientError) {
-        let allowed = match error {
-            ClientError::Unreadable => self.odds != Odds::CALM && self.odds != Odds::UNRULY,
-            ClientError::NotServed => true,
-            ClientError::Range | ClientError::NoSpace | ClientError::Device => false,
-        };
-        self.tally.refused += 1;
-        if !allowed {
-            self.violate(format!("request {} was answered with an error: {error}", tag.0));
-        }
-    }
-
     fn event(&mut self, id: NodeId, event: Event) {
         match event {
             Event::Recovered { log } => {
@@ -642,7 +384,9 @@ impl World {
                     .for_each(|volume| volume.head_serves(now));
             }
             Event::DataLost { partition, extent } if self.odds == Odds::CALM => {
-                self.violate(format!("extent {extent} of partition {partition} is lost, within what the code bears"));
+                self.violate(format!(
+                    "extent {extent} of partition {partition} is lost, within what the code bears"
+                ));
             }
             _ => {}
         }
