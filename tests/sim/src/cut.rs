@@ -67,7 +67,8 @@ fn record(plan: &CutPlan) -> World {
     world.start_all();
     world.start_clients();
     world.odds = plan.scenario.odds;
-    let done = world.run_until(Duration::from_secs(60), |world| world.volumes.iter().all(|volume| volume.done()));
+    let done =
+        world.run_until(Duration::from_secs(60), |world| world.volumes.iter().all(|volume| volume.done()));
     if done {
         world.flush_all();
     } else {

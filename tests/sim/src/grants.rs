@@ -1,66 +1,90 @@
-//! The authority of the simulated rack: grants a new number for every boot of a member (P-01), durable
-//! before it is released. Its own store is in memory and survives its crashes.
+//! The authority of the simulated rack: the shipping machine of `palisade_control` over its in-memory
+//! store, which survives the authority's crashes. One decision is under way at a time: decided, made
+//! durable, applied, and only then told; a crash loses or keeps the one under way.
 
+use crate::clients::Volume;
+use palisade_control::api::model::Role;
+use palisade_control::authority::{Authority, Changes, NodeDeclaration, VolumeRequest};
+use palisade_control::config::Code;
+use palisade_control::store::{Memory, Store};
+use palisade_protocol::wire::limits::BLOCK;
 use palisade_protocol::wire::*;
-use std::collections::BTreeMap;
 
-/// One partition's roles and newest grant.
+/// The authority with its store.
 #[derive(Clone, Debug)]
-struct Granted {
-    heads: Vec<NodeId>,
-    number: Number,
-    grant: GrantId,
-    members: Vec<Member>,
-}
-
-/// What the authority keeps durable.
-#[derive(Clone, Debug, Default)]
 pub struct Grants {
-    partitions: BTreeMap<PartitionId, Granted>,
-    boots: BTreeMap<NodeId, (BootId, LogId)>,
-    next_grant: u64,
-    version: u64,
+    store: Memory,
+    authority: Authority,
 }
 
 impl Grants {
-    /// Declares a partition with its primary and secondary.
-    pub fn declare(&mut self, partition: PartitionId, heads: Vec<NodeId>) {
-        let number = Number { epoch: 1, counter: 0 };
-        self.partitions.insert(partition, Granted { heads, number, grant: GrantId(0), members: Vec::new() });
-    }
-
-    /// Rises with every change; a change of an older version than the newest is void.
-    pub fn version(&self) -> u64 {
-        self.version
-    }
-
-    /// A head came up, or asks again. The state to make durable before the assignments leave.
-    pub fn boot(&self, head: NodeId, boot: BootId, log: LogId) -> (Self, Vec<Assignment>) {
-        let mut next = self.clone();
-        next.version += 1;
-        let fresh = next.boots.insert(head, (boot, log)) != Some((boot, log));
-        let mut assignments = Vec::new();
-        for (partition, granted) in &mut next.partitions {
-            if !granted.heads.contains(&head) {
-                continue;
-            }
-            if fresh || granted.members.is_empty() {
-                let members: Option<Vec<Member>> = granted
-                    .heads
-                    .iter()
-                    .map(|head| {
-                        next.boots.get(head).map(|(boot, log)| Member { head: *head, log: *log, boot: *boot })
-                    })
-                    .collect();
-                let Some(members) = members else { continue };
-                next.next_grant += 1;
-                granted.members = members;
-                granted.number.counter += 1;
-                granted.grant = GrantId(next.next_grant);
-            }
-            let stamp = Stamp { partition: *partition, number: granted.number, grant: granted.grant };
-            assignments.push(Assignment { stamp, members: granted.members.clone() });
+    /// The store of a new rack: `heads` heads, named 1 to `heads`, and the volumes in order.
+    pub fn found(rack: RackId, heads: u32, volumes: &[Volume], code: (u8, u8)) -> Self {
+        let mut store = Memory::default();
+        let first = Authority::found(rack, 1, "sim");
+        store.commit(&first.records).expect("memory does not fail");
+        let authority = Authority::load(store.load().expect("memory does not fail")).expect("just founded");
+        let mut grants = Self { store, authority };
+        for head in 1..=heads {
+            let declared = NodeDeclaration {
+                name: head_name(NodeId(head)),
+                role: Role::Head,
+                shelf: String::new(),
+                power: String::new(),
+                devices: Vec::new(),
+            };
+            let changes = grants.authority.declare_node(&declared).expect("a fresh head");
+            grants.commit(&changes);
+            grants.apply(&changes);
         }
-        (next, assignments)
+        for volume in volumes {
+            let changes = grants.authority.create_volume(&request(volume, code)).expect("a fresh volume");
+            assert_eq!(changes.created, [volume.partition], "volumes are numbered in order");
+            grants.commit(&changes);
+            grants.apply(&changes);
+        }
+        grants
+    }
+
+    /// A head came up, or asks again: what to make durable, and whom to tell afterwards.
+    pub fn boot(&self, head: NodeId, boot: BootId, log: LogId) -> Result<Changes, String> {
+        self.authority.boot(head, boot, log, &[]).map_err(|error| error.to_string())
+    }
+
+    /// Makes changes durable.
+    pub fn commit(&mut self, changes: &Changes) {
+        self.store.commit(&changes.records).expect("memory does not fail");
+    }
+
+    /// Takes durable changes over.
+    pub fn apply(&mut self, changes: &Changes) {
+        self.authority.apply(changes);
+    }
+
+    /// The authority restarts from its store.
+    pub fn restart(&mut self) {
+        let records = self.store.load().expect("memory does not fail");
+        self.authority = Authority::load(records).expect("the store was written by the authority");
+    }
+}
+
+fn head_name(head: NodeId) -> String {
+    format!("head-{head}")
+}
+
+fn request(volume: &Volume, (data, parity): (u8, u8)) -> VolumeRequest {
+    VolumeRequest {
+        name: format!("vol{}", volume.partition),
+        bytes: volume.history.sectors() * limits::SECTOR as u64,
+        primary: head_name(volume.primary),
+        secondary: Some(head_name(volume.secondary)),
+        code: Code {
+            data,
+            parity,
+            unit_bytes: BLOCK as u64,
+            column_bytes: 16 * BLOCK as u64,
+            min_columns: data + 1,
+            shared_shelves: true,
+        },
     }
 }

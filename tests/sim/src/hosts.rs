@@ -138,16 +138,21 @@ impl<M: Machine> Direct<M> {
 
     /// Moves what the machine wants done into one order.
     fn spill(&mut self, effects: &mut Vec<Effect>) {
-        let mut lanes: [VecDeque<Effect>; 3] = [
+        let lanes: [VecDeque<Effect>; 3] = [
             self.out.block.drain(..).map(Effect::Block).collect(),
             self.out.net.drain(..).map(|(to, msg)| Effect::Send(to, msg)).collect(),
             self.out.done.drain(..).map(Effect::Answer).collect(),
         ];
         effects.extend(self.out.events.drain(..).map(Effect::Event));
-        while lanes.iter().any(|lane| !lane.is_empty()) {
-            let lane = self.dice.below(3) as usize;
-            effects.extend(lanes[lane].pop_front());
-        }
+        weave(lanes, &mut self.dice, effects);
+    }
+}
+
+/// Puts effects of different kinds into one order; each kind keeps its own.
+pub(crate) fn weave(mut lanes: [VecDeque<Effect>; 3], dice: &mut Dice, effects: &mut Vec<Effect>) {
+    while lanes.iter().any(|lane| !lane.is_empty()) {
+        let lane = dice.below(3) as usize;
+        effects.extend(lanes[lane].pop_front());
     }
 }
 
@@ -206,7 +211,11 @@ impl<H: Host> Fabricked<H> {
             }
         }
         for envelope in self.out.received.drain(..) {
-            self.inner_inputs.push(Input::Msg { from: envelope.from, boot: envelope.boot, msg: envelope.msg });
+            self.inner_inputs.push(Input::Msg {
+                from: envelope.from,
+                boot: envelope.boot,
+                msg: envelope.msg,
+            });
         }
         self.out.boots.clear();
     }

@@ -7,15 +7,24 @@
 pub mod checks;
 pub mod clients;
 pub mod contents;
+pub mod cut;
 pub mod dice;
 pub mod disk;
 pub mod faults;
 pub mod fold;
 pub mod grants;
+pub mod group;
 pub mod history;
 pub mod host;
+pub mod hosts;
 pub mod links;
 pub mod node;
+pub mod rack;
+pub mod run;
+pub mod served;
 pub mod tally;
 pub mod tape;
 pub mod world;
+
+pub use rack::Canaries;
+pub use run::{Report, Setup, run};

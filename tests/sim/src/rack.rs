@@ -8,13 +8,16 @@ use crate::faults::{NetMode, Scenario};
 use crate::host::Host;
 use crate::hosts::{Direct, Fabricked};
 use crate::node::Node;
+use crate::served::{Served, Wiring};
 use crate::tally::Role;
 use crate::world::{Builder, RecordProbe, World};
 use palisade_dma::{Pool, PoolConfig};
 use palisade_protocol::fabric::{self, Fabric};
 use palisade_protocol::fence::record::{RecordPage, page_of};
-use palisade_protocol::head::{DeviceTarget, FlushConfig, Head, HeadConfig, HeadLog, LogStart, PartitionConfig};
 use palisade_protocol::head::RetryConfig;
+use palisade_protocol::head::{
+    DeviceTarget, FlushConfig, Head, HeadConfig, HeadLog, LogStart, PartitionConfig,
+};
 use palisade_protocol::log;
 use palisade_protocol::sled::format::{self, FormatSpec, Superblock, Verdict};
 use palisade_protocol::sled::{self, DeviceSpec, Sled, SledConfig};
@@ -47,6 +50,8 @@ struct Shape {
     flush: FlushConfig,
     hot_bytes: usize,
     window: u32,
+    /// The shipping services and reactor loop around the machines, rather than the machines alone.
+    served: bool,
 }
 
 impl Shape {
@@ -55,7 +60,8 @@ impl Shape {
         let unit_blocks = *dice.pick(&[1u16, 2, 4]);
         let stripes = *dice.pick(&[4u32, 8, 16]);
         let geometry = Geometry { k, m, unit_blocks, stripes };
-        let volume_extents = scenario.volume_blocks * u64::from(scenario.heads) / u64::from(geometry.extent_blocks());
+        let volume_extents =
+            scenario.volume_blocks * u64::from(scenario.heads) / u64::from(geometry.extent_blocks());
         let age = *dice.pick(&[2u64, 10, 40, 200]);
         let flush = FlushConfig {
             fill_low: *dice.pick(&[0, 5, 40]),
@@ -70,6 +76,7 @@ impl Shape {
             flush,
             hot_bytes: *dice.pick(&[0usize, 64 << 10, 4 << 20]),
             window: *dice.pick(&[16u32, 256, 1024]),
+            served: dice.chance(0.6),
         }
     }
 
@@ -106,7 +113,8 @@ pub fn build(seed: u64, scenario: Scenario, canaries: Canaries) -> World {
     for index in 0..scenario.sleds {
         nodes.push(Node::new(sled_id(index), Role::Sled, vec![sled_disk(index, &shape)]));
     }
-    let volumes: Vec<Volume> = (0..volume_count(&scenario)).map(|index| volume(&scenario, index, &mut dice)).collect();
+    let volumes: Vec<Volume> =
+        (0..volume_count(&scenario)).map(|index| volume(&scenario, index, &mut dice)).collect();
     let builder = builder(scenario, shape, canaries);
     World::new(seed, scenario, nodes, volumes, pool, builder, probe())
 }
@@ -154,10 +162,17 @@ fn sled_disk(index: u32, shape: &Shape) -> Disk {
 /// Partitions that a head is a member of.
 fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<PartitionConfig> {
     let devices: Vec<DeviceTarget> = (0..scenario.sleds)
-        .map(|index| DeviceTarget { sled: sled_id(index), device: device_id(index), shelf: index, sandbox: None })
+        .map(|index| DeviceTarget {
+            sled: sled_id(index),
+            device: device_id(index),
+            shelf: index,
+            sandbox: None,
+        })
         .collect();
     (0..volume_count(scenario))
-        .filter(|index| head == head_id(index % scenario.heads) || head == head_id((index + 1) % scenario.heads))
+        .filter(|index| {
+            head == head_id(index % scenario.heads) || head == head_id((index + 1) % scenario.heads)
+        })
         .map(|index| PartitionConfig {
             partition: PartitionId(u64::from(index) + 1),
             blocks: scenario.volume_blocks,
@@ -191,7 +206,11 @@ fn head_config(node: &Node, scenario: &Scenario, shape: &Shape, canaries: &Canar
 }
 
 fn sled_config(node: &Node, secret: u128, canaries: &Canaries) -> SledConfig {
-    let devices = node.disks.iter().enumerate().map(|(ix, disk)| DeviceSpec { ix: DeviceIx(ix as u16), bytes: disk.bytes() });
+    let devices = node
+        .disks
+        .iter()
+        .enumerate()
+        .map(|(ix, disk)| DeviceSpec { ix: DeviceIx(ix as u16), bytes: disk.bytes() });
     let mut config = SledConfig::new(node.id, RACK, secret, devices.collect());
     config.drain_limit = Duration::from_millis(200);
     config.scrub_gap = Duration::from_millis(5);
@@ -203,19 +222,40 @@ fn sled_config(node: &Node, secret: u128, canaries: &Canaries) -> SledConfig {
 fn builder(scenario: Scenario, shape: Shape, canaries: Canaries) -> Builder {
     Box::new(move |node, pool, salt| {
         let mut dice = Dice::new(salt);
-        let order = dice.next();
+        let wiring = wiring(node, &scenario, dice.next());
         match node.role {
             Role::Head => {
-                let head = Head::new(head_config(node, &scenario, &shape, &canaries), pool.clone());
-                under_net(Direct::new(head, order), node, &scenario, pool)
+                let config = head_config(node, &scenario, &shape, &canaries);
+                let partitions: Vec<PartitionId> = config.partitions.iter().map(|p| p.partition).collect();
+                let head = Head::new(config, pool.clone());
+                if shape.served {
+                    under_net(Served::head(&wiring, head, &partitions), node, &scenario, pool)
+                } else {
+                    under_net(Direct::new(head, wiring.salt), node, &scenario, pool)
+                }
             }
             Role::Sled => {
                 let sled = Sled::new(sled_config(node, dice.wide(), &canaries), pool.clone());
-                under_net(Direct::new(sled, order), node, &scenario, pool)
+                if shape.served {
+                    under_net(Served::sled(&wiring, sled), node, &scenario, pool)
+                } else {
+                    under_net(Direct::new(sled, wiring.salt), node, &scenario, pool)
+                }
             }
             Role::Authority => unreachable!("the world plays the authority itself"),
         }
     })
+}
+
+fn wiring(node: &Node, scenario: &Scenario, salt: u64) -> Wiring {
+    let devices = node.disks.iter().map(Disk::bytes).collect();
+    Wiring { node: node.id, boot: node.boot, peers: peers(node.id, scenario), devices, salt }
+}
+
+fn peers(node: NodeId, scenario: &Scenario) -> Vec<NodeId> {
+    let heads = (0..scenario.heads).map(head_id);
+    let sleds = (0..scenario.sleds).map(sled_id);
+    heads.chain(sleds).filter(|peer| *peer != node).collect()
 }
 
 fn under_net<H: Host + 'static>(host: H, node: &Node, scenario: &Scenario, pool: &Pool) -> Box<dyn Host> {
@@ -224,9 +264,7 @@ fn under_net<H: Host + 'static>(host: H, node: &Node, scenario: &Scenario, pool:
     }
     let config = fabric::Config { datagram_bytes: 9000, ..fabric::Config::default() };
     let mut fabric = Fabric::new(node.id, node.boot, config, pool.clone());
-    let heads = (0..scenario.heads).map(head_id);
-    let sleds = (0..scenario.sleds).map(sled_id);
-    heads.chain(sleds).filter(|peer| *peer != node.id).for_each(|peer| fabric.add_peer(peer));
+    peers(node.id, scenario).into_iter().for_each(|peer| fabric.add_peer(peer));
     Box::new(Fabricked::new(host, fabric))
 }
 

@@ -84,8 +84,14 @@ fn story(world: &mut World) {
     world.run_until(TROUBLE_MAX, |world| world.volumes.iter().all(|volume| volume.done()));
     world.asking = false;
     world.calm();
-    let steps: [fn(&mut World); 6] =
-        [World::drain, World::read_back, World::flush_all, World::read_degraded, World::final_cut, World::read_back];
+    let steps: [fn(&mut World); 6] = [
+        World::drain,
+        World::read_back,
+        World::flush_all,
+        World::read_degraded,
+        World::final_cut,
+        World::read_back,
+    ];
     for step in steps {
         if !world.violations.is_empty() {
             return;
@@ -161,7 +167,8 @@ impl World {
 
     /// Reads all back while as many sleds fail as the code bears beside those that were hurt.
     fn read_degraded(&mut self) {
-        let spare = u32::from(self.scenario.code.1).saturating_sub(self.scenario.hurt + self.absent_at_most());
+        let spare =
+            u32::from(self.scenario.code.1).saturating_sub(self.scenario.hurt + self.absent_at_most());
         let mut sleds: Vec<NodeId> =
             self.nodes.values().filter(|node| node.role == Role::Sled).map(|node| node.id).collect();
         for _ in 0..spare {

@@ -104,6 +104,10 @@ pub struct Tally {
     pub refused: u64,
     /// Column writes that the fence checks followed to the medium.
     pub followed_writes: u64,
+    /// Writes whose acknowledgement was held against the secondary's watermark.
+    pub checked_acks: u64,
+    /// Reads whose answer was held against a confirm.
+    pub checked_confirms: u64,
     /// Grants whose durable record was checked.
     pub checked_grants: u64,
     /// Largest number of commands in flight on one device.
@@ -127,6 +131,8 @@ impl Tally {
         self.answered += other.answered;
         self.refused += other.refused;
         self.followed_writes += other.followed_writes;
+        self.checked_acks += other.checked_acks;
+        self.checked_confirms += other.checked_confirms;
         self.checked_grants += other.checked_grants;
         self.in_flight_max = self.in_flight_max.max(other.in_flight_max);
         self.steps += other.steps;
@@ -147,6 +153,8 @@ impl Tally {
             ("crashes of the authority", self.authority_crashes),
             ("answered requests", self.answered),
             ("followed column writes", self.followed_writes),
+            ("checked acknowledgements", self.checked_acks),
+            ("checked confirms", self.checked_confirms),
             ("checked grants", self.checked_grants),
         ]
         .into_iter()
@@ -182,8 +190,12 @@ impl fmt::Display for Tally {
         )?;
         writeln!(
             f,
-            "followed column writes {}, checked grants {}, most commands in flight {}",
-            self.followed_writes, self.checked_grants, self.in_flight_max
+            "followed column writes {}, checked grants {}, acknowledgements {}, confirms {}, most commands in flight {}",
+            self.followed_writes,
+            self.checked_grants,
+            self.checked_acks,
+            self.checked_confirms,
+            self.in_flight_max
         )?;
         write!(f, "power cuts {}, crashes of the authority {}", self.power_cuts, self.authority_crashes)?;
         for ((role, moment), count) in &self.crashes {

@@ -48,7 +48,11 @@ impl World {
         }
     }
 
-    pub(super) fn answer(&mut self, done: &ClientDone) {
+    pub(super) fn answer(&mut self, head: NodeId, done: &ClientDone) {
+        if let Some(group) = &mut self.group {
+            let verdict = group.answered(head, done.tag, done.result.is_ok());
+            self.judge(verdict);
+        }
         let verdict = done.result.as_ref().map(|_| ()).map_err(|error| *error);
         if let Some(slot) = self.flushing.get_mut(&done.tag) {
             *slot = Some(verdict);

@@ -1,12 +1,11 @@
 //! The authority's part: heads register, grants become durable, assignments travel.
 
 use super::{Happening, World};
-use crate::grants::Grants;
 use crate::host::Input;
 use palisade_protocol::wire::*;
-use std::time::Duration;
 
 impl World {
+    /// The agent of a head asks for its numbers, and again every while, since answers may be lost.
     pub(super) fn register(&mut self, head: NodeId, life: u64) {
         let node = &self.nodes[&head];
         if node.life != life || !node.up() {
@@ -20,35 +19,46 @@ impl World {
         self.after(100_000_000, Happening::Register { head, life });
     }
 
+    /// The authority decides, one request at a time.
     pub(super) fn grant(&mut self, head: NodeId, boot: BootId, log: LogId) {
-        if !self.authority_up || self.nodes[&head].boot != boot {
+        if !self.authority_up {
             return;
         }
-        let (grants, assignments) = self.grants.boot(head, boot, log);
-        let nanos = self.disk_dice.range(100_000, 3_000_000);
-        let life = self.authority_life;
-        self.at(
-            self.now + Duration::from_nanos(nanos),
-            Happening::Store { life, grants: Box::new(grants), assignments },
-        );
+        if self.deciding.is_some() {
+            return self.after(500_000, Happening::Grant { head, boot, log });
+        }
+        match self.grants.boot(head, boot, log) {
+            Ok(changes) => {
+                self.deciding = Some(Box::new(changes));
+                let nanos = self.disk_dice.range(100_000, 3_000_000);
+                let life = self.authority_life;
+                self.after(nanos, Happening::Stored { life });
+            }
+            Err(why) => {
+                if self.trace {
+                    println!("{:>12} authority refuses {head}: {why}", self.now.0);
+                }
+            }
+        }
     }
 
-    /// The grants are durable: only now may they leave. One made meanwhile wins; the agent asks again.
-    pub(super) fn stored(&mut self, life: u64, grants: Grants, assignments: Vec<Assignment>) {
-        if !self.authority_up || life != self.authority_life || grants.version() != self.grants.version() + 1
-        {
+    /// The decision is durable: only now may it leave.
+    pub(super) fn stored(&mut self, life: u64) {
+        if life != self.authority_life {
             return;
         }
-        self.grants = grants;
+        let Some(changes) = self.deciding.take() else { return };
+        self.grants.commit(&changes);
+        self.grants.apply(&changes);
         if let Some(tape) = &mut self.tape {
             tape.stored(self.now, self.grants.clone());
         }
-        for assignment in assignments {
+        for assignment in changes.assignments {
             let verdict = self.numbers.assigned(&assignment);
             self.judge(verdict);
             for member in &assignment.members {
-                let node = &self.nodes[&member.head];
-                let (to, life) = (member.head, node.life);
+                let to = member.head;
+                let life = self.nodes[&to].life;
                 let travel = self.net_dice.range(50_000, 3_000_000);
                 let input = Input::Assign(assignment.clone());
                 self.after(travel, Happening::Arrive { to, life, from: to, input });
@@ -56,11 +66,17 @@ impl World {
         }
     }
 
-    /// The authority dies or comes back; its store is durable, what it was about to store is lost.
+    /// The authority dies or comes back. A decision under way became durable or did not; it is not told.
     pub(crate) fn set_authority(&mut self, up: bool) {
         if self.authority_up && !up {
             self.tally.authority_crashes += 1;
             self.authority_life += 1;
+            if let Some(changes) = self.deciding.take()
+                && self.disk_dice.chance(0.5)
+            {
+                self.grants.commit(&changes);
+            }
+            self.grants.restart();
         }
         self.authority_up = up;
     }

@@ -7,14 +7,16 @@
 use crate::checks::{FenceChecks, NumberChecks};
 use crate::clients::Volume;
 use crate::dice::Dice;
-use crate::faults::{Odds, Scenario};
+use crate::faults::{NetMode, Odds, Scenario};
 use crate::fold::Fold;
 use crate::grants::Grants;
+use crate::group::GroupChecks;
 use crate::host::{Counts, Effect, Host, Input};
 use crate::links::Links;
 use crate::node::{Doom, Node};
 use crate::tally::{Moment, Role, Tally};
 use crate::tape::Tape;
+use palisade_control::authority::Changes;
 use palisade_dma::Pool;
 use palisade_protocol::wire::*;
 use std::collections::BTreeMap;
@@ -41,7 +43,7 @@ pub(crate) enum Happening {
     Start { node: NodeId },
     Register { head: NodeId, life: u64 },
     Grant { head: NodeId, boot: BootId, log: LogId },
-    Store { life: u64, grants: Box<Grants>, assignments: Vec<Assignment> },
+    Stored { life: u64 },
     Mend { from: NodeId, to: NodeId },
     Heal { node: NodeId, disk: usize },
     Trouble,
@@ -70,9 +72,13 @@ pub struct World {
     pub(crate) grants: Grants,
     authority_life: u64,
     authority_up: bool,
+    /// The authority's decision that is not durable yet.
+    deciding: Option<Box<Changes>>,
     newest_boot: BTreeMap<(NodeId, NodeId), u64>,
     pub(crate) fence: FenceChecks,
     numbers: NumberChecks,
+    /// Present in direct mode, where messages can be seen.
+    group: Option<GroupChecks>,
     pub(crate) asking: bool,
     pub(crate) ids: u64,
     pub(crate) dice: Dice,
@@ -101,10 +107,7 @@ impl World {
         probe: RecordProbe,
     ) -> Self {
         let mut dice = Dice::new(seed);
-        let mut grants = Grants::default();
-        for volume in &volumes {
-            grants.declare(volume.partition, vec![volume.primary, volume.secondary]);
-        }
+        let grants = Grants::found(RackId(1), scenario.heads, &volumes, scenario.code);
         Self {
             now: Time(1_000_000_000),
             scenario,
@@ -121,9 +124,11 @@ impl World {
             grants,
             authority_life: 0,
             authority_up: true,
+            deciding: None,
             newest_boot: BTreeMap::new(),
             fence: FenceChecks::default(),
             numbers: NumberChecks::default(),
+            group: (scenario.net == NetMode::Direct).then(GroupChecks::default),
             asking: false,
             ids: 0,
             net_dice: dice.fork(),
@@ -197,7 +202,7 @@ impl World {
             Happening::Start { node } => self.start(node),
             Happening::Register { head, life } => self.register(head, life),
             Happening::Grant { head, boot, log } => self.grant(head, boot, log),
-            Happening::Store { life, grants, assignments } => self.stored(life, *grants, assignments),
+            Happening::Stored { life } => self.stored(life),
             Happening::Mend { from, to } => self.links.mend(from, to),
             Happening::Heal { node, disk } => self.heal(node, disk),
             Happening::Trouble => self.trouble(),
@@ -247,6 +252,7 @@ impl World {
         }
         let role = node.role;
         self.fence.died(id);
+        self.group.iter_mut().for_each(|group| group.died(id));
         if role == Role::Head {
             self.volumes.iter_mut().filter(|volume| volume.primary == id).for_each(Volume::head_died);
         }
@@ -325,8 +331,13 @@ impl World {
             if self.trace {
                 println!("{:>12} {id} <- {input:?}", self.now.0);
             }
-            if let Input::Msg { msg, .. } = input {
-                self.fence.message_in(id, msg);
+            match (input, &mut self.group) {
+                (Input::Msg { msg, .. }, group) => {
+                    self.fence.message_in(id, msg);
+                    group.iter_mut().for_each(|group| group.message_in(id, msg));
+                }
+                (Input::Client(cmd), Some(group)) => group.asked(id, cmd, self.now),
+                _ => {}
             }
         }
     }
@@ -353,7 +364,7 @@ impl World {
             Effect::Block(cmd) => self.submit(id, cmd),
             Effect::Send(to, msg) => self.send(id, to, msg),
             Effect::Datagram(to, bytes) => self.send_datagram(id, to, bytes),
-            Effect::Answer(done) => self.answer(&done),
+            Effect::Answer(done) => self.answer(id, &done),
             Effect::Event(event) => self.event(id, event),
         }
     }
@@ -402,6 +413,10 @@ impl World {
         }
         self.tally.counts.add(&counts);
         self.tally.followed_writes = self.fence.followed;
+        if let Some(group) = &self.group {
+            self.tally.checked_acks = group.checked_writes;
+            self.tally.checked_confirms = group.checked_reads;
+        }
     }
 
     /// Drops everything that lives or is under way.

@@ -16,6 +16,9 @@ impl World {
             Ok(None) => {}
             Err(what) => self.violate(what),
         }
+        if let (Some(group), Role::Head) = (&mut self.group, self.nodes[&from].role) {
+            group.message_out(from, &msg, self.now);
+        }
         let boot = self.nodes[&from].boot;
         for when in self.deliveries(from, to) {
             let input = Input::Msg { from, boot, msg: msg.clone() };

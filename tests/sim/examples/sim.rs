@@ -1,0 +1,96 @@
+//! `sim --seconds N` runs fresh seeds for that time and prints, last, how many it ran.
+//! `sim --seed N [--quiet]` replays one seed with its trace. `sim --from A --count N` runs a range.
+//! Exit 1 when a run finds a violation, or when the runs left something unexercised (`--seconds` only).
+
+use palisade_sim::tally::Tally;
+use palisade_sim::{Report, Setup, run};
+use std::process::ExitCode;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+struct Wish {
+    seconds: u64,
+    seed: Option<u64>,
+    from: Option<u64>,
+    count: u64,
+    quiet: bool,
+}
+
+fn wish() -> Result<Wish, String> {
+    let mut wish = Wish { seconds: 10, seed: None, from: None, count: 1, quiet: false };
+    let mut args = std::env::args().skip(1);
+    while let Some(arg) = args.next() {
+        let mut number = || {
+            let text = args.next().ok_or(format!("{arg} needs a number"))?;
+            text.parse::<u64>().map_err(|_| format!("{arg}: {text} is not a number"))
+        };
+        match arg.as_str() {
+            "--seconds" => wish.seconds = number()?,
+            "--seed" => wish.seed = Some(number()?),
+            "--from" => wish.from = Some(number()?),
+            "--count" => wish.count = number()?,
+            "--quiet" => wish.quiet = true,
+            other => return Err(format!("unknown argument {other}")),
+        }
+    }
+    Ok(wish)
+}
+
+fn show(report: &Report) {
+    println!(
+        "seed {} ({}): hash {:016x}, {:?} of virtual time",
+        report.seed, report.scenario, report.hash, report.lasted
+    );
+    for violation in &report.violations {
+        println!("  VIOLATION {violation}");
+    }
+}
+
+fn replay(seed: u64, quiet: bool) -> ExitCode {
+    let mut setup = Setup::new(seed);
+    setup.trace = !quiet;
+    let report = run(&setup);
+    println!("{}", report.tally);
+    show(&report);
+    ExitCode::from(u8::from(!report.violations.is_empty()))
+}
+
+fn many(wish: &Wish) -> ExitCode {
+    let clock = SystemTime::now().duration_since(UNIX_EPOCH).map_or(1, |since| since.as_nanos() as u64 >> 10);
+    let first = wish.from.unwrap_or(clock % 1_000_000_000);
+    let began = Instant::now();
+    let (mut tally, mut ran, mut failed) = (Tally::default(), 0u64, Vec::new());
+    let more = |ran: u64| match wish.from {
+        Some(_) => ran < wish.count,
+        None => began.elapsed() < Duration::from_secs(wish.seconds),
+    };
+    while more(ran) {
+        let report = run(&Setup::new(first + ran));
+        tally.add(&report.tally);
+        if !report.violations.is_empty() {
+            show(&report);
+            failed.push(report.seed);
+        }
+        ran += 1;
+    }
+    println!("{tally}");
+    let zeroes = if wish.from.is_none() && ran >= 100 { tally.zeroes() } else { Vec::new() };
+    for zero in &zeroes {
+        println!("never exercised: {zero}");
+    }
+    if !failed.is_empty() {
+        println!("failing seeds: {failed:?}; replay with make sim SEED=n");
+    }
+    println!("{ran} seeds ran, {} failed", failed.len());
+    ExitCode::from(u8::from(!failed.is_empty() || !zeroes.is_empty()))
+}
+
+fn main() -> ExitCode {
+    match wish() {
+        Err(why) => {
+            eprintln!("{why}\nusage: sim [--seconds N | --seed N [--quiet] | --from N --count N]");
+            ExitCode::from(2)
+        }
+        Ok(Wish { seed: Some(seed), quiet, .. }) => replay(seed, quiet),
+        Ok(wish) => many(&wish),
+    }
+}

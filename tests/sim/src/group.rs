@@ -1,0 +1,131 @@
+//! Invariants of the group, judged at the heads' doors (direct mode: fabric mode shows only datagrams).
+//!
+//! `AckedIsDurable` (P-06): the answer to a write leaves the primary only after the secondary reported,
+//! under the number in force, a durable watermark that covers its operations. Operations are found by the
+//! buffers of the client's own write, which are replicated by handle.
+//! `ReadConfirmed` (P-12): the answer to a read leaves only after a confirm that was sent after the read
+//! arrived came back under the same stamp.
+
+use palisade_protocol::wire::*;
+use std::collections::BTreeMap;
+
+/// An open request at its primary.
+#[derive(Clone, Copy, Debug)]
+struct Asked {
+    partition: PartitionId,
+    when: Time,
+    read: bool,
+    /// Address of a write's buffer, and its length.
+    buf: Option<(usize, usize)>,
+    /// Its highest operation seen so far.
+    op: Option<Op>,
+}
+
+/// What is known of a primary in its present life.
+#[derive(Debug, Default)]
+struct Primary {
+    asked: BTreeMap<ClientTag, Asked>,
+    durable: BTreeMap<PartitionId, (Number, Op)>,
+    confirms: BTreeMap<u64, (Time, Vec<Stamp>)>,
+    confirmed: BTreeMap<PartitionId, Time>,
+}
+
+/// The state of the group checks.
+#[derive(Debug, Default)]
+pub struct GroupChecks {
+    primaries: BTreeMap<NodeId, Primary>,
+    /// Writes whose watermark was checked.
+    pub checked_writes: u64,
+    /// Reads whose confirm was checked.
+    pub checked_reads: u64,
+}
+
+impl GroupChecks {
+    /// A head begins a new life.
+    pub fn died(&mut self, head: NodeId) {
+        self.primaries.remove(&head);
+    }
+
+    /// A client's request reaches a head's machine.
+    pub fn asked(&mut self, head: NodeId, cmd: &ClientCmd, now: Time) {
+        let buf = match &cmd.verb {
+            ClientVerb::Write { data, .. } => Some((data.as_ptr() as usize, data.len())),
+            _ => None,
+        };
+        let read = matches!(cmd.verb, ClientVerb::Read { .. });
+        let asked = Asked { partition: cmd.partition, when: now, read, buf, op: None };
+        self.primaries.entry(head).or_default().asked.insert(cmd.tag, asked);
+    }
+
+    /// A message reaches a head's machine.
+    pub fn message_in(&mut self, head: NodeId, msg: &Msg) {
+        let primary = self.primaries.entry(head).or_default();
+        match msg {
+            Msg::Replicated { stamp, durable, .. } | Msg::Announced { stamp, durable, .. } => {
+                let newest = primary.durable.entry(stamp.partition).or_default();
+                *newest = (*newest).max((stamp.number, *durable));
+            }
+            Msg::Confirmed { nonce, stamps } => {
+                let Some((sent, asked)) = primary.confirms.remove(nonce) else { return };
+                for (stamp, _) in stamps.iter().zip(&asked).filter(|(held, asked)| held == asked) {
+                    let newest = primary.confirmed.entry(stamp.partition).or_default();
+                    *newest = (*newest).max(sent);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A message leaves a head.
+    pub fn message_out(&mut self, head: NodeId, msg: &Msg, now: Time) {
+        let primary = self.primaries.entry(head).or_default();
+        match msg {
+            Msg::Confirm { nonce, stamps } => {
+                primary.confirms.insert(*nonce, (now, stamps.to_vec()));
+            }
+            Msg::Replicate { stamp, entries, .. } => {
+                for entry in entries {
+                    let Body::Write { data, .. } = &entry.body else { continue };
+                    let at = data.as_ptr() as usize;
+                    let owner = primary.asked.values_mut().find(|asked| {
+                        asked.partition == stamp.partition
+                            && asked.buf.is_some_and(|(start, len)| at >= start && at < start + len)
+                    });
+                    if let Some(owner) = owner {
+                        owner.op = owner.op.max(Some(entry.op));
+                    }
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// A client is answered well.
+    pub fn answered(&mut self, head: NodeId, tag: ClientTag, ok: bool) -> Result<(), String> {
+        let primary = self.primaries.entry(head).or_default();
+        let Some(asked) = primary.asked.remove(&tag) else { return Ok(()) };
+        if !ok {
+            return Ok(());
+        }
+        if asked.read {
+            self.checked_reads += 1;
+            let confirmed = primary.confirmed.get(&asked.partition).copied().unwrap_or_default();
+            if confirmed < asked.when {
+                return Err(format!(
+                    "ReadConfirmed: read {} of {} was answered, last confirmed question of {}",
+                    tag.0, asked.when.0, confirmed.0
+                ));
+            }
+        } else if let Some(op) = asked.op {
+            self.checked_writes += 1;
+            let (_, durable) = primary.durable.get(&asked.partition).copied().unwrap_or_default();
+            if durable < op {
+                return Err(format!(
+                    "AckedIsDurable: write {} was answered at op {op}, the secondary told {durable}",
+                    tag.0
+                ));
+            }
+        }
+        Ok(())
+    }
+}
