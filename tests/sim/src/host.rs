@@ -4,6 +4,7 @@
 use palisade_protocol::wire::*;
 
 /// Something that reaches a node.
+#[allow(clippy::large_enum_variant)] // Moved a few times per event; boxing would cost more.
 #[derive(Debug)]
 pub enum Input {
     /// A message (direct mode).
@@ -33,6 +34,7 @@ pub enum Input {
 }
 
 /// Something that a node wants done.
+#[allow(clippy::large_enum_variant)] // Moved a few times per event; boxing would cost more.
 #[derive(Debug)]
 pub enum Effect {
     /// To a device.

@@ -223,10 +223,8 @@ impl<H: Host> Fabricked<H> {
     /// Messages leave in order per peer; what the fabric has no room for waits here.
     fn send(&mut self, now: Time, to: NodeId, msg: Msg) {
         let behind = self.waiting.iter().any(|(other, _)| *other == to);
-        if behind {
+        if behind || self.fabric.send(now, to, &msg).is_err() {
             self.waiting.push_back((to, msg));
-        } else if let Err(full) = self.fabric.send(now, to, msg) {
-            self.waiting.push_back((to, full.0));
         }
     }
 

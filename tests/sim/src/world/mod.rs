@@ -34,6 +34,7 @@ pub const IN_FLIGHT_MAX: usize = 4096;
 pub const INBOX_MAX: usize = 65_536;
 
 /// Something that will happen.
+#[allow(clippy::large_enum_variant)] // Moved a few times per event; boxing would cost more.
 #[derive(Debug)]
 pub(crate) enum Happening {
     Turn { node: NodeId },
