@@ -77,8 +77,8 @@ pub struct Rogue {
     secrets: BTreeMap<usize, (Stamp, GrantSecret)>,
     /// Boot of the sled that granted, and the request it answered.
     granted_by: BTreeMap<usize, (BootId, ReqId)>,
-    /// The last reserve sent to a device.
-    last_reserve: BTreeMap<usize, ReqId>,
+    /// The last reserve sent to a device, with its number, and how many there were under that number.
+    last_reserve: BTreeMap<usize, (ReqId, Number, u64)>,
     held: Vec<Held>,
     asked: BTreeMap<ReqId, Asked>,
     next_req: u64,
@@ -144,7 +144,9 @@ impl Rogue {
 
     fn reserve(&mut self, device: usize, stamp: Stamp, effects: &mut Vec<Effect>) {
         let req = self.ask(Asked::Reserve { device, stamp });
-        self.last_reserve.insert(device, req);
+        let before = self.last_reserve.get(&device).filter(|(_, number, _)| *number == stamp.number);
+        let count = before.map_or(1, |(_, _, count)| count + 1);
+        self.last_reserve.insert(device, (req, stamp.number, count));
         let (sled, id) = self.target.devices[device];
         effects.push(Effect::Send(sled, Msg::Reserve { req, device: id, stamp }));
     }
@@ -284,7 +286,9 @@ impl Rogue {
 
     /// A forged token must not pass (P-21), and a good one not be voided by doubled requests (P-22).
     fn judge_write(&self, device: usize, forged: bool, boot: BootId, status: &Status) {
-        let last = self.last_reserve.get(&device).copied().unwrap_or_default();
+        // Of several requests under one number any may be answered last, and the last grant counts.
+        let only = |(req, _, count): &(ReqId, Number, u64)| (*count == 1).then_some(*req);
+        let last = self.last_reserve.get(&device).and_then(only).unwrap_or_default();
         let newest = self.stamp.is_some_and(|stamp| stamp.number.counter == self.ledger.borrow().counter);
         let current = self.granted_by.get(&device) == Some(&(boot, last)) && newest;
         let verdict = match status {
