@@ -225,7 +225,7 @@ fn head_config(node: &Node, scenario: &Scenario, shape: &Shape, canaries: &Canar
     config.hot_bytes = shape.hot_bytes;
     config.window = shape.window;
     config.faults = canaries.head;
-    //config.log_faults = canaries.log;
+    config.log_faults = canaries.log;
     config
 }
 

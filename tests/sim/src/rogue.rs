@@ -47,7 +47,7 @@ struct Held {
 enum Asked {
     Reserve { device: usize, stamp: Stamp },
     Column { device: usize, stamp: Stamp, extent: ExtentId },
-    Write { held: usize, stripe: u32, device: usize, forged: bool },
+    Write { held: usize, stripe: u32, device: usize, forged: bool, grant: Option<(BootId, ReqId)> },
     Read { place: Place, acked: bool },
     Release { place: (DeviceId, u32, u32) },
 }
@@ -194,7 +194,8 @@ impl Rogue {
         if forged {
             token = Token(self.dice.wide());
         }
-        let req = self.ask(Asked::Write { held: index, stripe: held.next, device, forged });
+        let grant = self.granted_by.get(&device).copied();
+        let req = self.ask(Asked::Write { held: index, stripe: held.next, device, forged, grant });
         let crcs = smallvec::smallvec![crc32c(&unit)];
         let (column, extent, stripe) = (held.column, held.extent, held.next);
         let units = smallvec::smallvec![unit];
@@ -255,11 +256,12 @@ impl Rogue {
                 }
             }
             Msg::ColumnWritten { req, status } => {
-                let Some(Asked::Write { held, stripe, device, forged }) = self.asked.remove(&req) else {
+                let Some(Asked::Write { held, stripe, device, forged, grant }) = self.asked.remove(&req) else {
                     return;
                 };
                 self.note(name(&status));
-                self.judge_write(device, forged, boot, &status);
+                let same = grant == self.granted_by.get(&device).copied() && grant.is_some_and(|(by, _)| by == boot);
+                self.judge_write(device, forged, same, &status);
                 let Some(entry) = self.held.get_mut(held) else { return };
                 if status.is_ok() && entry.next == stripe {
                     entry.next += 1;
@@ -285,12 +287,12 @@ impl Rogue {
     }
 
     /// A forged token must not pass (P-21), and a good one not be voided by doubled requests (P-22).
-    fn judge_write(&self, device: usize, forged: bool, boot: BootId, status: &Status) {
+    fn judge_write(&self, device: usize, forged: bool, same_grant: bool, status: &Status) {
         // Of several requests under one number any may be answered last, and the last grant counts.
         let only = |(req, _, count): &(ReqId, Number, u64)| (*count == 1).then_some(*req);
         let last = self.last_reserve.get(&device).and_then(only).unwrap_or_default();
         let newest = self.stamp.is_some_and(|stamp| stamp.number.counter == self.ledger.borrow().counter);
-        let current = self.granted_by.get(&device) == Some(&(boot, last)) && newest;
+        let current = same_grant && self.granted_by.get(&device).is_some_and(|(_, req)| *req == last) && newest;
         let verdict = match status {
             Status::Ok if forged => "ForgedToken: a write with a made-up token was carried out (P-21)",
             Status::NoToken if !forged && current => "FalseFence: a good token was refused (P-22)",
