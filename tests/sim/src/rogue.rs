@@ -256,11 +256,13 @@ impl Rogue {
                 }
             }
             Msg::ColumnWritten { req, status } => {
-                let Some(Asked::Write { held, stripe, device, forged, grant }) = self.asked.remove(&req) else {
+                let Some(Asked::Write { held, stripe, device, forged, grant }) = self.asked.remove(&req)
+                else {
                     return;
                 };
                 self.note(name(&status));
-                let same = grant == self.granted_by.get(&device).copied() && grant.is_some_and(|(by, _)| by == boot);
+                let same =
+                    grant == self.granted_by.get(&device).copied() && grant.is_some_and(|(by, _)| by == boot);
                 self.judge_write(device, forged, same, &status);
                 let Some(entry) = self.held.get_mut(held) else { return };
                 if status.is_ok() && entry.next == stripe {
@@ -292,7 +294,8 @@ impl Rogue {
         let only = |(req, _, count): &(ReqId, Number, u64)| (*count == 1).then_some(*req);
         let last = self.last_reserve.get(&device).and_then(only).unwrap_or_default();
         let newest = self.stamp.is_some_and(|stamp| stamp.number.counter == self.ledger.borrow().counter);
-        let current = same_grant && self.granted_by.get(&device).is_some_and(|(_, req)| *req == last) && newest;
+        let current =
+            same_grant && self.granted_by.get(&device).is_some_and(|(_, req)| *req == last) && newest;
         let verdict = match status {
             Status::Ok if forged => "ForgedToken: a write with a made-up token was carried out (P-21)",
             Status::NoToken if !forged && current => "FalseFence: a good token was refused (P-22)",
