@@ -3,6 +3,8 @@
 //! `AckedIsDurable` (P-06): the answer to a write leaves the primary only after the secondary reported,
 //! under the number in force, a durable watermark that covers its operations. Operations are found by the
 //! buffers of the client's own write, which are replicated by handle.
+//! `ReleaseLast` for columns (P-28): a column of an extent that was announced to the secondary is released
+//! only after the secondary's durable checkpoint covers the release operation.
 //! `ReadConfirmed` (P-12): the answer to a read leaves only after a confirm that was sent after the read
 //! arrived came back under the same stamp.
 
@@ -34,6 +36,14 @@ struct Primary {
 #[derive(Debug, Default)]
 pub struct GroupChecks {
     primaries: BTreeMap<NodeId, Primary>,
+    /// Which extent a column generation belongs to.
+    extents: BTreeMap<(DeviceId, u32, u32), (PartitionId, ExtentId)>,
+    /// The operation that released an extent.
+    released: BTreeMap<(PartitionId, ExtentId), Op>,
+    /// What the secondary's checkpoints cover.
+    covered: BTreeMap<PartitionId, Op>,
+    /// Column releases that were held against a checkpoint.
+    pub checked_releases: u64,
     /// Writes whose watermark was checked.
     pub checked_writes: u64,
     /// Reads whose confirm was checked.
@@ -59,6 +69,10 @@ impl GroupChecks {
 
     /// A message reaches a head's machine.
     pub fn message_in(&mut self, head: NodeId, msg: &Msg) {
+        if let Msg::Replicated { stamp, covered, .. } | Msg::Announced { stamp, covered, .. } = msg {
+            let newest = self.covered.entry(stamp.partition).or_default();
+            *newest = (*newest).max(*covered);
+        }
         let primary = self.primaries.entry(head).or_default();
         match msg {
             Msg::Replicated { stamp, durable, .. } | Msg::Announced { stamp, durable, .. } => {
@@ -77,7 +91,14 @@ impl GroupChecks {
     }
 
     /// A message leaves a head.
-    pub fn message_out(&mut self, head: NodeId, msg: &Msg, now: Time) {
+    pub fn message_out(&mut self, head: NodeId, msg: &Msg, now: Time) -> Result<(), String> {
+        match msg {
+            Msg::Replicate { stamp, entries, .. } => {
+                entries.iter().for_each(|entry| self.note_extent(stamp.partition, entry));
+            }
+            Msg::ColumnRelease { stamp, column, .. } => self.check_release(stamp.partition, column)?,
+            _ => {}
+        }
         let primary = self.primaries.entry(head).or_default();
         match msg {
             Msg::Confirm { nonce, stamps } => {
@@ -97,6 +118,37 @@ impl GroupChecks {
                 }
             }
             _ => {}
+        }
+        Ok(())
+    }
+
+    fn note_extent(&mut self, partition: PartitionId, entry: &Entry) {
+        match &entry.body {
+            Body::ExtentCreate(desc) => {
+                for column in desc.columns.iter().flatten() {
+                    let key = (column.device, column.column, column.generation);
+                    self.extents.insert(key, (partition, desc.id));
+                }
+            }
+            Body::Release { extent } => {
+                self.released.insert((partition, *extent), entry.op);
+            }
+            _ => {}
+        }
+    }
+
+    fn check_release(&mut self, partition: PartitionId, column: &ColumnRef) -> Result<(), String> {
+        let key = (column.device, column.column, column.generation);
+        let Some(extent) = self.extents.get(&key) else { return Ok(()) };
+        self.checked_releases += 1;
+        let covered = self.covered.get(&partition).copied().unwrap_or_default();
+        match self.released.get(extent) {
+            Some(op) if *op <= covered => Ok(()),
+            found => Err(format!(
+                "ReleaseLast: column {} of extent {} is released; its release op {found:?} is not covered, the \
+                 secondary's checkpoint reaches {covered}",
+                column.column, extent.1
+            )),
         }
     }
 

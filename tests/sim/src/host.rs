@@ -62,7 +62,7 @@ pub struct Counts {
     pub degraded_reads: u64,
     /// Extents collected.
     pub collections: u64,
-    /// Log records found torn at recovery.
+    /// Log records that a crash tore (the world counts them at the device).
     pub torn_records: u64,
     /// Checksums that did not match.
     pub corrupt: u64,
@@ -84,6 +84,15 @@ impl Counts {
     }
 }
 
+/// Columns as a node sees them, to find those that nobody names any more (P-27).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Census {
+    /// A sled's columns that are not free.
+    pub used: u64,
+    /// Most columns that a primary's extents can be made of.
+    pub named: u64,
+}
+
 /// One life of a node, from boot to crash.
 pub trait Host {
     /// One turn of the node's reactor: takes `inputs`, leaves effects in the order they were made.
@@ -94,6 +103,8 @@ pub trait Host {
     fn ready(&self, partition: PartitionId) -> bool;
     /// What it has counted in this life.
     fn counts(&self) -> Counts;
+    /// Its columns.
+    fn census(&self) -> Census;
     /// One line for traces and failure reports.
     fn describe(&self) -> String;
 }

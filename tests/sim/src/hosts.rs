@@ -4,9 +4,9 @@
 //! may submit before it sends or the other way round, and may die in between.
 
 use crate::dice::Dice;
-use crate::host::{Counts, Effect, Host, Input};
+use crate::host::{Census, Counts, Effect, Host, Input};
 use palisade_protocol::fabric::{Fabric, FabricOut, PathId};
-use palisade_protocol::head::Head;
+use palisade_protocol::head::{Head, RoleState};
 use palisade_protocol::sled::Sled;
 use palisade_protocol::wire::*;
 use std::collections::VecDeque;
@@ -23,6 +23,8 @@ pub trait Machine {
     fn ready(&self, partition: PartitionId) -> bool;
     /// What it has counted.
     fn counts(&self) -> Counts;
+    /// Its columns.
+    fn census(&self) -> Census;
     /// One line about its state.
     fn describe(&self) -> String;
 }
@@ -63,6 +65,13 @@ impl Machine for Head {
             });
         }
         counts
+    }
+    fn census(&self) -> Census {
+        let primary = |role| matches!(role, RoleState::Serving | RoleState::Reconciling);
+        let parts = self.status().partitions;
+        let own = parts.iter().filter(|partition| primary(partition.role));
+        let named = own.map(|partition| u64::from(partition.extents) * limits::COLUMNS_MAX as u64).sum();
+        Census { used: 0, named }
     }
     fn describe(&self) -> String {
         let status = self.status();
@@ -115,6 +124,11 @@ impl Machine for Sled {
     fn counts(&self) -> Counts {
         let corrupt = self.status().devices.iter().map(|device| device.counters.corrupt).sum();
         Counts { corrupt, ..Counts::default() }
+    }
+    fn census(&self) -> Census {
+        let devices = self.status().devices;
+        let used = devices.iter().map(|d| u64::from(d.columns - d.free - d.quarantined)).sum();
+        Census { used, named: 0 }
     }
     fn describe(&self) -> String {
         let devices = self.status().devices;
@@ -172,6 +186,9 @@ impl<M: Machine> Host for Direct<M> {
     }
     fn counts(&self) -> Counts {
         self.machine.counts()
+    }
+    fn census(&self) -> Census {
+        self.machine.census()
     }
     fn describe(&self) -> String {
         self.machine.describe()
@@ -265,6 +282,9 @@ impl<H: Host> Host for Fabricked<H> {
     }
     fn counts(&self) -> Counts {
         self.inner.counts()
+    }
+    fn census(&self) -> Census {
+        self.inner.census()
     }
     fn describe(&self) -> String {
         format!("{}; fabric {:?}, {} wait", self.inner.describe(), self.fabric.stats(), self.waiting.len())

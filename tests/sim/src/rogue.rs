@@ -5,7 +5,7 @@
 //! place, so every read can be judged; the fence checks of the world judge every write.
 
 use crate::dice::Dice;
-use crate::host::{Counts, Effect, Host, Input};
+use crate::host::{Census, Counts, Effect, Host, Input};
 use palisade_dma::{Buf, Pool};
 use palisade_isal::crc32c;
 use palisade_protocol::fence::token::{WHOLE_DEVICE, derive};
@@ -393,6 +393,9 @@ impl Host for Rogue {
     }
     fn counts(&self) -> Counts {
         Counts::default()
+    }
+    fn census(&self) -> Census {
+        Census::default()
     }
     fn describe(&self) -> String {
         format!(

@@ -84,13 +84,14 @@ fn story(world: &mut World) {
     world.run_until(TROUBLE_MAX, |world| world.volumes.iter().all(|volume| volume.done()));
     world.asking = false;
     world.calm();
-    let steps: [fn(&mut World); 6] = [
+    let steps: [fn(&mut World); 7] = [
         World::drain,
         World::read_back,
         World::flush_all,
         World::read_degraded,
         World::final_cut,
         World::read_back,
+        World::take_stock,
     ];
     for step in steps {
         if !world.violations.is_empty() {
@@ -191,6 +192,21 @@ impl World {
             && self.scenario.odds.cuts_per_s == 0.0
             && self.scenario.odds.sick_per_s == 0.0
             && self.scenario.odds.cuts_of_power_per_s == 0.0
+    }
+
+    /// Columns that no extent names are found and freed (P-27), extents that are dead are released.
+    fn take_stock(&mut self) {
+        let columns = u64::from(self.scenario.code.0 + self.scenario.code.1);
+        let tidy = move |world: &World| {
+            let lives = world.nodes.values().filter_map(|node| node.host.as_ref());
+            let (used, named) = lives.map(|host| host.census()).fold((0, 0), |sum, census| {
+                (sum.0 + census.used, sum.1 + census.named / limits::COLUMNS_MAX as u64 * columns)
+            });
+            used <= named
+        };
+        if !self.run_until(CALM_MAX, tidy) {
+            self.stuck("columns that no extent names were not freed (P-27)");
+        }
     }
 
     /// The whole rack loses power once more, and comes back.

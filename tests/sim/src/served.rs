@@ -3,7 +3,7 @@
 //! Here these ports and rings end in the simulator.
 
 use crate::dice::Dice;
-use crate::host::{Counts, Effect, Host, Input};
+use crate::host::{Census, Counts, Effect, Host, Input};
 use crate::hosts::{Machine, weave};
 use palisade_node::bus::{CLIENT_RING, MAILBOX, Post};
 use palisade_node::order::{HeadOrder, ORDERS, REPORTS, Report, Reporter, SledOrder};
@@ -336,6 +336,9 @@ impl<S: Service + View + 'static> Host for Served<S> {
     }
     fn counts(&self) -> Counts {
         lock(&self.service).with(|machine| machine.counts())
+    }
+    fn census(&self) -> Census {
+        lock(&self.service).with(|machine| machine.census())
     }
     fn describe(&self) -> String {
         lock(&self.service).with(|machine| machine.describe())

@@ -36,6 +36,7 @@ impl Core {
     /// Starts batches while they are due. Says whether anything is under way.
     pub(super) fn flush(&mut self, now: Time, p: usize, out: &mut Out) -> bool {
         let Some(forced) = self.flush_due(now, p) else { return !self.parts[p].batches.is_empty() };
+        self.share_reserve(now, p);
         while self.flushing(p) < usize::from(self.cfg.flush.batches) {
             let Some(room) = self.open_room(p, false) else {
                 if self.parts[p].batches.is_empty() && self.has_log_blocks(p) {
@@ -49,6 +50,18 @@ impl Core {
             }
         }
         true
+    }
+
+    /// An extent that the collector made from the reserve is open to all once there is room beside the
+    /// reserve: a collector that ran out of victims would otherwise hold up flushing for ever (P-32).
+    fn share_reserve(&mut self, now: Time, p: usize) {
+        if !self.parts[p].open.as_ref().is_some_and(|open| open.reserve) {
+            return;
+        }
+        let room = self.candidates(now, p, false, &[]).len() >= self.parts[p].cfg.columns_min();
+        if let (true, Some(open)) = (room, &mut self.parts[p].open) {
+            open.reserve = false;
+        }
     }
 
     fn flushing(&self, p: usize) -> usize {

@@ -249,6 +249,9 @@ impl World {
         for disk in &mut node.disks {
             let toll = disk.crash(&mut dice, power);
             self.tally.torn_writes += toll.torn;
+            if node.role == Role::Head {
+                self.tally.counts.torn_records += toll.torn;
+            }
             self.tally.lost_sectors += toll.lost;
         }
         let role = node.role;
