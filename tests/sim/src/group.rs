@@ -58,8 +58,15 @@ impl GroupChecks {
 
     /// A client's request reaches a head's machine.
     pub fn asked(&mut self, head: NodeId, cmd: &ClientCmd, now: Time) {
+        // Only whole blocks travel in the client's own buffer; others are merged into fresh ones, and a
+        // freed buffer serves somebody else at once.
+        let whole = |offset: u64, len: usize| {
+            offset.is_multiple_of(limits::BLOCK as u64) && len.is_multiple_of(limits::BLOCK)
+        };
         let buf = match &cmd.verb {
-            ClientVerb::Write { data, .. } => Some((data.as_ptr() as usize, data.len())),
+            ClientVerb::Write { offset, data } if whole(*offset, data.len()) => {
+                Some((data.as_ptr() as usize, data.len()))
+            }
             _ => None,
         };
         let read = matches!(cmd.verb, ClientVerb::Read { .. });
