@@ -36,8 +36,8 @@ struct Primary {
 #[derive(Debug, Default)]
 pub struct GroupChecks {
     primaries: BTreeMap<NodeId, Primary>,
-    /// Which extent a column generation belongs to.
-    extents: BTreeMap<(DeviceId, u32, u32), (PartitionId, ExtentId)>,
+    /// Which extent a column generation belongs to, and the operation that created it.
+    extents: BTreeMap<(DeviceId, u32, u32), (PartitionId, ExtentId, Op)>,
     /// The operation that released an extent.
     released: BTreeMap<(PartitionId, ExtentId), Op>,
     /// What the secondary's checkpoints cover.
@@ -103,6 +103,7 @@ impl GroupChecks {
             Msg::Replicate { stamp, entries, .. } => {
                 entries.iter().for_each(|entry| self.note_extent(stamp.partition, entry));
             }
+            Msg::Announce { adopt, .. } => self.cut_back(adopt),
             Msg::ColumnRelease { stamp, column, .. } => self.check_release(stamp.partition, column)?,
             _ => {}
         }
@@ -134,7 +135,7 @@ impl GroupChecks {
             Body::ExtentCreate(desc) => {
                 for column in desc.columns.iter().flatten() {
                     let key = (column.device, column.column, column.generation);
-                    self.extents.insert(key, (partition, desc.id));
+                    self.extents.insert(key, (partition, desc.id, entry.op));
                 }
             }
             Body::Release { extent } => {
@@ -144,17 +145,24 @@ impl GroupChecks {
         }
     }
 
+    /// A takeover voids what lies above its tail (P-01): such extents never were.
+    fn cut_back(&mut self, adopt: &Adopt) {
+        let stands = |partition: PartitionId, op: Op| partition != adopt.partition || op <= adopt.tail;
+        self.extents.retain(|_, (partition, _, op)| stands(*partition, *op));
+        self.released.retain(|(partition, _), op| stands(*partition, *op));
+    }
+
     fn check_release(&mut self, partition: PartitionId, column: &ColumnRef) -> Result<(), String> {
         let key = (column.device, column.column, column.generation);
-        let Some(extent) = self.extents.get(&key) else { return Ok(()) };
+        let Some((partition, extent, _)) = self.extents.get(&key).copied() else { return Ok(()) };
         self.checked_releases += 1;
         let covered = self.covered.get(&partition).copied().unwrap_or_default();
-        match self.released.get(extent) {
+        match self.released.get(&(partition, extent)) {
             Some(op) if *op <= covered => Ok(()),
             found => Err(format!(
                 "ReleaseLast: column {} of extent {} is released; its release op {found:?} is not covered, the \
                  secondary's checkpoint reaches {covered}",
-                column.column, extent.1
+                column.column, extent
             )),
         }
     }
