@@ -104,7 +104,7 @@ impl GroupChecks {
                 entries.iter().for_each(|entry| self.note_extent(stamp.partition, entry));
             }
             Msg::Announce { adopt, .. } => self.cut_back(adopt),
-            Msg::ColumnRelease { stamp, column, .. } => self.check_release(stamp.partition, column)?,
+            Msg::ColumnRelease { stamp, column, .. } => self.check_release(column)?,
             _ => {}
         }
         let primary = self.primaries.entry(head).or_default();
@@ -152,7 +152,7 @@ impl GroupChecks {
         self.released.retain(|(partition, _), op| stands(*partition, *op));
     }
 
-    fn check_release(&mut self, partition: PartitionId, column: &ColumnRef) -> Result<(), String> {
+    fn check_release(&mut self, column: &ColumnRef) -> Result<(), String> {
         let key = (column.device, column.column, column.generation);
         let Some((partition, extent, _)) = self.extents.get(&key).copied() else { return Ok(()) };
         self.checked_releases += 1;

@@ -92,34 +92,18 @@ macro_rules! rack_canary {
     };
 }
 
-rack_canary!(p01_a_number_kept_over_a_restart_is_caught, head.number_kept_over_restart, "crashes");
 rack_canary!(p06_acknowledging_before_the_peer_is_caught, head.ack_before_peer, "unruly");
 rack_canary!(p06_acknowledging_before_the_own_log_is_caught, head.ack_before_log, "power cuts");
 rack_canary!(p10_merging_onto_committed_bytes_is_caught, head.rmw_on_committed, "unruly");
 rack_canary!(p12_reads_without_confirm_are_caught, head.skip_confirm, "unruly");
 rack_canary!(p12_a_confirm_of_before_the_read_is_caught, head.confirm_reuse_old_nonce, "unruly");
 rack_canary!(p13_serving_before_reconciling_is_caught, head.skip_reconcile, "crashes");
-rack_canary!(p22_insisting_on_a_void_token_is_caught, head.stale_token_retry, "crashes");
-rack_canary!(p22_demotion_by_any_fence_is_caught, head.false_fence_demotes, "crashes");
-rack_canary!(p24_appending_to_older_extents_is_caught, head.seal_skipped, "crashes");
 rack_canary!(p25_flushing_below_the_minimum_is_caught, head.flush_below_k1, "rot");
-rack_canary!(p26_flushing_without_a_claim_is_caught, head.claim_unchecked, "crashes");
-rack_canary!(p27_columns_that_nobody_lists_are_caught, head.no_list_after_claim, "crashes");
-rack_canary!(p28_an_early_release_is_caught, head.release_early, "unruly");
-rack_canary!(p31_ignoring_credit_is_caught, head.no_credit, "three heads");
 rack_canary!(nothing_silent_unchecked_reads_are_caught, head.no_crc_check, "rot");
 rack_canary!(p15_reads_of_any_generation_are_caught, head.read_any_generation, "unruly");
 
-rack_canary!(p06_an_acknowledgement_over_a_hole_is_caught, log.ack_with_hole, "power cuts");
 rack_canary!(p06_trusting_records_past_a_hole_is_caught, log.trust_past_hole, "power cuts");
 rack_canary!(p07_an_unconditional_replay_is_caught, log.repoint_unconditional, "crashes");
 rack_canary!(p07_dropped_tombstones_are_caught, log.drop_tombstones, "crashes");
-rack_canary!(p08_releasing_live_log_blocks_is_caught, log.release_before_repoint, "crashes");
 rack_canary!(p08_releasing_metadata_uncovered_is_caught, log.checkpoint_not_covering, "crashes");
 rack_canary!(p09_appends_without_fua_are_caught, log.no_fua, "power cuts");
-rack_canary!(p29_trusted_checkpoint_marks_are_caught, log.trust_checkpoint_marks, "crashes");
-rack_canary!(p31_a_spent_reserve_is_caught, log.no_reserve, "crashes");
-rack_canary!(nothing_silent_unchecked_replay_is_caught, log.no_payload_check, "rot");
-
-rack_canary!(p18_a_trusted_survivor_slot_is_caught, sled.trust_rotten_slot, "rot");
-rack_canary!(p23_unchecked_unit_checksums_are_caught, sled.unit_crc_unchecked, "rot");
