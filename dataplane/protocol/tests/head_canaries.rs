@@ -185,11 +185,12 @@ fn p26_an_unclaimed_device_is_left_alone() {
 fn p24_a_takeover_writes_to_an_extent_of_its_own() {
     let scenario = |rack: &mut Rack| {
         rack.serve();
-        rack.workload(100, 256, 8);
+        // Little enough that the extent has room left.
+        rack.workload(10, 64, 8);
         rack.flush_all();
         rack.restart(0);
         rack.serve();
-        rack.workload(20, 256, 8);
+        rack.workload(5, 64, 8);
         rack.flush_all();
         rack.counters().extents_created > 0
     };

@@ -278,3 +278,19 @@ fn ef17_a_fenced_flush_demotes_and_ends_service() {
     let tag = rack.write(0, 8);
     assert!(matches!(rack.wait(tag), Err(ClientError::NotServed)));
 }
+
+/// P-32: the collector's extent does not shut the flush out.
+#[test]
+fn a_flush_ends_while_the_collector_has_an_extent_open() {
+    let mut rack = Rack::new(Shape::new(500));
+    rack.serve();
+    rack.workload(10, 64, 8);
+    rack.flush_all();
+    // The new primary seals a sparse extent, which is collected at once.
+    rack.restart(0);
+    rack.serve();
+    rack.workload(5, 64, 8);
+    rack.flush_all();
+    rack.verify();
+    assert!(rack.counters().flushes > 0);
+}

@@ -44,8 +44,11 @@ impl Core {
         }
         let Some(room) = self.open_room(p, true) else {
             if self.parts[p].batches.is_empty() {
-                // Space to free space: the collector may use the reserve (P-32).
-                self.make_extent(now, p, true, out);
+                // Space to free space: the collector may use the reserve, where nothing else is left (P-32);
+                // an extent made from the reserve would shut the flush out.
+                let all = self.parts[p].cfg.geometry.columns();
+                let reserve = self.candidates(now, p, false, &[]).len() < all;
+                self.make_extent(now, p, reserve, out);
             }
             return;
         };

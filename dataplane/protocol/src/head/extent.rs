@@ -47,7 +47,7 @@ impl Core {
             Some(Making { id: ExtentId(op.0), named, reserve, columns, refused: SmallVec::new(), numbered });
     }
 
-    fn columns_min(&self, p: usize) -> usize {
+    pub(super) fn columns_min(&self, p: usize) -> usize {
         let cfg = &self.parts[p].cfg;
         if self.cfg.faults.flush_below_k1() { usize::from(cfg.geometry.k) } else { cfg.columns_min() }
     }

@@ -40,6 +40,7 @@ impl Core {
         while self.flushing(p) < usize::from(self.cfg.flush.batches) {
             let Some(room) = self.open_room(p, false) else {
                 if self.parts[p].batches.is_empty() && self.has_log_blocks(p) {
+                    self.leave_reserved(now, p);
                     self.make_extent(now, p, false, out);
                 }
                 break;
@@ -61,6 +62,22 @@ impl Core {
         let room = self.candidates(now, p, false, &[]).len() >= self.parts[p].cfg.columns_min();
         if let (true, Some(open)) = (room, &mut self.parts[p].open) {
             open.reserve = false;
+        }
+    }
+
+    /// An open extent made from the reserve is the collector's (P-32): the flush leaves it for one of its
+    /// own when there are columns for that, and else says that it lacks them.
+    fn leave_reserved(&mut self, now: Time, p: usize) {
+        if !self.parts[p].open.as_ref().is_some_and(|open| open.reserve) {
+            return;
+        }
+        let least = self.columns_min(p);
+        let found = self.candidates(now, p, false, &[]).len();
+        let part = &mut self.parts[p];
+        if found >= least {
+            part.open = None;
+        } else {
+            part.no_columns_since.get_or_insert(now);
         }
     }
 
