@@ -73,8 +73,15 @@ fn missing(name: &str, sources: &[File], makefile: &str) -> Option<String> {
     (!there).then(|| format!("no test `{test}` in {place}"))
 }
 
-/// Whether a file defines a test function of that name.
+/// Whether a file defines a test function of that name, or makes it by a macro of its own: the file has a
+/// macro that expands to `#[test] fn $test()`, and calls one with the name as its first argument.
 pub fn has_test(text: &str, name: &str) -> bool {
+    if text.contains("fn $test()") {
+        let packed: String = text.chars().filter(|c| !c.is_whitespace()).collect();
+        if packed.contains("#[test]fn$test()") && packed.contains(&format!("!({name},")) {
+            return true;
+        }
+    }
     let signature = format!("fn {name}(");
     let lines: Vec<&str> = text.lines().map(str::trim).collect();
     let is_attribute = |line: &str| line.starts_with("#[") || line.starts_with("//");
@@ -98,6 +105,15 @@ mod tests {
         let findings = check(&proof, &sources, "test:\n");
         assert_eq!(findings.len(), 2, "{findings:?}");
         assert_eq!(open(TABLE).len(), 1);
+    }
+
+    #[test]
+    fn a_test_that_a_macro_makes_is_found_by_its_first_argument() {
+        let text = "macro_rules! one {\n ($test:ident, $x:expr) => {\n #[test]\n fn $test() {}\n };\n}\n\
+            one!(\n    numbers_rise,\n    1\n);\n";
+        assert!(has_test(text, "numbers_rise"));
+        assert!(!has_test(text, "numbers"));
+        assert!(!has_test("one!(numbers_rise, 1);", "numbers_rise"));
     }
 
     #[test]

@@ -65,7 +65,8 @@ impl Core {
     /// Claims whose devices may give a column, best first.
     pub(super) fn candidates(&self, now: Time, p: usize, reserve: bool, refused: &[DeviceId]) -> Vec<usize> {
         let part = &self.parts[p];
-        let spare = if reserve { 0 } else { self.cfg.flush.reserve_columns };
+        let spare =
+            if reserve || self.cfg.faults.spend_reserve() { 0 } else { self.cfg.flush.reserve_columns };
         let mut found: Vec<usize> = (0..part.claims.len())
             .filter(|&at| {
                 let claim = &part.claims[at];

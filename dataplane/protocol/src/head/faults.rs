@@ -56,6 +56,8 @@ faults! {
     release_early,
     /// Breaks P-10: merges onto committed bytes while a newer version is pending.
     rmw_on_committed,
+    /// Breaks P-32: data of clients takes the columns that only the collector may take.
+    spend_reserve,
     /// Breaks P-31: ignores the secondary's credit.
     no_credit,
     /// Breaks `NothingSilent`: hands out bytes without a look at their checksum.
