@@ -105,9 +105,8 @@ fn flipped_bits_in_two_sleds_are_never_passed_on() {
 #[test]
 fn ten_times_overwritten_the_rack_still_takes_writes() {
     let rack = TestRack::up(&Shape { volume: "32 MiB", log: "64 MiB", sled: "64 MiB", ..Shape::default() });
-    let bytes = || -> u64 {
-        (1..=6).map(|sled| rack.sled_file(sled).metadata().expect("a device file").len()).sum()
-    };
+    let bytes =
+        || -> u64 { (1..=6).map(|sled| rack.sled_file(sled).metadata().expect("a device file").len()).sum() };
     let before = bytes();
     let args = ["--read", "5", "--size", "64k", "--verify", "--requests", "6000", "--seconds", "100"];
     rack.perf("vol0", &args, Duration::from_secs(200)).good();
