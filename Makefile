@@ -10,7 +10,7 @@ help:
 	@echo "make bench   figures and ratios against the peers, in one run"
 	@echo "make sim     SECONDS=n: fresh simulator seeds for that time;  SEED=n: replay one"
 	@echo "make lint    format check, clippy and the house rules only"
-	@echo "make guest   kernel-bypass tests in a virtual machine (not in this issue)"
+	@echo "make guest   kernel-bypass tests in a virtual machine (they come with kernel bypass)"
 
 deps:
 	@scripts/deps.sh

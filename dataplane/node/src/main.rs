@@ -40,9 +40,10 @@ fn main() -> ExitCode {
     }
 }
 
-/// Logs for people on a terminal, one JSON object a line with `PALISADE_LOG=json`; `RUST_LOG` filters.
+/// Logs for people on a terminal, one JSON object a line with `PALISADE_LOG=json`. Warnings only, unless
+/// `RUST_LOG` says otherwise: `palisade status` has the events of a healthy rack.
 fn log_to_stderr() {
-    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info"));
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("warn"));
     let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
     if std::env::var("PALISADE_LOG").is_ok_and(|form| form == "json") {
         builder.json().init();

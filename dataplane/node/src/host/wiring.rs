@@ -166,7 +166,8 @@ impl<'a> Wiring<'a> {
             let huge = self.rack.reactors.huge_pages != HugePages::Never;
             let made = palisade_runtime::pool::create(self.rack.reactors.pool_bytes as usize, huge)?;
             if let (Some(note), true) = (&made.note, self.benches.is_empty()) {
-                tracing::warn!("{note}");
+                // `check` has said it already, with the remedy.
+                tracing::info!("{note}");
             }
             self.benches.insert(core, Bench { reactor, pool: made.pool });
         }
@@ -287,8 +288,7 @@ impl Wiring<'_> {
     ) -> Result<(), HostError> {
         let (rack, id) = (self.rack, self.admission.rack);
         let pool = self.bench(head.core)?.pool.clone();
-        let volume_bytes = rack.volumes.iter().map(|volume| volume.size_bytes).sum::<u64>().max(1 << 30);
-        let opened = Opener { agent, rack: id, pool: &pool }.log(head, 2 * volume_bytes)?;
+        let opened = Opener { agent, rack: id, pool: &pool }.log(head, rack.checkpoint_bytes())?;
         let export = self.export(&head.name, head.core, &head.nbd)?;
         let reporter = Reporter::new(self.reports.clone());
         let place = self.places.get_mut(&admitted.node).expect("every node has a place");
