@@ -91,9 +91,14 @@ fn recover(plan: &CutPlan, recorded: &World, prefix: usize, dice: &mut Dice) -> 
     for ((node, _), disk) in disks {
         world.node_mut(node).disks.push(disk);
     }
+    for node in world.nodes.values_mut() {
+        node.formatted = tape.is_opened(prefix, node.id);
+    }
     let moment = tape.time(prefix);
     world.now = world.now.max(moment) + Duration::from_millis(1);
     world.ids = recorded.ids;
+    // Boot ids of the new lives differ from those of the recorded ones.
+    world.dice = dice.fork();
     world.volumes = recorded.volumes.iter().map(|volume| volume.until(moment)).collect();
     if let Some(grants) = tape.grants(prefix) {
         world.grants = grants.clone();

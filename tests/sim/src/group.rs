@@ -104,7 +104,7 @@ impl GroupChecks {
                 entries.iter().for_each(|entry| self.note_extent(stamp.partition, entry));
             }
             Msg::Announce { adopt, .. } => self.cut_back(adopt),
-            Msg::ColumnRelease { stamp, column, .. } => self.check_release(column)?,
+            Msg::ColumnRelease { column, .. } => self.check_release(column)?,
             _ => {}
         }
         let primary = self.primaries.entry(head).or_default();

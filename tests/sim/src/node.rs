@@ -40,6 +40,8 @@ pub struct Node {
     pub doom: Option<Doom>,
     /// A head's log identity, once recovered in this life.
     pub log: Option<LogId>,
+    /// A head's log was found whole once, so control takes its format for done.
+    pub formatted: bool,
     /// Never comes back.
     pub dead_for_good: bool,
 }
@@ -58,6 +60,7 @@ impl Node {
             disks,
             doom: None,
             log: None,
+            formatted: false,
             dead_for_good: false,
         }
     }

@@ -11,6 +11,7 @@ use crate::node::Node;
 use crate::served::{Served, Wiring};
 use crate::tally::Role;
 use crate::world::{Builder, RecordProbe, World};
+use palisade_control::identity::{Decision, Identity, Known, Medium, decide};
 use palisade_dma::{Pool, PoolConfig};
 use palisade_protocol::fabric::{self, Fabric};
 use palisade_protocol::fence::record::{RecordPage, page_of};
@@ -207,11 +208,28 @@ fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<Partition
         .collect()
 }
 
-fn head_config(node: &Node, scenario: &Scenario, shape: &Shape, canaries: &Canaries) -> HeadConfig {
-    let blank = node.disks[0].durable().touched().next().is_none();
+/// To format or to open: as control decides it. Until a log was found whole once, its format is repeated.
+fn log_start(node: &Node) -> LogStart {
     let id = log_id(node.id);
-    let start = if blank { LogStart::Format(id) } else { LogStart::Open(id) };
-    let mut log = HeadLog::new(DeviceIx(0), scenario.log_bytes, start);
+    let identity = Identity(id.0);
+    let known =
+        if node.formatted { Known::Active { id: identity } } else { Known::Formatting { id: identity } };
+    let mut start = vec![0u8; log::format::CHECKPOINT_OFFSET as usize];
+    node.disks[0].durable().read(0, &mut start);
+    let medium = match log::format::examine(&start, RACK, None, node.disks[0].bytes()) {
+        Ok((superblock, _)) => Medium::Ours { id: Identity(superblock.log.0) },
+        Err(log::Verdict::Blank) => Medium::Blank,
+        Err(log::Verdict::Damaged(what)) => Medium::Damaged { what: what.to_owned() },
+        Err(other) => Medium::Foreign { what: format!("{other:?}") },
+    };
+    match decide(&known, &medium, identity) {
+        Decision::Format { .. } => LogStart::Format(id),
+        _ => LogStart::Open(id),
+    }
+}
+
+fn head_config(node: &Node, scenario: &Scenario, shape: &Shape, canaries: &Canaries) -> HeadConfig {
+    let mut log = HeadLog::new(DeviceIx(0), scenario.log_bytes, log_start(node));
     log.segment_bytes = 512 << 10;
     log.volume_bytes = scenario.volume_blocks * BLOCK as u64 * 2;
     let mut config = HeadConfig::new(node.id, node.boot, RACK, log);

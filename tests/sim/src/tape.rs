@@ -21,6 +21,7 @@ enum Moment {
 pub struct Tape {
     moments: Vec<(Time, NodeId, usize, Moment)>,
     grants: Vec<(Time, Grants)>,
+    opened: BTreeMap<NodeId, Time>,
 }
 
 impl Tape {
@@ -60,6 +61,16 @@ impl Tape {
     /// The authority's store changed.
     pub fn stored(&mut self, now: Time, grants: Grants) {
         self.grants.push((now, grants));
+    }
+
+    /// A head found its log whole.
+    pub fn opened(&mut self, now: Time, head: NodeId) {
+        self.opened.entry(head).or_insert(now);
+    }
+
+    /// Whether a head had found its log whole at the end of a prefix.
+    pub fn is_opened(&self, prefix: usize, head: NodeId) -> bool {
+        self.opened.get(&head).is_some_and(|when| *when <= self.time(prefix))
     }
 
     /// The authority's store at the end of a prefix.

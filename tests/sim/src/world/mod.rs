@@ -385,7 +385,11 @@ impl World {
             Event::Recovered { log } => {
                 let node = self.node_mut(id);
                 node.log = Some(log);
+                node.formatted = true;
                 let life = node.life;
+                if let Some(tape) = &mut self.tape {
+                    tape.opened(self.now, id);
+                }
                 self.after(10_000, Happening::Register { head: id, life });
             }
             Event::Serving { stamp } => {
