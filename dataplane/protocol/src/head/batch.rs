@@ -6,7 +6,7 @@
 //! where it was and is gathered again for another one.
 
 use super::core::Core;
-use super::part::OpenExtent;
+use super::part::{OpenExtent, Part, Pending};
 use super::read::{Read, ReadOwner};
 use super::slab::Id;
 use super::sleds::{Ask, What};
@@ -210,7 +210,11 @@ impl Core {
                 State::Ready => {}
                 State::Reading | State::Writing => return,
             }
-            let (end, repoint) = (batch.first + batch.stripes, batch.repoint());
+            let end = batch.first + batch.stripes;
+            if !self.cfg.log_faults.repoint_unconditional() {
+                batch.forget_changed(&self.parts[p]);
+            }
+            let repoint = batch.repoint();
             if self.number(now, p, Body::Repoint(Box::new(repoint)), Id::NONE).is_err() {
                 return self.arm(now + std::time::Duration::from_millis(1));
             }
@@ -342,6 +346,22 @@ impl Batch {
                 let buf = &mut self.room[stripe as usize * geometry.columns() + column];
                 buf[inside as usize * BLOCK..(inside as usize + 1) * BLOCK].fill(0);
             }
+        }
+    }
+
+    /// Leaves out blocks that an operation numbered before the repoint has written or cleared. The index
+    /// would refuse them as well, but a recovery may know no more of them: the records of the gathered write
+    /// and of its blocks are gone once they are dead, and the repoint stands for both (P-07, P-29).
+    fn forget_changed(&mut self, part: &Part) {
+        let changes = |pending: &Pending| match &pending.entry.body {
+            Body::Write { lba, crcs, .. } => Some(lba.0..lba.0 + crcs.len() as u64),
+            Body::Clear { lba, count } => Some(lba.0..lba.0 + u64::from(*count)),
+            _ => None,
+        };
+        let changed: SmallVec<[_; 64]> = part.pending.iter().filter_map(changes).collect();
+        for item in &mut self.items {
+            item.good &= part.index.get(item.lba).op == item.mapping.op
+                && !changed.iter().any(|range| range.contains(&item.lba.0));
         }
     }
 

@@ -54,13 +54,14 @@ impl Core {
             Source::Column(_) => self.start_column(now, id, out),
             Source::Nowhere => self.piece_done(now, id, Err(ClientError::Unreadable), out),
             Source::Log { addr, pin, .. } => {
+                // Before all else: a read that waits for a buffer needs its place no less.
+                if pin.is_none() {
+                    *pin = Some(self.log.pin(*addr));
+                }
                 let Some(buf) = self.pool.alloc(piece.wants.len() * BLOCK) else {
                     self.starved.push(id);
                     return self.arm(now + Duration::from_millis(1));
                 };
-                if pin.is_none() {
-                    *pin = Some(self.log.pin(*addr));
-                }
                 let offset = addr.offset();
                 let device = self.cfg.log.device;
                 out.block.push(BlockCmd {
