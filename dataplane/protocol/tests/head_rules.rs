@@ -4,7 +4,9 @@
 mod head_support;
 
 use head_support::*;
+use palisade_protocol::head::{STAGES, Stage};
 use palisade_protocol::wire::*;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Replication of block 0 by `from` to the secondary under `stamp`; what the secondary sent.
@@ -87,6 +89,23 @@ fn a_slow_command_is_told_with_its_stages_and_a_quick_one_is_not() {
     let [numbered, log, replica, answered] = told.expect("told");
     assert!(log < 50_000_000 && replica >= 300_000_000, "the secondary was slow: {told:?}");
     assert!(numbered <= log && replica <= answered, "{told:?}");
+}
+
+#[test]
+fn every_stage_of_an_io_is_measured() {
+    static TICKS: AtomicU64 = AtomicU64::new(0);
+    let stopwatch = || Time(TICKS.fetch_add(1000, Ordering::Relaxed));
+    let mut rack = Rack::new(Shape { hot_bytes: 0, stopwatch: Some(stopwatch), ..Shape::new(605) });
+    rack.serve();
+    rack.workload(100, 256, 8);
+    rack.flush_all();
+    rack.verify();
+    let stats = rack.status().stats;
+    for stage in STAGES {
+        assert!(!stats.histogram(stage).is_empty(), "nothing measured of {}", stage.name());
+    }
+    let encode = stats.histogram(Stage::Encode).max();
+    assert!((990..=1010).contains(&encode), "from one look at the watch to the next: {encode}");
 }
 
 /// Writes until there is no room; what was written so far, in sectors, and the least of free columns.

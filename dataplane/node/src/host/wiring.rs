@@ -16,8 +16,9 @@ use palisade_protocol::export::nbd::ExportInfo;
 use palisade_protocol::fabric::Fabric;
 use palisade_protocol::head::{Head, HeadConfig, HeadLog, LogStart};
 use palisade_protocol::sled::{DeviceSpec, Sled, SledConfig};
-use palisade_protocol::wire::{BootId, ClientDone, DeviceIx, Envelope, NodeId, PartitionId, RackId};
+use palisade_protocol::wire::{BootId, ClientDone, DeviceIx, Envelope, NodeId, PartitionId, RackId, Time};
 use palisade_runtime::block::{BlockDriver, BlockPort, MemDriver, MemMedia};
+use palisade_runtime::clock::{Clock, MonoClock};
 use palisade_runtime::entropy::{Entropy, OsEntropy};
 use palisade_runtime::net::datagram::UdpPort;
 use palisade_runtime::net::stream::Listener;
@@ -397,6 +398,7 @@ fn head_config(rack: &Rack, admitted: &AdmittedNode, boot: BootId, log: HeadLog,
     config.partitions = admitted.partitions.iter().map(|spec| spec.config()).collect();
     config.hot_bytes = rack.limits.hot_cache_bytes as usize;
     config.slow_io = Duration::from_millis(rack.timers.slow_io_ms);
+    config.stopwatch = Some(|| Time(MonoClock.now().0));
     config.flush.fill_low = rack.limits.log_low_percent;
     config.flush.fill_high = rack.limits.log_high_percent;
     config.flush.collect_below = rack.limits.collect_percent;

@@ -120,6 +120,7 @@ impl Core {
     }
 
     fn encode(&mut self, p: usize, geometry: &Geometry, mut room: Vec<BufMut>) -> Option<Vec<Buf>> {
+        let begin = self.cfg.stopwatch.map(|stopwatch| stopwatch());
         let codec = self.codec(geometry)?;
         let k = usize::from(geometry.k);
         for stripe in room.chunks_exact_mut(geometry.columns()) {
@@ -129,7 +130,11 @@ impl Core {
             codec.encode(&data, &mut parity).ok()?;
         }
         let bytes: usize = room.iter().map(|buf| buf.len()).sum();
-        self.parts[p].stats.counters.column_bytes += bytes as u64;
+        let stats = &mut self.parts[p].stats;
+        stats.counters.column_bytes += bytes as u64;
+        if let (Some(begin), Some(stopwatch)) = (begin, self.cfg.stopwatch) {
+            stats.record(Stage::Encode, stopwatch().since(begin));
+        }
         Some(room.into_iter().map(BufMut::freeze).collect())
     }
 

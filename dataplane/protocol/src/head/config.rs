@@ -1,9 +1,9 @@
 //! What a head is told at its construction and by control at run time. No policy lives here.
 
-use crate::wire::DeviceIx;
 use crate::wire::ids::{BootId, DeviceId, LogId, NodeId, PartitionId, RackId};
 use crate::wire::limits::SEGMENT_DEFAULT;
 use crate::wire::ops::Geometry;
+use crate::wire::{DeviceIx, Time};
 use std::time::Duration;
 
 use super::faults::Faults;
@@ -31,6 +31,9 @@ pub struct HeadConfig {
     pub window: u32,
     /// A client command slower than this is reported with its stages.
     pub slow_io: Duration,
+    /// Measures what a head does within one turn (encoding); without one that stage stays empty. Nothing
+    /// is ever decided by it.
+    pub stopwatch: Option<fn() -> Time>,
     /// Test-only switches, each of which breaks one rule.
     pub faults: Faults,
     /// The log's test-only switches.
@@ -51,6 +54,7 @@ impl HeadConfig {
             hot_bytes: 64 << 20,
             window: 1024,
             slow_io: Duration::from_millis(100),
+            stopwatch: None,
             faults: Faults::default(),
             log_faults: crate::log::Faults::default(),
         }

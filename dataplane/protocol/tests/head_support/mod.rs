@@ -32,6 +32,7 @@ pub struct Shape {
     pub faults: Faults,
     pub flush: FlushConfig,
     pub secondary: bool,
+    pub stopwatch: Option<fn() -> Time>,
 }
 
 impl Shape {
@@ -52,6 +53,7 @@ impl Shape {
             faults: Faults::default(),
             flush,
             secondary: true,
+            stopwatch: None,
         }
     }
 }
@@ -256,6 +258,7 @@ impl Rack {
             config.hot_bytes = self.shape.hot_bytes;
             config.faults = self.shape.faults;
             config.flush = self.shape.flush;
+            config.stopwatch = self.shape.stopwatch;
             config.retry.read_timeout = Duration::from_millis(400);
             config.retry.column_timeout = Duration::from_secs(1);
             Machine::Head(Box::new(Head::new(config, self.pool.clone())))
