@@ -202,3 +202,28 @@ fn a_failed_page_gives_the_checkpoint_up_and_the_older_one_stays() {
     assert_eq!(rig.log.checkpoint_generation(), 2);
     rig.crash();
 }
+
+#[test]
+fn a_crash_between_the_superblock_slots_leaves_no_older_checkpoint_behind_p_29() {
+    let mut rig = Rig::new(16, config(12 << 20));
+    for lba in 1..3 {
+        rig.write(lba, 1).expect("room");
+        rig.settle();
+        rig.begin_checkpoint();
+        rig.settle();
+    }
+    let older = rig.mem.bytes[BLOCK..2 * BLOCK].to_vec();
+    rig.push(Body::Clear { lba: Lba(1), count: 1 }).expect("room");
+    rig.settle();
+    rig.begin_checkpoint();
+    rig.settle();
+    // The second slot was not written any more.
+    rig.mem.bytes[BLOCK..2 * BLOCK].copy_from_slice(&older);
+    let report = rig.restart();
+    assert_eq!((report.checkpoint, report.repaired), (3, 0), "no rot, and nothing to report");
+    assert_eq!(rig.mem.bytes[..BLOCK], rig.mem.bytes[BLOCK..2 * BLOCK], "both name the checkpoint again");
+    // From here on the log may release what the newer checkpoint covers; then the first slot rots.
+    rig.mem.bytes[..BLOCK].fill(0xa5);
+    let report = rig.restart();
+    assert_eq!((report.checkpoint, report.repaired), (3, 1));
+}

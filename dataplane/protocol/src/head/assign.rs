@@ -124,7 +124,7 @@ impl Core {
         if part.phase != Phase::Announcing || peer.announced || (log != peer.member.log && !foreign_ok) {
             return;
         }
-        if damaged || durable < part.committed {
+        if damaged || (durable < part.committed && !part.deleted) {
             // Its log cannot be filled from ours: it needs a full copy. Requests wait, nothing is lost.
             if !peer.away {
                 peer.away = true;
@@ -137,7 +137,7 @@ impl Core {
             return;
         }
         peer.announced = true;
-        peer.durable = durable.min(part.tail);
+        peer.durable = durable.min(part.tail).max(part.committed);
         peer.sent = peer.durable;
         peer.credit = credit;
         peer.covered = covered;

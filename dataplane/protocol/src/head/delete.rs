@@ -17,8 +17,10 @@ impl Core {
         let part = &mut self.parts[p];
         part.deleting = true;
         part.deleted_told = false;
-        for (cmd, _) in std::mem::take(&mut part.waiting) {
-            out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::NotServed) });
+        let flushes = std::mem::take(&mut part.flushes);
+        let waiting = std::mem::take(&mut part.waiting).into_iter().map(|(cmd, _)| cmd.tag);
+        for tag in waiting.chain(flushes.into_iter().map(|wait| wait.tag)) {
+            out.done.push(ClientDone { tag, result: Err(ClientError::NotServed) });
         }
     }
 
@@ -29,7 +31,10 @@ impl Core {
             return;
         }
         if !part.deleted {
-            if part.pending.is_empty() && part.active == 0 && part.batches.is_empty() {
+            let quiet = part.pending.is_empty() && part.active == 0 && part.batches.is_empty();
+            if quiet {
+                // Columns that an extent in the making has got are found again by the list that follows.
+                self.parts[p].making = None;
                 // A failure is tried again at the next pass.
                 let _ = self.number(now, p, Body::Delete, Id::NONE);
             }

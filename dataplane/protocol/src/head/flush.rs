@@ -15,7 +15,8 @@ impl Core {
         self.busy = true;
         self.background_at = now;
         let served = self.parts.find(partition).filter(|&p| {
-            !matches!(self.parts[p].phase, Phase::Following | Phase::Stopped(_)) && !self.parts[p].deleted
+            let part = &self.parts[p];
+            !matches!(part.phase, Phase::Following | Phase::Stopped(_)) && !part.deleting && !part.deleted
         });
         match served {
             Some(p) => {

@@ -57,7 +57,9 @@ impl Core {
         if underway.is_some_and(|number| number >= stamp.number) {
             return;
         }
-        if self.parts[p].damaged || adopt.tail < self.parts[p].committed {
+        // Of a deleted partition either member's checkpoints may have forgotten everything.
+        let behind = adopt.tail < self.parts[p].committed && !self.parts[p].deleted;
+        if self.parts[p].damaged || behind {
             let (log, durable) = (self.log.id(), self.parts[p].committed);
             out.net.push((
                 from,

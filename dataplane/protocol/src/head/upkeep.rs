@@ -51,15 +51,18 @@ impl Core {
                 continue;
             }
             self.number_repoints(now, p, out);
+            if self.parts[p].deleting && self.parts[p].active == 0 {
+                // Nothing new begins: the `Delete` has to be the partition's last operation.
+                busy |= !self.parts[p].batches.is_empty();
+                continue;
+            }
             self.seal_others(now, p);
             if self.parts[p].making.is_some() {
                 self.choose(now, p, out);
             }
             self.mark_age(now, p);
             busy |= self.flush(now, p, out);
-            if !self.parts[p].deleting {
-                self.collect(now, p, out);
-            }
+            self.collect(now, p, out);
             self.answer_flushes(now, p, out);
             self.refuse_when_full(now, p, out);
             busy |= !self.parts[p].dying.is_empty() || self.parts[p].making.is_some();

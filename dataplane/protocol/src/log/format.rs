@@ -178,8 +178,8 @@ pub(super) fn frame(block: &[u8], magic: &[u8; 8]) -> Option<(u16, bool)> {
     Some((major, crc == crc32c(&block[16..BLOCK])))
 }
 
-/// The newest superblock of any rack in the first [`CHECKPOINT_OFFSET`] bytes of a device, and how many of
-/// its two slots are whole; or why there is none.
+/// The newest superblock of any rack in the first [`CHECKPOINT_OFFSET`] bytes of a device, and in how many
+/// of its two slots it stands; or why there is none.
 fn newest(start: &[u8]) -> Result<(Superblock, u32), Verdict> {
     let mut best: Option<Superblock> = None;
     let mut good = 0;
@@ -189,11 +189,12 @@ fn newest(start: &[u8]) -> Result<(Superblock, u32), Verdict> {
             Some((major, _)) if major > MAJOR => return Err(Verdict::Newer { major }),
             Some((MAJOR, true)) => {
                 ours = true;
-                if let Ok(found) = Superblock::decode(slot) {
-                    good += 1;
-                    if best.is_none_or(|b| found.seq > b.seq) {
-                        best = Some(found);
-                    }
+                let Ok(found) = Superblock::decode(slot) else { continue };
+                match best {
+                    Some(held) if found.seq < held.seq => {}
+                    Some(held) if found.seq == held.seq => good += 1,
+                    // The other slot is of an earlier checkpoint, which no longer stands for the log.
+                    _ => (best, good) = (Some(found), 1),
                 }
             }
             Some(_) => ours = true,
@@ -224,6 +225,11 @@ pub fn examine(
     }
     found.fits(device_bytes).map_err(Verdict::Damaged)?;
     Ok((found, good < 2))
+}
+
+/// How many of the two slots are whole; one of them may be of an earlier checkpoint.
+pub(super) fn whole_slots(start: &[u8]) -> usize {
+    start.chunks_exact(BLOCK).take(2).filter(|slot| frame(slot, SUPER_MAGIC) == Some((MAJOR, true))).count()
 }
 
 /// As [`examine`], whatever rack and log it is.

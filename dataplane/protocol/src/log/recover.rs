@@ -190,6 +190,8 @@ impl Recovery {
                 if mend {
                     superblock.seq += 1;
                     self.write_superblocks(&superblock)?;
+                }
+                if format::whole_slots(start) < 2 {
                     self.replay.report.repaired += 1;
                     let what = || "superblock slot".to_string();
                     out.events.push(Event::Corrupt { place: "log", what: what() });
