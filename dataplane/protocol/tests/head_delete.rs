@@ -43,6 +43,21 @@ fn a_partition_deleted_in_the_middle_of_a_flush_gives_its_columns_back() {
 }
 
 #[test]
+fn a_failed_device_is_not_asked_for_its_columns_over_and_over() {
+    let (mut rack, _) = flushing(370);
+    rack.flush_all();
+    rack.nodes[7].disk.gone = true;
+    rack.workload(60, 512, 8);
+    rack.flush_all();
+    rack.delete();
+    rack.run_for(Duration::from_secs(2));
+    let before = rack.sent["column_list"];
+    rack.run_for(Duration::from_secs(10));
+    let asked = rack.sent["column_list"] - before;
+    assert!((1..20).contains(&asked), "{asked} questions in ten seconds (`Bounded`)");
+}
+
+#[test]
 fn a_deletion_goes_on_when_one_member_restarts() {
     for seed in 330..342 {
         let (mut rack, before) = flushing(seed);

@@ -64,6 +64,7 @@ impl Core {
             let part = &self.parts[p];
             let claim = &part.claims[at];
             let lists = part.phase == Phase::Serving && !self.cfg.faults.no_list_after_claim();
+            let lists = lists && claim.list_at <= now;
             if let (Some(from), Some(_), None, true) = (claim.list_from, claim.secret, claim.listing, lists) {
                 let partition = part.cfg.partition;
                 let msg = Msg::ColumnList { req: ReqId(0), device, partition, from };
@@ -211,7 +212,10 @@ impl Core {
         if status.is_ok() {
             claim.list_from = more;
             claim.owned = columns.len() as u32;
+            self.background_at = now;
+        } else {
+            // A device that failed says so at once, and for ever.
+            claim.list_at = now + SUSPECT;
         }
-        self.background_at = now;
     }
 }

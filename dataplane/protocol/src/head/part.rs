@@ -108,6 +108,8 @@ pub(super) struct Claim {
     /// Orphan columns are listed from here on; `None`: done.
     pub(super) list_from: Option<u32>,
     pub(super) listing: Option<Id>,
+    /// A list that the device could not give is not asked for again before.
+    pub(super) list_at: Time,
     /// Columns that the last complete list under a deletion still showed.
     pub(super) owned: u32,
 }
@@ -123,6 +125,7 @@ impl Claim {
             suspect_until: Time::ZERO,
             list_from: None,
             listing: None,
+            list_at: Time::ZERO,
             owned: 0,
         }
     }

@@ -62,6 +62,8 @@ pub struct Disk {
     pub bytes: Vec<u8>,
     pub writes: u64,
     pub dead: bool,
+    /// It was pulled out.
+    pub gone: bool,
     /// Flushes fail: no checkpoint ever ends.
     pub no_flush: bool,
 }
@@ -170,7 +172,7 @@ impl Rack {
         let id = if head { NodeId(at as u32 + 1) } else { NodeId(at as u32 + 9) };
         let device = DeviceId(0xd000 + at as u128);
         let bytes = if head { self.log_bytes() as usize } else { 0 };
-        let mut disk = Disk { bytes: vec![0; bytes], writes: 0, dead: false, no_flush: false };
+        let mut disk = Disk { bytes: vec![0; bytes], writes: 0, dead: false, gone: false, no_flush: false };
         if !head {
             disk.bytes = self.format_sled(device);
         }
@@ -645,6 +647,9 @@ impl Rack {
 
 impl Disk {
     fn apply(&mut self, cmd: BlockCmd) -> Result<BlockOk, BlockError> {
+        if self.gone {
+            return Err(BlockError::Gone);
+        }
         if self.dead {
             return Err(BlockError::Io);
         }
@@ -680,6 +685,7 @@ fn name(msg: &Msg) -> &'static str {
         Msg::ColumnReserve { .. } => "column_reserve",
         Msg::ColumnRead { .. } => "column_read",
         Msg::ColumnRelease { .. } => "column_release",
+        Msg::ColumnList { .. } => "column_list",
         _ => "other",
     }
 }
