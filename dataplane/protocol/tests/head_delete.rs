@@ -58,6 +58,29 @@ fn a_failed_device_is_not_asked_for_its_columns_over_and_over() {
 }
 
 #[test]
+fn a_shortage_of_long_ago_refuses_no_write_today_p_32() {
+    let mut rack = Rack::new(Shape::new(371));
+    rack.crash(2);
+    rack.crash(3);
+    rack.serve();
+    let write = rack.write(0, 64);
+    rack.wait_all(&[write]);
+    rack.run_for(Duration::from_secs(1));
+    let flush = rack.start_flush();
+    rack.run_for(Duration::from_millis(300));
+    assert!(!rack.done.contains_key(&flush), "too few sleds for it");
+    let trim = rack.trim(0, 64);
+    rack.wait_all(&[trim]);
+    assert!(rack.wait(flush).is_ok(), "nothing is left to flush");
+    rack.start(2, false);
+    rack.start(3, false);
+    rack.run_for(Duration::from_secs(10));
+    // More than the window holds, so that some wait.
+    let tags: Vec<u64> = (0..2000).map(|at| rack.write(at * 8, 8)).collect();
+    rack.wait_all(&tags);
+}
+
+#[test]
 fn a_deletion_goes_on_when_one_member_restarts() {
     for seed in 330..342 {
         let (mut rack, before) = flushing(seed);

@@ -209,8 +209,13 @@ impl Core {
     /// The rack has had no room for long and the log is full: waiting writes learn it (P-32).
     pub(super) fn refuse_when_full(&mut self, now: Time, p: usize, out: &mut Out) {
         let patience = self.cfg.retry.column_timeout * 2;
+        if self.parts[p].no_columns_since.is_none() || self.flush_due(now, p) != Some(true) {
+            // Writes that wait for something else wait for it, whatever was short some day.
+            return;
+        }
         let part = &mut self.parts[p];
-        let stuck = part.no_columns_since.is_some_and(|since| now.since(since) > patience);
+        let stuck =
+            part.making.is_none() && part.no_columns_since.is_some_and(|since| now.since(since) > patience);
         if !stuck || part.waiting.is_empty() || !part.batches.is_empty() {
             return;
         }
