@@ -4,6 +4,7 @@ mod log_support;
 
 use log_support::*;
 use palisade_protocol::log::*;
+use palisade_protocol::wire::limits::BLOCK;
 use palisade_protocol::wire::*;
 
 #[test]
@@ -216,4 +217,66 @@ fn more_random_lives() {
         println!("seed {seed}: {torn} torn, {released} released, {checkpoints} checkpoints");
         assert!(released > 0);
     }
+}
+
+#[test]
+fn what_a_recovery_takes_for_durable_outlives_the_power_p_09() {
+    for seed in 1..40 {
+        let mut rig = Rig::new(seed, config(12 << 20));
+        rig.write(0, 1).expect("room");
+        rig.settle();
+        for at in 1..6 {
+            rig.write(at, 1).expect("room");
+            rig.log.end_turn(rig.now, &mut rig.out);
+        }
+        rig.mem.submit(&mut rig.out);
+        rig.mem.die();
+        let held = |rig: &mut Rig| {
+            let (_, found, report, _) =
+                recover(&mut rig.mem, &rig.config, &rig.pool, &mut rig.rng).expect("recovers");
+            assert_eq!(report.lost, 0);
+            found[0].tail
+        };
+        assert_eq!(held(&mut rig), Op(6), "the first boot finds it, and says so");
+        rig.mem.crash(&mut rig.rng);
+        assert_eq!(held(&mut rig), Op(6), "seed {seed}: the second finds it too");
+    }
+}
+
+#[test]
+fn a_number_used_again_voids_what_followed_it_though_the_adoption_rotted_p_01() {
+    let mut rig = Rig::new(9, config(12 << 20));
+    rig.write(1, 1).expect("room");
+    rig.settle();
+    let committed = rig.committed;
+    let push = |rig: &mut Rig, op: u64, number: u64, lba: u64| {
+        let body = write_body(&rig.pool, Op(op), Lba(lba), 1);
+        let number = Number { epoch: 1, counter: number };
+        let placed =
+            rig.log.push(&Entry { partition: P, number, op: Op(op), body }, committed).expect("room");
+        rig.turn(100);
+        placed
+    };
+    for op in 2..=5 {
+        push(&mut rig, op, 1, op);
+    }
+    let members = Default::default();
+    let number = Number { epoch: 1, counter: 2 };
+    let adopt = Adopt { partition: P, number, grant: GrantId(2), members, tail: Op(2) };
+    rig.log.push_adopt(&adopt, committed).expect("room");
+    rig.turn(100);
+    let next = push(&mut rig, 3, 2, 40).addr;
+    // Both headers of the adoption's record lie right before the next record's header.
+    for back in 2..=3 {
+        rig.mem.bytes[(next.0 as usize - back) * BLOCK] ^= 0xff;
+    }
+    // Its watermark says that the record was durable.
+    rig.now = Time(rig.now.0 + 1_000_000_000);
+    rig.turn(100);
+    rig.now = Time(rig.now.0 + 1_000_000_000);
+    rig.turn(100);
+    let (_, found, report, _) =
+        recover(&mut rig.mem, &rig.config, &rig.pool, &mut rig.rng).expect("recovers");
+    assert_eq!(report.lost, 1);
+    assert_eq!(found[0].tail, Op(3), "operations 4 and 5 of the older number are void");
 }

@@ -108,7 +108,11 @@ impl Core {
     ) {
         let reuse = self.cfg.faults.confirm_reuse_old_nonce();
         let Some(link) = self.links.get_mut(&from) else { return };
-        if !link.open || nonce != link.sent {
+        // An answer to another question of that nonce (of an earlier boot of ours) ends nothing: what this
+        // question asked and that answer leaves out would wait for ever.
+        let fits = stamps.len() == link.asking.len()
+            && stamps.iter().zip(&link.asking).all(|(told, asked)| told.partition == asked.partition);
+        if !link.open || nonce != link.sent || !fits {
             return;
         }
         link.open = false;

@@ -58,6 +58,8 @@ pub struct Recovery {
     /// Writes that end the recovery, one after another.
     writes: VecDeque<(u64, Buf)>,
     writing: bool,
+    /// What was read is on the medium, not in a cache only.
+    settled: bool,
     superblock: Option<Superblock>,
     headers: BTreeMap<u64, SegmentHeader>,
     covered: Covered,
@@ -81,6 +83,7 @@ impl Recovery {
             reads: Reads::default(),
             writes: VecDeque::new(),
             writing: false,
+            settled: false,
             superblock: None,
             headers: BTreeMap::new(),
             covered: Covered::default(),
@@ -140,6 +143,14 @@ impl Recovery {
             return self.fail(LogError::NoBuffer);
         }
         if matches!(self.phase, Phase::Writes) && !self.writing && self.state == RecoveryState::Working {
+            if !self.settled {
+                // P-09: writes that were under way when the process died may have got no further than the
+                // device's cache. What is taken for durable from here on has to be.
+                (self.settled, self.writing) = (true, true);
+                let key = key(KIND_RECOVERY, u64::MAX);
+                out.block.push(BlockCmd { device: self.config.device, key, op: BlockOp::Flush });
+                return;
+            }
             match self.writes.pop_front() {
                 None => {
                     self.phase = Phase::Done;

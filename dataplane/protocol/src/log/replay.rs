@@ -233,16 +233,15 @@ impl Part {
         };
         self.damaged |= !follows;
         self.suspect = false;
-        self.last = self.last.max(Some(op));
+        // Numbers are used again only below a cut: what followed it is void, even if the adoption that says
+        // so is among records that were lost (P-01).
+        let kept = self.pending.partition_point(|held| held.op < op);
+        self.pending.truncate(kept);
+        self.last = Some(op);
         if op <= self.covered {
             return;
         }
-        let repeated = self.pending.iter().position(|p| p.op >= op);
-        match repeated {
-            None => self.pending.push_back(pending),
-            Some(at) if self.pending[at].op == op => self.pending[at] = pending,
-            Some(at) => self.pending.insert(at, pending),
-        }
+        self.pending.push_back(pending);
         self.commit(self.committed, faults);
     }
 

@@ -104,6 +104,17 @@ impl Mem {
         BlockDone { key: cmd.key, result }
     }
 
+    /// The process dies: what it had submitted runs on, up to the device's cache; nobody hears of it.
+    pub fn die(&mut self) {
+        for cmd in std::mem::take(&mut self.queue) {
+            let BlockOp::Write { offset, bufs, .. } = cmd.op else { continue };
+            let blocks = bufs.iter().flat_map(|buf| buf.chunks_exact(BLOCK));
+            for (at, block) in (offset / BLOCK as u64..).zip(blocks) {
+                self.write_block(at, block, false);
+            }
+        }
+    }
+
     /// Power goes: any subset of what was not durable reaches the medium.
     pub fn crash(&mut self, rng: &mut Rng) {
         let keep = rng.below(101);
