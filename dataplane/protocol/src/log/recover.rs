@@ -1,3 +1,4 @@
+// SIZE: recovery is one walk over superblock, segments, checkpoint and records with one state; split by step it would share all of it.
 //! Opening a log device (P-03, P-06, P-29): superblock, segment headers, checkpoint, records, and then a
 //! new epoch in a new segment. A blank device is formatted where the configuration says so.
 //!
