@@ -10,9 +10,10 @@ use super::slab::Id;
 use super::sleds::{Ask, What};
 use crate::wire::limits::BLOCK;
 use crate::wire::*;
-use palisade_dma::Buf;
+use palisade_dma::{Buf, BufMut};
 use palisade_isal::crc32c;
 use smallvec::SmallVec;
+use std::time::Duration;
 
 /// A run of blocks of one stripe unit.
 #[derive(Clone, Debug)]
@@ -214,11 +215,17 @@ impl Core {
     }
 
     /// k columns are there: rebuild the target's blocks.
-    fn decode(&mut self, now: Time, id: Id, out: &mut Out) {
+    pub(super) fn decode(&mut self, now: Time, id: Id, out: &mut Out) {
         let Some((p, read, _)) = self.column_read(id) else { return };
         let read = read.clone();
+        let len = read.got.iter().flatten().next().map_or(0, |bytes| bytes.len());
+        let Some(room) = self.pool.alloc(len) else {
+            // What was gathered waits; a buffer will come.
+            self.starved.push(id);
+            return self.arm(now + Duration::from_millis(1));
+        };
         self.parts[p].stats.counters.degraded_reads += 1;
-        let rebuilt = self.rebuild(&read);
+        let rebuilt = self.rebuild(&read, room);
         let Some((_, state, wants)) = self.column_read(id) else { return };
         let Some(bytes) = rebuilt else {
             return self.piece_done(now, id, Err(ClientError::Device), out);
@@ -240,14 +247,20 @@ impl Core {
         self.spread(now, id, out);
     }
 
-    fn rebuild(&self, read: &ColumnRead) -> Option<Buf> {
+    /// Whether k columns of a piece are there and only a buffer was lacking.
+    pub(super) fn rebuildable(&mut self, id: Id) -> bool {
+        self.column_read(id).is_some_and(|(_, read, _)| {
+            read.got.iter().flatten().count() >= usize::from(read.desc.geometry.k)
+        })
+    }
+
+    fn rebuild(&self, read: &ColumnRead, mut bytes: BufMut) -> Option<Buf> {
         let codec = self.codec(&read.desc.geometry)?;
         let present: SmallVec<[usize; 8]> =
             (0..read.got.len()).filter(|&at| read.got[at].is_some()).collect();
         let plan = codec.decode_plan(&present, &[read.target]).ok()?;
         let sources: SmallVec<[&[u8]; 8]> =
             plan.sources().iter().filter_map(|&at| read.got[at].as_deref()).collect();
-        let mut bytes = self.pool.alloc(sources.first()?.len())?;
         plan.decode(&sources, &mut [&mut bytes]).ok()?;
         Some(bytes.freeze())
     }

@@ -77,7 +77,11 @@ impl Core {
     pub(super) fn feed_starved(&mut self, now: Time, out: &mut Out) {
         let starved = std::mem::take(&mut self.starved);
         for id in starved {
-            self.start_piece(now, id, out);
+            if self.rebuildable(id) {
+                self.decode(now, id, out);
+            } else {
+                self.start_piece(now, id, out);
+            }
         }
     }
 
@@ -102,7 +106,10 @@ impl Core {
                     *bytes = Some(buf);
                     self.check_log_piece(now, id, out);
                 }
-                None => self.piece_done(now, id, Err(ClientError::Device), out),
+                None => {
+                    self.starved.push(id);
+                    self.arm(now + Duration::from_millis(1));
+                }
             },
         }
     }
