@@ -3,9 +3,10 @@
 use palisade_e2e::binary::palisade;
 use palisade_e2e::clients::run;
 use palisade_e2e::rack::{Shape, TestRack};
+use serde_json::Value;
 use std::io::{Read, Write};
 use std::os::unix::net::UnixStream;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(60);
 
@@ -38,8 +39,17 @@ fn a_second_up_on_the_same_data_names_the_first_and_exits_1() {
     assert!(second.err.contains(&rack.pid().to_string()), "no pid in: {}", second.err);
 }
 
+/// Free columns of all sled devices, and all columns.
+fn columns(rack: &TestRack) -> (u64, u64) {
+    let text = rack.cli(&["device", "list", "--json"]).good().out;
+    let list: Value = serde_json::from_str(&text).unwrap_or_else(|e| panic!("{e}: {text}"));
+    let devices = list.as_array().expect("a list of devices");
+    let sum = |field: &str| devices.iter().filter_map(|d| d[field].as_u64()).sum();
+    (sum("free"), sum("columns"))
+}
+
 #[test]
-fn volumes_made_at_run_time_survive_and_deleted_ones_are_gone() {
+fn volumes_made_at_run_time_survive_and_the_space_of_deleted_ones_comes_back() {
     let mut rack = TestRack::up(&Shape::default());
     rack.cli(&[
         "volume",
@@ -57,10 +67,21 @@ fn volumes_made_at_run_time_survive_and_deleted_ones_are_gone() {
     rack.start(&[]);
     let list = rack.cli(&["volume", "list", "--json"]).good().out;
     assert!(list.contains("\"extra\""), "{list}");
-    rack.perf("extra", &["--verify", "--read", "50", "--seconds", "1"], SOON).good();
+    rack.perf("extra", &["--verify", "--read", "20", "--size", "64k", "--seconds", "2"], SOON).good();
+    rack.cli(&["volume", "flush", "extra", "--wait"]).good();
+    let (free, all) = columns(&rack);
+    assert!(free < all && all > 0, "{free} of {all}: flushed data lies in columns");
     rack.cli(&["volume", "delete", "extra"]).good();
-    let list = rack.cli(&["volume", "list", "--json"]).good().out;
-    assert!(!list.contains("\"extra\""), "{list}");
+    let begin = Instant::now();
+    loop {
+        let list = rack.cli(&["volume", "list", "--json"]).good().out;
+        let (free, all) = columns(&rack);
+        if !list.contains("\"extra\"") && free == all {
+            break;
+        }
+        assert!(begin.elapsed() < SOON, "{free} of {all} columns free; volumes: {list}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }
 
 #[test]
