@@ -1,7 +1,9 @@
 //! `sim --seconds N` runs fresh seeds for that time and prints, last, how many it ran.
 //! `sim --seed N [--quiet]` replays one seed with its trace. `sim --from A --count N` runs a range.
+//! `--scenario NAME` runs seeds in a scenario of choice rather than in their own.
 //! Exit 1 when a run finds a violation, or when the runs left something unexercised (`--seconds` only).
 
+use palisade_sim::faults::{SCENARIOS, Scenario};
 use palisade_sim::tally::Tally;
 use palisade_sim::{Report, Setup, run};
 use std::process::ExitCode;
@@ -13,10 +15,11 @@ struct Wish {
     from: Option<u64>,
     count: u64,
     quiet: bool,
+    scenario: Option<Scenario>,
 }
 
 fn wish() -> Result<Wish, String> {
-    let mut wish = Wish { seconds: 10, seed: None, from: None, count: 1, quiet: false };
+    let mut wish = Wish { seconds: 10, seed: None, from: None, count: 1, quiet: false, scenario: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number = || {
@@ -28,11 +31,24 @@ fn wish() -> Result<Wish, String> {
             "--seed" => wish.seed = Some(number()?),
             "--from" => wish.from = Some(number()?),
             "--count" => wish.count = number()?,
+            "--scenario" => wish.scenario = Some(scenario_of(args.next())?),
             "--quiet" => wish.quiet = true,
             other => return Err(format!("unknown argument {other}")),
         }
     }
     Ok(wish)
+}
+
+fn scenario_of(name: Option<String>) -> Result<Scenario, String> {
+    let names = || SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
+    let found = name.and_then(|name| SCENARIOS.into_iter().find(|scenario| scenario.name == name));
+    found.ok_or_else(|| format!("--scenario needs one of: {}", names()))
+}
+
+/// The run of a seed, in its own scenario or the wished one.
+fn setup(seed: u64, wish: &Wish) -> Setup {
+    let own = Setup::new(seed);
+    Setup { scenario: wish.scenario.unwrap_or(own.scenario), ..own }
 }
 
 fn show(report: &Report) {
@@ -45,9 +61,9 @@ fn show(report: &Report) {
     }
 }
 
-fn replay(seed: u64, quiet: bool) -> ExitCode {
-    let mut setup = Setup::new(seed);
-    setup.trace = !quiet;
+fn replay(seed: u64, wish: &Wish) -> ExitCode {
+    let mut setup = setup(seed, wish);
+    setup.trace = !wish.quiet;
     let report = run(&setup);
     println!("{}", report.tally);
     show(&report);
@@ -64,7 +80,7 @@ fn many(wish: &Wish) -> ExitCode {
         None => began.elapsed() < Duration::from_secs(wish.seconds),
     };
     while more(ran) {
-        let report = run(&Setup::new(first + ran));
+        let report = run(&setup(first + ran, wish));
         tally.add(&report.tally);
         if !report.violations.is_empty() {
             show(&report);
@@ -73,7 +89,11 @@ fn many(wish: &Wish) -> ExitCode {
         ran += 1;
     }
     println!("{tally}");
-    let zeroes = if wish.from.is_none() && ran >= 100 { tally.zeroes() } else { Vec::new() };
+    let zeroes = if wish.from.is_none() && wish.scenario.is_none() && ran >= 100 {
+        tally.zeroes()
+    } else {
+        Vec::new()
+    };
     for zero in &zeroes {
         println!("never exercised: {zero}");
     }
@@ -87,10 +107,14 @@ fn many(wish: &Wish) -> ExitCode {
 fn main() -> ExitCode {
     match wish() {
         Err(why) => {
-            eprintln!("{why}\nusage: sim [--seconds N | --seed N [--quiet] | --from N --count N]");
+            eprintln!(
+                "{why}\nusage: sim [--seconds N | --seed N [--quiet] | --from N --count N] [--scenario NAME]"
+            );
             ExitCode::from(2)
         }
-        Ok(Wish { seed: Some(seed), quiet, .. }) => replay(seed, quiet),
-        Ok(wish) => many(&wish),
+        Ok(wish) => match wish.seed {
+            Some(seed) => replay(seed, &wish),
+            None => many(&wish),
+        },
     }
 }

@@ -125,7 +125,7 @@ const BASE: Scenario = Scenario {
 };
 
 /// Every kind of run; a seed picks one by its remainder, so consecutive seeds cover all of them.
-pub const SCENARIOS: [Scenario; 10] = [
+pub const SCENARIOS: [Scenario; 12] = [
     BASE,
     Scenario { name: "unruly", odds: Odds::UNRULY, ..BASE },
     Scenario { name: "crashes", odds: Odds { crashes_per_s: 12.0, ..Odds::UNRULY }, ..BASE },
@@ -185,7 +185,31 @@ pub const SCENARIOS: [Scenario; 10] = [
         },
         ..BASE
     },
+    Scenario {
+        name: "full log",
+        log_bytes: 9 << 20,
+        volume_blocks: 512,
+        requests: 500,
+        clients: 4,
+        odds: Odds { crashes_per_s: 3.0, cuts_per_s: 3.0, slow: 0.1, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "storm",
+        sleds: 7,
+        requests: 500,
+        odds: Odds { crashes_per_s: 40.0, cuts_of_power_per_s: 4.0, cuts_per_s: 4.0, ..Odds::UNRULY },
+        ..BASE
+    },
 ];
+
+/// The scenario of that name.
+///
+/// # Panics
+/// When the table has none.
+pub fn named(name: &str) -> Scenario {
+    *SCENARIOS.iter().find(|scenario| scenario.name == name).expect("a scenario of the table")
+}
 
 /// The scenario of a seed.
 pub fn scenario(seed: u64) -> Scenario {

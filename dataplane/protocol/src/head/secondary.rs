@@ -251,6 +251,11 @@ impl Core {
             }
             step /= 2;
         }
+        // However small the log, a largest write must get its credit one day: nothing else makes room.
+        let least = (IO_BLOCKS_MAX as u64 + 2).saturating_sub(open);
+        if self.log.user_blocks() >= promised + 3 * least + 2 * SLACK {
+            self.parts[p].follow.granted += least;
+        }
     }
 }
 
