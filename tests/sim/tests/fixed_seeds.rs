@@ -9,7 +9,7 @@ use palisade_sim::{Setup, run};
 const FIXED: std::ops::Range<u64> = 0..36;
 
 /// Seeds that once found a violation, with their scenario.
-const REGRESSIONS: [(&str, u64); 4] = [
+const REGRESSIONS: [(&str, u64); 6] = [
     // The collector's extent from the reserve held up every flush (P-32).
     ("calm", 0),
     // A restart took good records for lost, and the next one forgot that it had (P-06).
@@ -18,6 +18,10 @@ const REGRESSIONS: [(&str, u64); 4] = [
     ("crashes", 32),
     // A takeover voided an extent whose columns its orphans' list then freed (P-27, P-28).
     ("power cuts", 43),
+    // A secondary with a small log gave credit for less than a largest write, and never more (P-31).
+    ("full log", 1011),
+    // A segment was released on the strength of a repoint whose commit the log had not told yet (P-08).
+    ("full log", 1006),
 ];
 
 /// Runs a seed twice and adds the first run to the tally.

@@ -12,7 +12,7 @@ use super::scan::Record;
 use super::segments::{Ring, Run};
 use super::types::*;
 use crate::wire::*;
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 /// A partition while it is replayed.
 #[derive(Debug, Default)]
@@ -160,7 +160,7 @@ impl Replay {
 
     /// All records were taken: live blocks are marked in the ring, and each partition is ready for its head.
     pub(super) fn finish(self, ring: &mut Ring) -> (Vec<RecoveredPartition>, RecoveryReport) {
-        let Self { faults, parts, bad, report, checkpoint_begin, .. } = self;
+        let Self { faults, parts, lost, bad, report, checkpoint_begin, .. } = self;
         let mut found = Vec::new();
         for (partition, mut part) in parts {
             if !part.listed && part.newest <= checkpoint_begin {
@@ -172,9 +172,12 @@ impl Replay {
                     missing.push(lba);
                 }
             });
-            // P-29: a mark "in log" that the log does not bear out is no data.
+            // P-29: a mark "in log" that the log does not bear out is no data. One that a later operation
+            // of the log moves or overwrites is well: its segment was released on the strength of that
+            // operation, whose commit the log had no time to tell.
             if !missing.is_empty() && !faults.trust_checkpoint_marks() {
-                part.damaged = true;
+                let moved = part.superseded();
+                part.damaged |= lost || missing.iter().any(|lba| !moved.contains(lba));
                 for lba in missing {
                     part.index.unmap(lba);
                 }
@@ -254,6 +257,26 @@ impl Part {
         if self.adopted.as_ref().is_none_or(|held| held.number <= adopt.number) {
             self.adopted = Some(adopt);
         }
+    }
+
+    /// Blocks that operations not known to be committed move or overwrite.
+    fn superseded(&self) -> BTreeSet<Lba> {
+        let mut blocks = BTreeSet::new();
+        for pending in &self.pending {
+            match &pending.body {
+                LoggedBody::Write { lba, crcs } => {
+                    blocks.extend((0..crcs.len() as u64).map(|i| Lba(lba.0 + i)));
+                }
+                LoggedBody::Other(Body::Clear { lba, count }) => {
+                    blocks.extend((0..u64::from(*count)).map(|i| Lba(lba.0 + i)));
+                }
+                LoggedBody::Other(Body::Repoint(repoint)) => {
+                    blocks.extend(repoint.entries.iter().map(|entry| entry.lba));
+                }
+                LoggedBody::Other(_) => {}
+            }
+        }
+        blocks
     }
 
     fn into_recovered(mut self, partition: PartitionId, bad: Vec<BadBlock>) -> RecoveredPartition {

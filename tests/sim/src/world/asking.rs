@@ -78,7 +78,9 @@ impl World {
         let allowed = match error {
             ClientError::Unreadable => self.odds != Odds::CALM && self.odds != Odds::UNRULY,
             ClientError::NotServed => true,
-            ClientError::Range | ClientError::NoSpace | ClientError::Device => false,
+            // Full logs and sleds away for long: waiting writes learn it (P-32).
+            ClientError::NoSpace => self.odds != Odds::CALM && self.odds != Odds::UNRULY,
+            ClientError::Range | ClientError::Device => false,
         };
         self.tally.refused += 1;
         if !allowed {
