@@ -8,7 +8,8 @@ use palisade_sim::{Setup, run};
 /// Consecutive, so that every scenario comes up equally often.
 const FIXED: std::ops::Range<u64> = 0..36;
 
-/// Seeds that once found a violation, with their scenario.
+/// Seeds that once found a violation, with their scenario. The causes named for seeds 5, 32 and 43 were
+/// never confirmed: they stopped failing when other changes came in.
 const REGRESSIONS: [(&str, u64); 6] = [
     // The collector's extent from the reserve held up every flush (P-32).
     ("calm", 0),
