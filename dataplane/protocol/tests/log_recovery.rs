@@ -16,7 +16,7 @@ fn random_lives_with_crashes_keep_everything_acknowledged() {
         released += r;
         checkpoints += c;
     }
-    assert!(torn > 5, "records tore: {torn}");
+    assert!(torn > 2, "records tore: {torn}");
     assert!(released > 50, "segments were released: {released}");
     assert!(checkpoints > 10, "checkpoints were finished: {checkpoints}");
 }

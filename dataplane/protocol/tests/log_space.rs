@@ -246,3 +246,204 @@ fn steady_appends_take_their_headers_from_the_log_itself() {
     }
     assert_eq!(rig.pool.stats().free, before.free, "no buffer leaks");
 }
+
+/// Fills every segment that metadata may take, without a release: as full as a ring gets. Nothing in it is
+/// live, so that a checkpoint is all that is missing.
+fn fill_all(rig: &mut Rig) {
+    fill(rig);
+    while rig.log.live_blocks() > 0 {
+        rig.flush();
+        rig.settle();
+    }
+    while rig.push(Body::Nothing).is_ok() {
+        rig.turn(100);
+    }
+    rig.settle();
+}
+
+/// Byte offset of the segment that is being written, by the newest sequence of any header.
+fn newest_segment(rig: &Rig) -> (u64, usize) {
+    let superblock = format::examine_any(&rig.mem.bytes, rig.config.device_bytes).expect("a log");
+    let places =
+        (0..superblock.segments).map(|place| (superblock.segment_block(place) * BLOCK as u64) as usize);
+    let header = |at: usize| format::SegmentHeader::decode(&rig.mem.bytes[at..at + BLOCK], LOG);
+    places.filter_map(|at| Some((header(at)?.seq, at))).max().expect("segments")
+}
+
+#[test]
+fn a_rotten_header_of_the_newest_segment_hides_nothing_however_full_the_ring_is_p_06() {
+    let mut rig = Rig::new(11, config(12 << 20));
+    rig.adopt();
+    fill_all(&mut rig);
+    let (_, at) = newest_segment(&rig);
+    rig.mem.bytes[at + 100] ^= 1;
+    let (_, partitions, report, _) =
+        recover(&mut rig.mem, &rig.config, &rig.pool, &mut rig.rng).expect("recovers");
+    assert_eq!((report.lost, partitions[0].damaged), (0, false));
+    assert_eq!(partitions[0].tail, rig.acked, "AckedIsDurable");
+}
+
+#[test]
+fn a_torn_first_write_of_a_segment_takes_no_old_record_for_new_and_loses_no_durable_one_p_06() {
+    for keep in 0..8 {
+        let mut rig = Rig::new(12, config(12 << 20));
+        rig.adopt();
+        fill_all(&mut rig);
+        // Space is given back only after the newest header was written: that header still counts the oldest.
+        let (before, _) = newest_segment(&rig);
+        rig.begin_checkpoint();
+        rig.settle();
+        assert!(rig.release() > 5);
+        // The first write of the next segment reaches the medium in part: `keep` says which blocks.
+        let (seq, cmd) = loop {
+            rig.push(Body::Clear { lba: Lba(1), count: 1 }).expect("room");
+            rig.log.end_turn(rig.now, &mut rig.out);
+            rig.mem.submit(&mut rig.out);
+            let BlockOp::Write { bufs, .. } = &rig.mem.queue[0].op else { panic!("an append") };
+            let header = format::SegmentHeader::decode(&bufs[0], LOG);
+            if let Some(header) = header {
+                break (header.seq, rig.mem.queue.remove(0));
+            }
+            rig.turn(100);
+        };
+        assert!(seq > before);
+        let BlockOp::Write { offset, bufs, .. } = cmd.op else { panic!("an append") };
+        for (i, buf) in bufs.iter().enumerate().filter(|(i, _)| keep >> i & 1 == 1) {
+            rig.mem.bytes[offset as usize + i * BLOCK..][..BLOCK].copy_from_slice(buf);
+        }
+        rig.mem.queue.clear();
+        let (mut log, partitions, report, _) =
+            recover(&mut rig.mem, &rig.config, &rig.pool, &mut rig.rng).expect("recovers");
+        let found = &partitions[0];
+        assert_eq!((report.lost, found.damaged), (0, false), "blocks {keep:b}");
+        assert!(found.tail >= rig.acked, "blocks {keep:b}: {:?} of {:?}", found.tail, rig.acked);
+        let tail = found.tail;
+        log.try_release(&|_| Some(tail));
+        assert!(log.room_for(64, Room::User), "and the ring goes on");
+    }
+}
+
+/// Writes segments full for partition 2, which the head of the rig does not know otherwise.
+fn other_partition(rig: &mut Rig) {
+    for op in 1..=8 {
+        let body = write_body(&rig.pool, Op(op), Lba(0), 64);
+        let entry = Entry { partition: PartitionId(2), number: Number::ZERO, op: Op(op), body };
+        let placed = rig.log.push(&entry, Op(op - 1)).expect("room");
+        rig.turn(100);
+        rig.log.dead(placed.addr, 64);
+    }
+}
+
+#[test]
+fn operations_that_an_adoption_cut_hold_no_segment_p_01_p_31() {
+    let mut rig = Rig::new(13, config(12 << 20));
+    let number = Number { epoch: 1, counter: 1 };
+    for op in 1..=5 {
+        let entry = Entry { partition: P, number, op: Op(op), body: Body::Nothing };
+        rig.log.push(&entry, Op(0)).expect("room");
+        rig.turn(100);
+    }
+    // A new primary knows two of them; the partition is idle from here on.
+    rig.op = Op(2);
+    rig.committed = Op(2);
+    other_partition(&mut rig);
+    rig.adopt();
+    let committed = |id: PartitionId| Some(if id == P { Op(2) } else { Op(8) });
+    rig.begin_checkpoint();
+    assert_eq!(rig.log.try_release(&committed), 0, "not before the adoption is durable");
+    rig.settle();
+    rig.begin_checkpoint();
+    rig.settle();
+    assert!(rig.log.try_release(&committed) > 2, "what was cut will never be committed");
+    // After a restart likewise.
+    let mut rig = Rig::new(14, config(12 << 20));
+    for op in 1..=5 {
+        let entry = Entry { partition: P, number, op: Op(op), body: Body::Nothing };
+        rig.log.push(&entry, Op(0)).expect("room");
+    }
+    rig.op = Op(2);
+    rig.adopt();
+    other_partition(&mut rig);
+    rig.settle();
+    let (mut log, _, _, mut out) =
+        recover(&mut rig.mem, &rig.config, &rig.pool, &mut rig.rng).expect("recovers");
+    let meta = |partition, committed, adopted| PartitionMeta {
+        partition,
+        blocks: 2048,
+        committed,
+        adopted,
+        damaged: false,
+    };
+    log.checkpoint_begin(vec![meta(P, Op(2), rig.adopted.clone()), meta(PartitionId(2), Op(8), None)]);
+    while log.checkpointing() {
+        log.checkpoint_step(&mut rig.indexes, &mut out);
+        rig.mem.submit(&mut out);
+        while !rig.mem.queue.is_empty() {
+            let done = rig.mem.finish(0);
+            log.handle_block(done, &mut out);
+        }
+    }
+    let dead: Vec<_> = {
+        let mut runs = Vec::new();
+        log.oldest_live(&mut |run| {
+            runs.push(run);
+            true
+        });
+        runs
+    };
+    for run in dead {
+        log.dead(run.addr, run.blocks);
+    }
+    assert!(log.try_release(&committed) > 2);
+}
+
+#[test]
+fn what_a_secondary_was_promised_room_for_may_use_the_reserve_p_31() {
+    let mut rig = Rig::new(15, config(12 << 20));
+    fill(&mut rig);
+    let entry = |rig: &Rig, op: u64| {
+        let body = write_body(&rig.pool, Op(op), Lba(0), 64);
+        Entry { partition: PartitionId(2), number: Number::ZERO, op: Op(op), body }
+    };
+    let refused = entry(&rig, 1);
+    assert_eq!(rig.log.push(&refused, Op(0)), Err(PushError::Full), "clients stop");
+    // In the order of operations a repoint that frees the log may stand behind such a write.
+    let mut taken = 0;
+    while taken < 100 {
+        let next = entry(&rig, taken + 1);
+        if rig.log.push_cold(&next, Op(0)).is_err() {
+            break;
+        }
+        taken += 1;
+        rig.turn(100);
+    }
+    assert!((2..50).contains(&taken), "{taken} taken");
+    assert!(rig.log.room_for(1, Room::Metadata), "a repoint finds room behind them");
+}
+
+#[test]
+fn a_pool_without_buffers_stops_neither_checkpoints_nor_repoints_p_31() {
+    let mut rig = Rig::new(16, config(12 << 20));
+    rig.adopt();
+    for lba in 0..32 {
+        rig.write(lba, 1).expect("room");
+    }
+    rig.settle();
+    let mut taken = Vec::new();
+    for bytes in [256 << 10, 64 << 10, 4 << 10] {
+        while let Some(buf) = rig.pool.alloc(bytes) {
+            taken.push(buf);
+        }
+    }
+    for round in 1..=3 {
+        let entry = RepointEntry { lba: Lba(0), op: Op(1), from: GatheredFrom::Log, block: 0, crc: 0 };
+        let entries = vec![entry; limits::REPOINT_ENTRIES_MAX];
+        let repoint = Repoint { extent: ExtentId(1), first_stripe: 0, stripes: 1, absent: 0, entries };
+        rig.push(Body::Repoint(Box::new(repoint))).expect("a header is kept for what makes room");
+        rig.settle();
+        rig.begin_checkpoint();
+        rig.settle();
+        assert_eq!(rig.log.checkpoint_counts(), (round, 0));
+    }
+    assert!(rig.pool.alloc(BLOCK).is_none(), "there was no buffer all the time");
+}

@@ -48,8 +48,9 @@ struct OpenRecord {
     at: u32,
     header: BufMut,
     header_blocks: u32,
-    /// Bytes of the header in use.
+    /// Bytes of the header in use, and how many may hold what an earlier user left.
     used: usize,
+    dirty: usize,
     entries: u16,
     /// What will be written: payload so far; headers join it when the record is closed.
     bufs: SmallVec<[Buf; 4]>,
@@ -65,11 +66,19 @@ impl OpenRecord {
     }
 }
 
+/// Header buffers of a record, which come back to the log once it is written.
+#[derive(Debug, Default)]
+struct Headers {
+    /// The record's, and how much of it is in use.
+    record: Option<(Buf, usize)>,
+    segment: Option<Buf>,
+}
+
 #[derive(Debug)]
 struct InFlight {
     lsn: Lsn,
     done: bool,
-    header: Option<Buf>,
+    headers: Headers,
 }
 
 /// The head's log, open for appends. See the words of the module `log`.
@@ -82,7 +91,7 @@ pub struct Log {
     pub(super) checkpoint: Checkpointer,
     epoch: u64,
     open: Option<OpenRecord>,
-    closed: VecDeque<(Lsn, Buf, BlockCmd)>,
+    closed: VecDeque<(Lsn, Headers, BlockCmd)>,
     in_flight: VecDeque<InFlight>,
     next: Lsn,
     durable: Lsn,
@@ -97,7 +106,13 @@ pub struct Log {
     quiet_at: Option<Time>,
     entry: Writer,
     fixed: Writer,
-    spare: Vec<BufMut>,
+    /// Header blocks to be used again, and how much of each is not zero.
+    spare: Vec<(BufMut, usize)>,
+    /// Kept for the largest header: what makes room again must never wait for a buffer (P-31).
+    reserve: Option<BufMut>,
+    /// Nothing is released before this record is durable: it voids operations, whose other records would
+    /// miss those of a segment that went.
+    pub(super) hold: Lsn,
     /// Buffers of the newest record: the next one's list is made as long at once.
     bufs_hint: usize,
 }
@@ -130,6 +145,8 @@ impl Log {
         start: Start,
     ) -> Self {
         let last = Lsn(start.next.0 - 1);
+        let spare = pool.alloc(BLOCK).into_iter().map(|buf| (buf, BLOCK)).collect();
+        let reserve = pool.alloc(RECORD_HEADER_MAX);
         Self {
             config,
             pool,
@@ -150,7 +167,9 @@ impl Log {
             quiet_at: None,
             entry: Writer::new(),
             fixed: Writer::new(),
-            spare: Vec::new(),
+            spare,
+            reserve,
+            hold: Lsn(0),
             bufs_hint: 0,
         }
     }
@@ -183,16 +202,22 @@ impl Log {
     /// Stages an operation in this turn's record. `committed` is the partition's committed watermark.
     /// Clears and writes are [`Room::User`], everything else [`Room::Metadata`].
     pub fn push(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
-        self.push_entry(entry, committed, true)
+        self.push_entry(entry, committed, true, Room::User)
     }
 
-    /// As [`Log::push`], but the payload is not kept in memory once it is written: a secondary serves no
-    /// reads, and the buffers are the primary's.
+    /// As [`Log::push`], for a secondary. The payload is not kept in memory once it is written: a secondary
+    /// serves no reads, and the buffers are the primary's. Clears and writes are [`Room::Replica`].
     pub fn push_cold(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
-        self.push_entry(entry, committed, false)
+        self.push_entry(entry, committed, false, Room::Replica)
     }
 
-    fn push_entry(&mut self, entry: &Entry, committed: Op, hot: bool) -> Result<Placed, PushError> {
+    fn push_entry(
+        &mut self,
+        entry: &Entry,
+        committed: Op,
+        hot: bool,
+        user: Room,
+    ) -> Result<Placed, PushError> {
         if !record::entry_ok(entry) {
             return Err(PushError::TooLarge);
         }
@@ -200,8 +225,8 @@ impl Log {
         bytes.bytes.clear();
         record::put_entry(&mut bytes, entry, committed);
         let (data, room) = match &entry.body {
-            Body::Write { lba, data, .. } => (Some((*lba, data)), Room::User),
-            Body::Clear { .. } => (None, Room::User),
+            Body::Write { lba, data, .. } => (Some((*lba, data)), user),
+            Body::Clear { .. } => (None, user),
             _ => (None, Room::Metadata),
         };
         let data = data.map(|(lba, data)| Payload { lba, data, hot });
@@ -229,6 +254,9 @@ impl Log {
         let placed = self.stage(&bytes.bytes, adopt.partition, adopt.tail, None, Room::Metadata);
         self.entry = bytes;
         let placed = placed?;
+        // What is cut will never be committed: no segment waits for it.
+        self.ring.cut(adopt.partition, adopt.tail);
+        self.hold = placed.lsn;
         let head = self.ring.head;
         let top = self.ring.segment(head).top(adopt.partition);
         top.adopted = top.adopted.max(adopt.number);
@@ -298,8 +326,11 @@ impl Log {
         if !self.may_use(room, u64::from(switch)) {
             return Err(PushError::Full);
         }
-        let header = self.buffer(header_blocks as usize * BLOCK)?;
         let segment_header = if switch { Some(self.buffer(BLOCK)?) } else { None };
+        let Ok((header, dirty)) = self.buffer(header_blocks as usize * BLOCK) else {
+            self.spare.extend(segment_header);
+            return Err(PushError::NoBuffer);
+        };
         self.close();
         if switch {
             self.ring.advance();
@@ -307,7 +338,7 @@ impl Log {
         }
         let lsn = self.next;
         self.next = Lsn(lsn.0 + 1);
-        let segment_header = segment_header.map(|buf| self.segment_header(buf, lsn));
+        let segment_header = segment_header.map(|(buf, _)| self.segment_header(buf, lsn));
         self.at += u32::from(segment_header.is_some());
         self.open = Some(OpenRecord {
             lsn,
@@ -315,6 +346,7 @@ impl Log {
             header,
             header_blocks,
             used: FIXED,
+            dirty,
             entries: 0,
             bufs: SmallVec::with_capacity(self.bufs_hint),
             payload_blocks: 0,
@@ -337,9 +369,16 @@ impl Log {
         self.open.as_ref().map_or(self.at, OpenRecord::end)
     }
 
-    fn buffer(&mut self, len: usize) -> Result<BufMut, PushError> {
-        let spare = if len == BLOCK { self.spare.pop() } else { None };
-        spare.or_else(|| self.pool.alloc(len)).ok_or(PushError::NoBuffer)
+    /// A header buffer, and how many of its bytes may not be zero.
+    fn buffer(&mut self, len: usize) -> Result<(BufMut, usize), PushError> {
+        if len == BLOCK
+            && let Some(spare) = self.spare.pop()
+        {
+            return Ok(spare);
+        }
+        let mut buf = self.pool.alloc(len).or_else(|| self.reserve.take()).ok_or(PushError::NoBuffer)?;
+        buf.set_len(len);
+        Ok((buf, len))
     }
 
     fn segment_header(&self, mut buf: BufMut, first: Lsn) -> Buf {
@@ -359,7 +398,9 @@ impl Log {
     /// Finishes the open record; its write waits in `closed`.
     fn close(&mut self) {
         let Some(mut open) = self.open.take() else { return };
-        open.header[open.used..].fill(0);
+        // Nobody's old bytes go to the medium; what is zero already need not become so again.
+        let dirty = open.dirty.max(open.used);
+        open.header[open.used..dirty].fill(0);
         let fixed = RecordHeader {
             log: self.superblock.log,
             epoch: self.epoch,
@@ -383,9 +424,8 @@ impl Log {
         let first = open.at - u32::from(open.segment_header.is_some());
         let mut bufs = open.bufs;
         bufs.insert(0, header.clone());
-        if let Some(segment_header) = open.segment_header {
-            bufs.insert(0, segment_header);
-        }
+        let segment = open.segment_header;
+        bufs.insert_many(0, segment.clone());
         self.at = open.at + 2 * open.header_blocks + open.payload_blocks;
         // The header once more, so that rot of its first copy loses nothing.
         bufs.push(header.clone());
@@ -393,7 +433,8 @@ impl Log {
         let offset = self.ring.addr(self.ring.head, first).offset();
         let op = BlockOp::Write { offset, bufs, fua: !self.config.faults.no_fua() };
         let cmd = BlockCmd { device: self.config.device, key: key(KIND_APPEND, open.lsn.0), op };
-        self.closed.push_back((open.lsn, header, cmd));
+        let headers = Headers { record: Some((header, open.used)), segment };
+        self.closed.push_back((open.lsn, headers, cmd));
     }
 
     /// Closes this turn's records and emits their writes. Call once per turn, also when nothing was pushed.
@@ -401,8 +442,8 @@ impl Log {
         self.note_quiet(now);
         self.close();
         while self.in_flight.len() < RECORDS_IN_FLIGHT_MAX && !self.failed {
-            let Some((lsn, header, cmd)) = self.closed.pop_front() else { break };
-            self.in_flight.push_back(InFlight { lsn, done: false, header: Some(header) });
+            let Some((lsn, headers, cmd)) = self.closed.pop_front() else { break };
+            self.in_flight.push_back(InFlight { lsn, done: false, headers });
             out.block.push(cmd);
         }
     }
@@ -452,7 +493,7 @@ impl Log {
         else {
             return;
         };
-        let header = flight.header.take();
+        let headers = std::mem::take(&mut flight.headers);
         if result.is_err() {
             if !self.failed {
                 out.events.push(Event::DeviceFailed { device: self.config.device, why: "log append failed" });
@@ -461,7 +502,7 @@ impl Log {
             return;
         }
         flight.done = true;
-        self.recycle(header);
+        self.recycle(headers);
         if self.config.faults.ack_with_hole() {
             self.durable = self.durable.max(lsn);
         }
@@ -477,12 +518,17 @@ impl Log {
         self.failed |= broken;
     }
 
-    /// Keeps a header block for the next record, so that steady appends take nothing from the pool.
-    fn recycle(&mut self, header: Option<Buf>) {
-        let Some(Ok(mut buf)) = header.map(Buf::try_mut) else { return };
-        if self.spare.len() < RECORDS_IN_FLIGHT_MAX && buf.capacity() == BLOCK {
-            buf.set_len(BLOCK);
-            self.spare.push(buf);
+    /// Keeps header buffers for the next records, so that steady appends take nothing from the pool.
+    fn recycle(&mut self, headers: Headers) {
+        let Headers { record, segment } = headers;
+        for (buf, used) in record.into_iter().chain(segment.map(|buf| (buf, BLOCK))) {
+            let Ok(mut buf) = buf.try_mut() else { continue };
+            if buf.capacity() == BLOCK && self.spare.len() < RECORDS_IN_FLIGHT_MAX {
+                buf.set_len(BLOCK);
+                self.spare.push((buf, used));
+            } else if buf.capacity() >= RECORD_HEADER_MAX && self.reserve.is_none() {
+                self.reserve = Some(buf);
+            }
         }
     }
 }

@@ -16,6 +16,7 @@ use super::types::*;
 use crate::wire::codec::Writer;
 use crate::wire::limits::BLOCK;
 use crate::wire::*;
+use palisade_dma::{Buf, BufMut};
 use smallvec::smallvec;
 use std::collections::BTreeMap;
 
@@ -80,14 +81,18 @@ pub(super) struct Checkpointer {
     /// A release waits for a newer checkpoint.
     pub(super) blocks_release: bool,
     writing: Option<Writing>,
+    /// Kept for when the pool has nothing: what makes room again must never wait for a buffer (P-31). It is
+    /// `lent` while a write has it.
+    pub(super) reserve: Option<BufMut>,
+    lent: Option<Buf>,
     /// Checkpoints finished since the start, and those given up.
     finished: u64,
     abandoned: u64,
 }
 
 impl Checkpointer {
-    pub(super) fn new(covered: Covered) -> Self {
-        Self { covered, ..Self::default() }
+    pub(super) fn new(covered: Covered, reserve: Option<BufMut>) -> Self {
+        Self { covered, reserve, ..Self::default() }
     }
 
     /// Whether the newest durable checkpoint stands for a segment's metadata of a partition.
@@ -264,11 +269,11 @@ impl Log {
         if writing.under_way + 2 > WRITES_MAX {
             return false;
         }
-        let Some(mut buf) = self.pool.alloc(PAGE) else { return false };
+        let Some(mut buf) = self.page_buf(PAGE) else { return false };
         let generation = writing.root.generation;
         let header = PageHeader { generation, page, kind, len: body.len() as u32 };
         writing.crcs.push(header.write(&mut buf, body));
-        let buf = buf.freeze();
+        let buf = self.frozen(buf);
         for copy in 0..2 {
             let offset = self.superblock.page_offset(generation, copy, page);
             self.emit(writing, BlockOp::Write { offset, bufs: smallvec![buf.clone()], fua: false }, out);
@@ -276,14 +281,37 @@ impl Log {
         true
     }
 
+    /// A buffer to write: from the pool, or else the one that is kept for this.
+    fn page_buf(&mut self, len: usize) -> Option<BufMut> {
+        match self.checkpoint.lent.take().map(Buf::try_mut) {
+            Some(Ok(back)) => self.checkpoint.reserve = Some(back),
+            Some(Err(lent)) => self.checkpoint.lent = Some(lent),
+            None if self.checkpoint.reserve.is_none() => self.checkpoint.reserve = self.pool.alloc(PAGE),
+            None => {}
+        }
+        let mut buf = self.pool.alloc(len).or_else(|| self.checkpoint.reserve.take())?;
+        buf.set_len(len);
+        Some(buf)
+    }
+
+    /// Ready to be written; remembered if it is the one kept.
+    fn frozen(&mut self, buf: BufMut) -> Buf {
+        let buf = buf.freeze();
+        if self.checkpoint.reserve.is_none() && self.checkpoint.lent.is_none() {
+            self.checkpoint.lent = Some(buf.clone());
+        }
+        buf
+    }
+
     fn write_slot(&mut self, writing: &mut Writing, slot: u64, out: &mut Out) -> bool {
-        let Some(mut buf) = self.pool.alloc(BLOCK) else { return false };
+        let Some(mut buf) = self.page_buf(BLOCK) else { return false };
         let mut superblock = self.superblock;
         superblock.seq += 1;
         superblock.root = writing.root;
         buf.copy_from_slice(&superblock.encode());
         let offset = slot * BLOCK as u64;
-        self.emit(writing, BlockOp::Write { offset, bufs: smallvec![buf.freeze()], fua: true }, out);
+        let buf = self.frozen(buf);
+        self.emit(writing, BlockOp::Write { offset, bufs: smallvec![buf], fua: true }, out);
         true
     }
 

@@ -9,7 +9,7 @@ use super::append::{KIND_RECOVERY, Log, Start, key, unkey};
 use super::checkpoint::{Checkpointer, Covered};
 use super::format::{self, CHECKPOINT_OFFSET, SegmentHeader, Superblock};
 use super::page::PAGE;
-use super::reads::Reads;
+use super::reads::{Bytes, Reads};
 use super::replay::Replay;
 use super::restore::Loader;
 use super::scan::{Found, Scanner};
@@ -17,7 +17,7 @@ use super::segments::Ring;
 use super::types::*;
 use crate::wire::limits::BLOCK;
 use crate::wire::*;
-use palisade_dma::{Buf, BufMut, Pool};
+use palisade_dma::{Buf, Pool};
 use smallvec::smallvec;
 use std::collections::{BTreeMap, VecDeque};
 
@@ -48,6 +48,15 @@ enum Phase {
     Done,
 }
 
+/// A write that ends a recovery.
+#[derive(Debug)]
+struct Closing {
+    offset: u64,
+    buf: Buf,
+    /// Whether the log cannot do without it. A second copy that cannot be mended is only told.
+    vital: bool,
+}
+
 /// Reads (or formats) a log device until it can be appended to.
 #[derive(Debug)]
 pub struct Recovery {
@@ -57,8 +66,9 @@ pub struct Recovery {
     phase: Phase,
     reads: Reads,
     /// Writes that end the recovery, one after another.
-    writes: VecDeque<(u64, Buf)>,
-    writing: bool,
+    writes: VecDeque<Closing>,
+    /// One is under way; `Some(true)` if the log cannot do without it.
+    writing: Option<bool>,
     /// What was read is on the medium, not in a cache only.
     settled: bool,
     superblock: Option<Superblock>,
@@ -83,7 +93,7 @@ impl Recovery {
             phase: Phase::Superblock,
             reads: Reads::default(),
             writes: VecDeque::new(),
-            writing: false,
+            writing: None,
             settled: false,
             superblock: None,
             headers: BTreeMap::new(),
@@ -117,21 +127,47 @@ impl Recovery {
         if kind != KIND_RECOVERY || self.state != RecoveryState::Working {
             return;
         }
-        match done.result {
-            Err(error) => {
-                let doing = if self.writing { "opening a new epoch" } else { "reading the log" };
-                return self.fail(LogError::Device { doing, error });
+        match self.writing.take() {
+            Some(vital) => {
+                if let Err(error) = done.result {
+                    if vital {
+                        return self.fail(LogError::Device { doing: "opening a new epoch", error });
+                    }
+                    let what = "a copy that cannot be written again".to_string();
+                    out.events.push(Event::Corrupt { place: "log", what });
+                }
             }
-            Ok(BlockOk::Done) => self.writing = false,
-            Ok(BlockOk::Read(buf)) => self.reads.done(number, buf),
+            None => {
+                let result = match done.result {
+                    Ok(BlockOk::Read(buf)) => Ok(buf),
+                    Ok(BlockOk::Done) => return,
+                    Err(error) => Err(error),
+                };
+                if let Err(error) = self.reads.done(number, result) {
+                    return self.fail(LogError::Device { doing: "reading the log", error });
+                }
+            }
         }
-        while let Some(buf) = self.reads.ready() {
-            self.replay.report.bytes += buf.len() as u64;
-            if let Err(error) = self.take(&buf, out) {
+        while let Some(bytes) = self.reads.ready() {
+            self.replay.report.bytes += bytes.buf.len() as u64;
+            if bytes.bad > 0 {
+                self.tell_unreadable(&bytes, out);
+            }
+            if let Err(error) = self.take(&bytes, out) {
                 return self.fail(error);
             }
         }
         self.pump(out);
+    }
+
+    /// Blocks that cannot be read count as rot (P-06); this says so.
+    fn tell_unreadable(&mut self, bytes: &Bytes, out: &mut Out) {
+        self.replay.report.unreadable = self.reads.unreadable();
+        let first = bytes.offset / BLOCK as u64;
+        let last = first + (bytes.buf.len() / BLOCK) as u64 - 1;
+        let what = format!("{} of blocks {first} to {last} cannot be read", bytes.bad);
+        let place = if matches!(self.phase, Phase::Checkpoint { .. }) { "checkpoint" } else { "log" };
+        out.events.push(Event::Corrupt { place, what });
     }
 
     fn fail(&mut self, error: LogError) {
@@ -143,11 +179,14 @@ impl Recovery {
         if !self.reads.pump(self.config.device, &self.pool, out) {
             return self.fail(LogError::NoBuffer);
         }
-        if matches!(self.phase, Phase::Writes) && !self.writing && self.state == RecoveryState::Working {
+        if matches!(self.phase, Phase::Writes)
+            && self.writing.is_none()
+            && self.state == RecoveryState::Working
+        {
             if !self.settled {
                 // P-09: writes that were under way when the process died may have got no further than the
                 // device's cache. What is taken for durable from here on has to be.
-                (self.settled, self.writing) = (true, true);
+                (self.settled, self.writing) = (true, Some(true));
                 let key = key(KIND_RECOVERY, u64::MAX);
                 out.block.push(BlockCmd { device: self.config.device, key, op: BlockOp::Flush });
                 return;
@@ -157,8 +196,8 @@ impl Recovery {
                     self.phase = Phase::Done;
                     self.state = RecoveryState::Done;
                 }
-                Some((offset, buf)) => {
-                    self.writing = true;
+                Some(Closing { offset, buf, vital }) => {
+                    self.writing = Some(vital);
                     let op = BlockOp::Write { offset, bufs: smallvec![buf], fua: true };
                     let key = key(KIND_RECOVERY, u64::MAX);
                     out.block.push(BlockCmd { device: self.config.device, key, op });
@@ -168,12 +207,22 @@ impl Recovery {
     }
 
     /// Takes the next read of the present phase.
-    fn take(&mut self, buf: &BufMut, out: &mut Out) -> Result<(), LogError> {
+    fn take(&mut self, bytes: &Bytes, out: &mut Out) -> Result<(), LogError> {
         match std::mem::replace(&mut self.phase, Phase::Done) {
-            Phase::Superblock => self.take_superblock(buf, out),
-            Phase::Headers { at, found } => self.take_header(at, found, buf),
-            Phase::Checkpoint { at, second, loader } => self.take_page(at, second, loader, buf, out),
-            Phase::Records { seq, offset, probe_to } => self.take_chunk(seq, offset, probe_to, buf, out),
+            Phase::Superblock => self.take_superblock(&bytes.buf, out).map_err(|error| match error {
+                // What could not be read may be what is missed: nothing is known of the device.
+                LogError::Refused(Verdict::Blank | Verdict::ForeignSignature | Verdict::Damaged(_))
+                    if bytes.bad > 0 =>
+                {
+                    LogError::Device { doing: "reading the superblock", error: BlockError::Io }
+                }
+                error => error,
+            }),
+            Phase::Headers { at, found } => self.take_header(at, found, &bytes.buf),
+            Phase::Checkpoint { at, second, loader } => self.take_page(at, second, loader, &bytes.buf, out),
+            Phase::Records { seq, offset, probe_to } => {
+                self.take_chunk(seq, offset, probe_to, &bytes.buf, out)
+            }
             other => {
                 self.phase = other;
                 Ok(())
@@ -187,10 +236,10 @@ impl Recovery {
         Ok(buf.freeze())
     }
 
-    fn write_superblocks(&mut self, superblock: &Superblock) -> Result<(), LogError> {
+    fn write_superblocks(&mut self, superblock: &Superblock, vital: bool) -> Result<(), LogError> {
         for slot in 0..2 {
             let buf = self.block_buf(&superblock.encode())?;
-            self.writes.push_back((slot * BLOCK as u64, buf));
+            self.writes.push_back(Closing { offset: slot * BLOCK as u64, buf, vital });
         }
         Ok(())
     }
@@ -201,7 +250,8 @@ impl Recovery {
             Ok((mut superblock, mend)) => {
                 if mend {
                     superblock.seq += 1;
-                    self.write_superblocks(&superblock)?;
+                    // An older checkpoint must not come back; a slot that went bad may stay so.
+                    self.write_superblocks(&superblock, format::whole_slots(start) == 2)?;
                 }
                 if format::whole_slots(start) < 2 {
                     self.replay.report.repaired += 1;
@@ -226,7 +276,7 @@ impl Recovery {
 
     fn format(&mut self, format: &FormatAs) -> Result<(), LogError> {
         let superblock = Superblock::plan(&self.config, format)?;
-        self.write_superblocks(&superblock)?;
+        self.write_superblocks(&superblock, true)?;
         self.replay.report.formatted = true;
         self.superblock = Some(superblock);
         let (blocks, count) = (superblock.segment_blocks(), superblock.segments);
@@ -304,7 +354,8 @@ impl Recovery {
 
     fn restore(&mut self, superblock: Superblock, mut loader: Loader) -> Result<(), LogError> {
         self.replay.report.checkpoint = superblock.root.generation;
-        self.writes.extend(loader.repairs.drain(..));
+        let repair = |(offset, buf)| Closing { offset, buf, vital: false };
+        self.writes.extend(loader.repairs.drain(..).map(repair));
         let mut partitions = BTreeMap::new();
         for (meta, index) in loader.finish()? {
             let adopted = meta.adopted.as_ref().map_or(Number::ZERO, |adopt| adopt.number);
@@ -437,7 +488,7 @@ impl Recovery {
             out.events.push(Event::Repaired { place: "log", what });
             self.replay.report.repaired += 1;
             let buf = self.block_buf(header)?;
-            self.writes.push_back((addr.offset(), buf));
+            self.writes.push_back(Closing { offset: addr.offset(), buf, vital: false });
         }
         let end = scanner.finish(self.config.faults.trust_past_hole());
         self.replay.report.torn += end.torn;
@@ -481,7 +532,7 @@ impl Recovery {
             };
             let offset = ring.addr(ring.head, 0).offset();
             let buf = self.block_buf(&header.encode())?;
-            self.writes.push_back((offset, buf));
+            self.writes.push_back(Closing { offset, buf, vital: true });
         }
         self.start = Some(Start { epoch, next, prev_crc, at });
         self.phase = Phase::Writes;
@@ -498,7 +549,7 @@ impl Recovery {
             panic!("a recovery that is done has a superblock, a ring and a place to start from");
         };
         let (partitions, report) = self.replay.finish(&mut ring);
-        let checkpoint = Checkpointer::new(self.covered);
+        let checkpoint = Checkpointer::new(self.covered, self.pool.alloc(PAGE));
         let log = Log::new(self.config, self.pool, superblock, ring, checkpoint, start);
         (log, partitions, report)
     }

@@ -108,7 +108,7 @@ impl Log {
         let segment = self.ring.peek(self.ring.tail);
         let faults = &self.config.faults;
         let live = segment.live > 0 && !faults.release_before_repoint();
-        if live || segment.pins > 0 || segment.last > self.durable() {
+        if live || segment.pins > 0 || segment.last.max(self.hold) > self.durable() {
             return false;
         }
         let settled = |top: &super::segments::Top| committed(top.partition).is_none_or(|c| top.op <= c);

@@ -94,6 +94,9 @@ impl Replay {
                     self.note_bad(&entry, first_payload + bad - block, addr);
                 }
             }
+            if let Logged::Adopt(adopt) = &entry {
+                ring.cut(adopt.partition, adopt.tail);
+            }
             note_top(&entry, fixed.segment, ring);
             self.entry(entry, committed, addr, fixed.lsn);
             block += blocks;
@@ -191,7 +194,10 @@ impl Replay {
             }
             let bad = bad.iter().filter(|(p, bad)| *p == partition && ring.is_live(bad.addr));
             let bad = bad.map(|(_, bad)| *bad).collect();
-            found.push(part.into_recovered(partition, bad));
+            let part = part.into_recovered(partition, bad);
+            // What lies beyond a gap is not held: no segment waits for it.
+            ring.cut(partition, part.tail);
+            found.push(part);
         }
         (found, report)
     }

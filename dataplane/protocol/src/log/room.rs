@@ -2,7 +2,9 @@
 //!
 //! Clients stop first: the reserve they leave is what repoints, seals, releases and adoptions need, which
 //! are what makes room again. Copies of live blocks come in between, because they free a tail segment at the
-//! price of a new one.
+//! price of a new one. One segment is never taken at all: the ring's newest header always finds the place
+//! behind it free, so that recovery can look there for a segment whose own header rotted, and the first write
+//! of a segment never tears one that the newest whole header still counts (P-06).
 
 use super::append::Log;
 use super::types::Room;
@@ -13,8 +15,8 @@ impl Log {
         match room {
             Room::User if self.config.faults.no_reserve() => 0,
             Room::User => (self.ring.count() / 8).max(4),
-            Room::Copy => 1,
-            Room::Metadata => 0,
+            Room::Copy | Room::Replica => 2,
+            Room::Metadata => 1,
         }
     }
 

@@ -174,6 +174,17 @@ impl Ring {
         self.segment(head).reset(head);
     }
 
+    /// Operations of a partition above `tail` are void: nothing waits for them any more (P-01).
+    pub(super) fn cut(&mut self, partition: PartitionId, tail: Op) {
+        for seq in self.tail..=self.head {
+            let segment = self.segment(seq);
+            for top in segment.tops.iter_mut().filter(|top| top.partition == partition) {
+                top.op = top.op.min(tail);
+                top.meta = top.meta.min(tail);
+            }
+        }
+    }
+
     /// Frees the oldest segment.
     pub(super) fn release_tail(&mut self) {
         assert!(self.tail < self.head, "the segment being written is never released");

@@ -151,6 +151,9 @@ pub enum PushError {
 pub enum Room {
     /// Client data: writes and clears.
     User,
+    /// The same at a secondary. It was promised room (credit), and what frees its log (a repoint) may stand
+    /// behind it in the one order: so it may use the reserve as copies may.
+    Replica,
     /// Copy-forward of live blocks: may use all of the reserve but one segment.
     Copy,
     /// Metadata operations and adoptions: may use the whole reserve.
@@ -344,6 +347,8 @@ pub struct RecoveryReport {
     pub lost: u64,
     /// Payload blocks with a wrong checksum, live or not.
     pub bad_payload: u64,
+    /// Blocks that the device could not read; they count as rot.
+    pub unreadable: u64,
     /// Checkpoint pages and superblocks repaired from their second copy.
     pub repaired: u64,
     /// Generation of the checkpoint that was loaded; 0 for none.

@@ -44,6 +44,10 @@ pub struct Mem {
     pub writes: u64,
     /// Fails writes from this one on.
     pub fail_writes_from: Option<u64>,
+    /// Blocks that cannot be read until they are written again.
+    pub unreadable: BTreeSet<u64>,
+    /// Blocks that cannot be written.
+    pub unwritable: BTreeSet<u64>,
 }
 
 impl Mem {
@@ -54,6 +58,8 @@ impl Mem {
             queue: Vec::new(),
             writes: 0,
             fail_writes_from: None,
+            unreadable: BTreeSet::new(),
+            unwritable: BTreeSet::new(),
         }
     }
 
@@ -78,6 +84,10 @@ impl Mem {
             BlockOp::Read { offset, mut buf } => {
                 let from = offset as usize;
                 let len = buf.len();
+                let blocks = offset / BLOCK as u64..(offset + len as u64) / BLOCK as u64;
+                if self.unreadable.range(blocks).next().is_some() {
+                    return BlockDone { key: cmd.key, result: Err(BlockError::Io) };
+                }
                 buf.copy_from_slice(&self.bytes[from..from + len]);
                 Ok(BlockOk::Read(buf))
             }
@@ -91,6 +101,11 @@ impl Mem {
                     return BlockDone { key: cmd.key, result: Err(BlockError::Io) };
                 }
                 let mut at = offset / BLOCK as u64;
+                let blocks: u64 = bufs.iter().map(|buf| (buf.len() / BLOCK) as u64).sum();
+                if self.unwritable.range(at..at + blocks).next().is_some() {
+                    return BlockDone { key: cmd.key, result: Err(BlockError::Io) };
+                }
+                self.unreadable.retain(|block| !(at..at + blocks).contains(block));
                 for buf in &bufs {
                     assert_eq!(buf.len() % BLOCK, 0);
                     for block in buf.chunks_exact(BLOCK) {
