@@ -1,3 +1,4 @@
+// SIZE: staging, closing and finishing a record share its one state; its buffers come back where they were taken.
 //! The append path: entries become records, records become one vectored FUA write each (P-06, P-09).
 //!
 //! A record's header takes one block and is filled by the entries of a turn; an entry too large for that
