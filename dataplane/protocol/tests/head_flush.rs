@@ -131,8 +131,9 @@ fn a_rotten_column_gives_right_data_and_is_rewritten() {
     rack.serve();
     rack.workload(200, 256, 8);
     rack.flush_all();
-    // Parity columns hold nothing that the client knows; two sleds more than cover that.
-    assert!(rack.rot(2, 2) + rack.rot(3, 2) > 0);
+    // At most two sleds; one whose columns are all parity holds nothing that the client knows.
+    let hurt = (2..8).filter(|&device| rack.rot(device, 2) > 0).take(2).count();
+    assert!(hurt > 0, "no column rotted");
     rack.verify();
     rack.run_for(Duration::from_secs(3));
     rack.verify();

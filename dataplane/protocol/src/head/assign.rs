@@ -139,12 +139,13 @@ impl Core {
         peer.announced = true;
         peer.durable = durable.min(part.tail).max(part.committed);
         peer.sent = peer.durable;
-        peer.credit = credit;
         peer.covered = covered;
         peer.progress(now, first);
         let skip = peer.durable.0 - part.committed.0;
         peer.spent =
             part.pending.iter().skip(skip as usize).map(|op| super::replicate::cost(&op.entry.body)).sum();
+        (peer.credit, peer.window) = (0, 0);
+        peer.grant(credit);
         self.load_pending(now, p, out);
         if self.cfg.faults.skip_reconcile() {
             self.serve(now, p, out);
@@ -241,6 +242,7 @@ impl Core {
                 durable: part.committed,
                 sent: part.committed,
                 credit: u64::MAX / 2,
+                window: u64::MAX / 2,
                 ..Peer::new(member, Time::ZERO, retry)
             });
             part.phase = Phase::Serving;
@@ -261,6 +263,7 @@ impl Peer {
             tell_at: None,
             spent: 0,
             credit: 0,
+            window: 0,
             covered: Op(0),
             repeat_at: None,
             gap,

@@ -7,9 +7,6 @@ use super::part::{FlushWait, Phase};
 use crate::log::{Loc, LogAddr};
 use crate::wire::*;
 
-/// The peer's credit that is left when flushing must make room there, in blocks.
-const CREDIT_LOW: u64 = 1024;
-
 impl Core {
     pub(super) fn flush_all(&mut self, now: Time, partition: PartitionId, tag: ClientTag, out: &mut Out) {
         self.busy = true;
@@ -27,10 +24,13 @@ impl Core {
         }
     }
 
-    /// Share of the log's room for user data that is in use, in percent.
+    /// Share of the log's room for user data that is in use, in percent. What is promised to other heads is
+    /// not there for this head's partitions, and does not count as room.
     pub(super) fn fill(&self) -> u8 {
         let (free, user) = (self.log.free_blocks(), self.log.user_blocks());
-        let all = self.log.capacity_blocks().saturating_sub(free - user.min(free)).max(1);
+        let all = self.log.capacity_blocks().saturating_sub(free - user.min(free));
+        let promised = self.promised().min(user);
+        let (user, all) = (user - promised, all.saturating_sub(promised).max(1));
         (100 - user.min(all) * 100 / all) as u8
     }
 
@@ -105,10 +105,7 @@ impl Core {
         let fill = self.fill();
         let cfg = self.cfg.flush;
         let part = &mut self.parts[p];
-        let short = part
-            .peer
-            .as_ref()
-            .is_some_and(|peer| peer.announced && peer.credit.saturating_sub(peer.spent) < CREDIT_LOW);
+        let short = part.peer.as_ref().is_some_and(super::part::Peer::short);
         let mut aged = false;
         if !cfg.age.is_zero() {
             aged = now.since(part.oldest_seen) >= cfg.age && part.aged <= part.committed && part.aged > Op(0);

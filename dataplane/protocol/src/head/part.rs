@@ -10,6 +10,9 @@ use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Index as At, IndexMut as AtMut};
 
+/// The peer's credit below which flushing must make room there, in blocks, however much it can give.
+const CREDIT_LOW: u64 = 1024;
+
 /// Where a partition stands on this head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Phase {
@@ -58,6 +61,8 @@ pub(super) struct Peer {
     /// Payload blocks sent since the announce, and how many may be (P-31).
     pub(super) spent: u64,
     pub(super) credit: u64,
+    /// Most credit that was ever left: what its log can give.
+    pub(super) window: u64,
     /// What its durable checkpoint covers (P-28).
     pub(super) covered: Op,
     /// Repeat of whatever is open.
@@ -255,6 +260,20 @@ pub(super) struct Part {
     pub(super) deleted: bool,
     pub(super) deleted_told: bool,
     pub(super) stats: Stats,
+}
+
+impl Peer {
+    /// Takes a new limit of what may be sent (P-31).
+    pub(super) fn grant(&mut self, credit: u64) {
+        self.credit = self.credit.max(credit);
+        self.window = self.window.max(self.credit.saturating_sub(self.spent));
+    }
+
+    /// Whether so little of its credit is left that flushing has to make room in its log.
+    pub(super) fn short(&self) -> bool {
+        let left = self.credit.saturating_sub(self.spent);
+        self.announced && left < (self.window / 4).min(CREDIT_LOW)
+    }
 }
 
 impl Part {

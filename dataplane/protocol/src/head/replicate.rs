@@ -105,7 +105,7 @@ impl Core {
         let first = self.cfg.retry.first;
         let part = &mut self.parts[p];
         let Some(peer) = part.peer.as_mut().filter(|peer| peer.announced) else { return };
-        peer.credit = peer.credit.max(credit);
+        peer.grant(credit);
         peer.covered = peer.covered.max(covered);
         let durable = durable.min(part.tail);
         if durable <= peer.durable {

@@ -5,7 +5,7 @@ use super::core::Core;
 use super::part::{Adoption, Follow, Pending, Phase};
 use super::replicate::cost;
 use super::slab::Id;
-use super::write::SLACK;
+use super::write::{LEAST, SLACK, room_for_write};
 use crate::log::PushError;
 use crate::wire::limits::{BLOCK, IO_BLOCKS_MAX};
 use crate::wire::*;
@@ -235,25 +235,32 @@ impl Core {
         self.parts.iter().filter(|part| part.phase == Phase::Following).map(|part| 3 * open(part)).sum()
     }
 
-    /// Lets the primary send more while the log has room for it beside all other promises.
+    /// Lets the primary send more while the log has room for it. All promises together take at most half of
+    /// the log, and a head that leads partitions itself keeps room for a largest write of theirs: a promise
+    /// to a primary that is idle stays open, and would starve them for ever.
     fn grant_credit(&mut self, p: usize) {
         let open = self.parts[p].follow.granted.saturating_sub(self.parts[p].follow.received);
         if open + CREDIT_STEP > CREDIT_WINDOW {
             return;
         }
+        let (promised, user) = (self.promised(), self.log.user_blocks());
+        let share = (self.log.user_capacity() / 2).max(3 * LEAST);
+        let leads = self.parts.iter().any(|part| part.phase != Phase::Following && !part.deleted);
+        let own = if leads { room_for_write(LEAST) } else { 0 };
         let most = CREDIT_WINDOW - open;
         let mut step = most / CREDIT_STEP * CREDIT_STEP;
-        let promised = self.promised();
         while step >= CREDIT_STEP / 4 {
-            if self.log.user_blocks() >= promised + 3 * step + 2 * SLACK {
+            let then = promised + 3 * step;
+            if then <= share && user >= then + 2 * SLACK + own {
                 self.parts[p].follow.granted += step;
                 return;
             }
             step /= 2;
         }
         // However small the log, a largest write must get its credit one day: nothing else makes room.
-        let least = (IO_BLOCKS_MAX as u64 + 2).saturating_sub(open);
-        if self.log.user_blocks() >= promised + 3 * least + 2 * SLACK {
+        let least = LEAST.saturating_sub(open);
+        let then = promised + 3 * least;
+        if then <= share && user >= then + 2 * SLACK {
             self.parts[p].follow.granted += least;
         }
     }

@@ -17,8 +17,16 @@ use palisade_isal::crc32c;
 const CLEAR_BLOCKS: u64 = 8192;
 /// Log blocks that stay free beside everything promised, for record headers and segment ends.
 pub(super) const SLACK: u64 = 128;
+/// Blocks of a largest write, with a partial block at either end.
+pub(super) const LEAST: u64 = IO_BLOCKS_MAX as u64 + 2;
 /// Clear operations of one command under way at once.
 const CLEARS_OPEN: u32 = 4;
+
+/// Log room that a write of so many blocks may take: it is at most three operations (partial blocks at its
+/// ends go by themselves), each in a record of its own with two header blocks.
+pub(super) fn room_for_write(blocks: u64) -> u64 {
+    blocks + 6 + SLACK
+}
 
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -102,7 +110,7 @@ impl Core {
             .peer
             .as_ref()
             .is_none_or(|peer| self.cfg.faults.no_credit() || peer.spent + blocks <= peer.credit);
-        credit && self.log.user_blocks() >= self.promised() + 3 * blocks + SLACK
+        credit && self.log.user_blocks() >= self.promised() + room_for_write(blocks)
     }
 
     /// Starts what had to wait, in order; reads do not queue behind writes once the partition serves.

@@ -51,6 +51,13 @@ impl Log {
         self.free_blocks().saturating_sub(kept)
     }
 
+    /// What [`Log::user_blocks`] comes to when nothing is left to flush: all but the reserve and the segment
+    /// that is being written.
+    pub fn user_capacity(&self) -> u64 {
+        let usable = self.ring.count().saturating_sub(self.kept_from(Room::User) + 1);
+        usable * u64::from(self.ring.segment_blocks - 1)
+    }
+
     /// Payload blocks of the log that something refers to.
     pub fn live_blocks(&self) -> u64 {
         self.ring.live_blocks()
