@@ -2,10 +2,10 @@
 
 use super::bridge::{Ask, Bridge, HeadPort, NodePort};
 use super::media::{MediaError, Opened, Opener};
-use crate::bus::{Askers, CLIENT_RING, MAILBOX, Post};
+use crate::bus::{CLIENT_RING, MAILBOX, Post};
 use crate::exports::ExportList;
 use crate::order::{HeadOrder, ORDERS, REPORTS, Report, Reporter};
-use crate::service::bare::BareService;
+use crate::service::bare::BareVolume;
 use crate::service::export::{ExportOrder, ExportParts, ExportService};
 use crate::service::fabric::{FabricOrder, FabricService};
 use crate::service::{HeadRings, HeadService, SledRings, SledService};
@@ -17,7 +17,7 @@ use palisade_protocol::fabric::Fabric;
 use palisade_protocol::head::{Head, HeadConfig, HeadLog, LogStart};
 use palisade_protocol::sled::{DeviceSpec, Sled, SledConfig};
 use palisade_protocol::wire::{BootId, ClientDone, DeviceIx, Envelope, NodeId, PartitionId, RackId, Time};
-use palisade_runtime::block::{BlockDriver, BlockPort, MemDriver, MemMedia};
+use palisade_runtime::block::BlockPort;
 use palisade_runtime::clock::{Clock, MonoClock};
 use palisade_runtime::entropy::{Entropy, OsEntropy};
 use palisade_runtime::net::datagram::UdpPort;
@@ -341,7 +341,8 @@ impl Wiring<'_> {
         Ok(())
     }
 
-    /// Memory devices exported without heads, in the list of the first head unless they name addresses.
+    /// Memory exported without heads, in the list (and on the core) of the first head unless they name
+    /// addresses of their own, which are served on their own core.
     fn bare_volumes(&mut self) -> Result<(), HostError> {
         for (index, volume) in self.rack.volumes.iter().enumerate() {
             let VolumeKind::Bare { core, nbd } = &volume.kind else { continue };
@@ -351,13 +352,11 @@ impl Wiring<'_> {
             if own {
                 fresh = Some(self.export(&volume.name, *core, nbd)?);
             }
-            let bench = self.bench(*core)?;
-            let (commands, commands_rx) = channel(CLIENT_RING, bench.reactor.waker());
+            let backing = self.bench(*core)?.pool.backing();
             let first = self.ports.values_mut().filter_map(NodePort::export_mut).next();
             let Some(export) = fresh.as_mut().or(first) else { continue };
-            let mut askers = Askers::default();
-            askers.add(export.asker, export.answers.clone());
-            let full = export.orders.send(ExportOrder::Volume(partition, commands)).is_err();
+            let bare = BareVolume::new(partition, volume.size_bytes, backing)?;
+            let full = export.orders.send(ExportOrder::Bare(bare)).is_err();
             assert!(!full, "a fresh ring has room for the declared volumes");
             export.exports.put(ExportInfo {
                 name: volume.name.clone(),
@@ -366,10 +365,6 @@ impl Wiring<'_> {
                 bytes: volume.size_bytes,
                 readonly: false,
             });
-            let device = BlockDriver::Mem(MemDriver::new(&volume.name, MemMedia::new(volume.size_bytes)));
-            let bench = self.bench(*core)?;
-            let service = BareService::new(&volume.name, device, bench.pool.clone(), commands_rx, askers);
-            bench.reactor.add(Box::new(service));
         }
         Ok(())
     }

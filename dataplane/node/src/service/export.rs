@@ -1,13 +1,15 @@
 //! NBD on a reactor: listeners, sockets, one byte machine per connection.
 //!
-//! Per turn each connection is read once (into one large buffer that all connections share; what the
-//! machine does not take at once waits in the connection's own backlog), its commands go to the volumes'
-//! rings, answers come back by ring, and each connection with output gets one vectored write. The
-//! payload of a small write is copied once, from the receive buffer to a pool slot that the log may hand
-//! to the device as it is; a large one is received straight into its slot.
+//! Per turn each connection is first sent its answers, which came back by ring (one vectored write), then
+//! read once (into one large buffer that all connections share; what the machine does not take at once
+//! waits in the connection's own backlog), and its commands go to the volumes' rings. The payload of a
+//! small write is copied once, from the receive buffer to a pool slot that the log may hand to the device
+//! as it is; a large one is received straight into its slot. Bare volumes live in here: their commands are
+//! carried out at once and answered in the same turn.
 
 use crate::bus::{ASKER_SHIFT, drain};
 use crate::exports::ExportList;
+use crate::service::bare::{BareVolume, NoBuffer};
 use palisade_dma::Pool;
 use palisade_protocol::export::nbd::{Connection, Phase};
 use palisade_protocol::wire::{ClientCmd, ClientDone, ClientError, PartitionId};
@@ -39,8 +41,23 @@ const SLOT_BITS: u32 = ASKER_SHIFT - 32;
 pub enum ExportOrder {
     /// Commands of a partition go into this ring.
     Volume(PartitionId, Sender<ClientCmd>),
+    /// A volume that is served in here.
+    Bare(BareVolume),
     /// The partition is gone; its clients are sent away.
     Gone(PartitionId),
+}
+
+/// Where commands go.
+#[derive(Default)]
+struct Volumes {
+    rings: BTreeMap<PartitionId, Sender<ClientCmd>>,
+    bare: Vec<BareVolume>,
+}
+
+impl Volumes {
+    fn bare(&mut self, partition: PartitionId) -> Option<&mut BareVolume> {
+        self.bare.iter_mut().find(|volume| volume.partition() == partition)
+    }
 }
 
 struct Client {
@@ -48,10 +65,8 @@ struct Client {
     machine: Connection,
     /// Received bytes that the machine did not take yet.
     backlog: Vec<u8>,
-    /// Commands that found their volume's ring full.
+    /// Commands that found their volume's ring full, or no buffer.
     waiting: VecDeque<ClientCmd>,
-    /// The partition that it is attached to, once it asked for something.
-    partition: Option<PartitionId>,
     /// The socket takes no more bytes for now.
     blocked: bool,
     /// The peer sends no more.
@@ -65,7 +80,7 @@ pub struct ExportService {
     listeners: Vec<Listener>,
     exports: Arc<ExportList>,
     pool: Pool,
-    volumes: BTreeMap<PartitionId, Sender<ClientCmd>>,
+    volumes: Volumes,
     orders: Receiver<ExportOrder>,
     answers: Receiver<ClientDone>,
     clients: Vec<Option<Client>>,
@@ -106,7 +121,7 @@ impl ExportService {
             listeners: parts.listeners,
             exports: parts.exports,
             pool: parts.pool,
-            volumes: BTreeMap::new(),
+            volumes: Volumes::default(),
             orders: parts.orders,
             answers: parts.answers,
             clients: Vec::new(),
@@ -125,12 +140,14 @@ impl ExportService {
             count += 1;
             match order {
                 ExportOrder::Volume(partition, ring) => {
-                    self.volumes.insert(partition, ring);
+                    self.volumes.rings.insert(partition, ring);
                 }
+                ExportOrder::Bare(volume) => self.volumes.bare.push(volume),
                 ExportOrder::Gone(partition) => {
-                    self.volumes.remove(&partition);
+                    self.volumes.rings.remove(&partition);
+                    self.volumes.bare.retain(|volume| volume.partition() != partition);
                     for client in self.clients.iter_mut().flatten() {
-                        if client.partition == Some(partition) {
+                        if client.machine.partition() == Some(partition) {
                             client.machine.shutdown();
                         }
                     }
@@ -160,7 +177,6 @@ impl ExportService {
                     machine: Connection::new(id),
                     backlog: Vec::new(),
                     waiting: VecDeque::new(),
-                    partition: None,
                     blocked: false,
                     ended: false,
                 };
@@ -188,13 +204,15 @@ impl ExportService {
     /// One connection's share of a turn; false when it is to be closed.
     fn serve(&mut self, slot: usize) -> (usize, bool) {
         let Some(client) = self.clients[slot].as_mut() else { return (0, true) };
-        let mut work = 0;
+        // Answers first: their clients wait, while what comes in may wait a little.
+        let mut work = client.send();
         if client.waiting.is_empty() {
             work += client.receive(&mut self.receive, &self.exports, &self.pool, &mut self.commands);
-            client.waiting.extend(self.commands.drain(..));
         }
-        work += client.hand_over(&mut self.volumes);
-        work += client.send();
+        work += client.hand_over(&mut self.commands, &mut self.volumes);
+        if !client.blocked {
+            work += client.send();
+        }
         let open = !(client.machine.closed().is_some() && client.machine.pending() == 0
             || client.ended && client.idle());
         (work, open)
@@ -262,23 +280,46 @@ impl Client {
         }
     }
 
-    /// Moves commands into their volumes' rings, in order.
-    fn hand_over(&mut self, volumes: &mut BTreeMap<PartitionId, Sender<ClientCmd>>) -> usize {
+    /// Starts commands in order, those that had to wait first.
+    fn hand_over(&mut self, fresh: &mut Vec<ClientCmd>, volumes: &mut Volumes) -> usize {
         let mut count = 0;
         while let Some(cmd) = self.waiting.pop_front() {
-            self.partition = Some(cmd.partition);
-            let Some(ring) = volumes.get_mut(&cmd.partition) else {
-                let result = Err(ClientError::NotServed);
-                self.machine.complete(ClientDone { tag: cmd.tag, result });
-                continue;
-            };
-            if let Err(Full(cmd)) = ring.push(cmd) {
+            if let Some(cmd) = self.start(cmd, volumes) {
                 self.waiting.push_front(cmd);
-                break;
+                self.waiting.extend(fresh.drain(..));
+                return count;
             }
             count += 1;
         }
+        for cmd in fresh.drain(..) {
+            if !self.waiting.is_empty() {
+                self.waiting.push_back(cmd);
+            } else if let Some(cmd) = self.start(cmd, volumes) {
+                self.waiting.push_back(cmd);
+            } else {
+                count += 1;
+            }
+        }
         count
+    }
+
+    /// Gives a command to its volume; returns it when it must wait.
+    fn start(&mut self, cmd: ClientCmd, volumes: &mut Volumes) -> Option<ClientCmd> {
+        let ClientCmd { tag, partition, verb } = cmd;
+        if let Some(volume) = volumes.bare(partition) {
+            return match volume.carry_out(verb) {
+                Ok(result) => {
+                    self.machine.complete(ClientDone { tag, result });
+                    None
+                }
+                Err(NoBuffer(verb)) => Some(ClientCmd { tag, partition, verb }),
+            };
+        }
+        let Some(ring) = volumes.rings.get_mut(&partition) else {
+            self.machine.complete(ClientDone { tag, result: Err(ClientError::NotServed) });
+            return None;
+        };
+        ring.push(ClientCmd { tag, partition, verb }).err().map(|Full(cmd)| cmd)
     }
 
     fn send(&mut self) -> usize {
@@ -334,7 +375,7 @@ impl Service for ExportService {
                 work += 1;
             }
         }
-        for ring in self.volumes.values_mut() {
+        for ring in self.volumes.rings.values_mut() {
             ring.kick();
         }
         work

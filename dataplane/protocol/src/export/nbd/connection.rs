@@ -8,7 +8,7 @@ use super::request::{Attached, HEADER_BYTES, Header};
 use super::serve::Wait;
 use super::words::{Errno, FIXED_NEWSTYLE, IHAVEOPT, NBDMAGIC, NO_ZEROES};
 use super::{Exports, Stats};
-use crate::wire::{ClientCmd, ClientTag};
+use crate::wire::{ClientCmd, ClientTag, PartitionId};
 use palisade_dma::{BufMut, Pool};
 use std::collections::VecDeque;
 
@@ -222,6 +222,11 @@ impl Connection {
     /// When fewer were pending.
     pub fn sent(&mut self, count: usize) {
         self.output.sent(count);
+    }
+
+    /// The partition that the client attached to, from the attach on.
+    pub fn partition(&self) -> Option<PartitionId> {
+        self.attached.map(|attached| attached.partition)
     }
 
     /// Where the connection stands.
