@@ -1,6 +1,7 @@
 //! Outside programs: found or not, pinned to a core, bounded in time, never left behind.
 
 use std::io::Read;
+use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -38,9 +39,20 @@ impl Drop for Kept {
     }
 }
 
+/// The program itself, without what pins it and without its arguments.
+fn name_of(command: &Command) -> String {
+    let mut words = std::iter::once(command.get_program()).chain(command.get_args());
+    let wrapper = |word: &str| {
+        let number = word.trim_start_matches('-').bytes().all(|byte| byte.is_ascii_digit());
+        number || matches!(word, "nice" | "taskset" | "-n" | "-c")
+    };
+    let word = words.find_map(|word| word.to_str().filter(|word| !wrapper(word)));
+    Path::new(word.unwrap_or("?")).file_name().map_or_else(String::new, |name| name.to_string_lossy().into())
+}
+
 /// Runs to the end within `limit`; standard output, or what went wrong.
 pub fn output(mut command: Command, limit: Duration) -> Result<String, String> {
-    let name = format!("{command:?}");
+    let name = name_of(&command);
     let child = command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn();
     let mut kept = Kept(child.map_err(|e| format!("{name}: {e}"))?);
     let mut stdout = kept.0.stdout.take().expect("asked for a pipe");
@@ -85,6 +97,7 @@ mod tests {
         assert_eq!(run("echo hi", Duration::from_secs(5)).as_deref(), Ok("hi\n"));
         assert!(run("echo no >&2; exit 3", Duration::from_secs(5)).expect_err("fails").contains("no"));
         assert!(run("sleep 30", Duration::from_millis(50)).expect_err("late").contains("no end"));
+        assert_eq!(name_of(&pinned(Some(1), "/usr/bin/fio")), "fio");
         assert!(!exists("surely-no-such-program"));
     }
 }

@@ -11,6 +11,7 @@ pub mod command;
 pub mod fio;
 pub mod micro;
 pub mod nbd;
+mod ratios;
 pub mod servers;
 pub mod verdict;
 

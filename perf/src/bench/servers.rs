@@ -1,15 +1,30 @@
 //! The servers of the NBD bench: ours and the peers, each on the server's core, stopped by a signal while
 //! others are measured.
 
-use super::command::{Kept, exists, pinned};
+use super::command::{Kept, exists, output, pinned};
 use super::skip;
 use super::verdict::{Goal, Verdicts};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::Value;
 use std::fs::File;
 use std::path::{Path, PathBuf};
-use std::process::Stdio;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+/// The rack's volume with log, replica, fence and code.
+pub const FULL: &str = "palisade full path";
+/// The rack's bare volume.
+pub const BARE: &str = "palisade bare volume";
+/// The ruler.
+pub const SERVER: &str = "bare spinning server";
+/// The ruler by TCP.
+pub const SERVER_TCP: &str = "bare spinning server, TCP";
+/// A peer.
+pub const NBDKIT: &str = "nbdkit memory";
+/// A peer.
+pub const QEMU: &str = "qemu-storage-daemon";
+/// Where the ruler listens by TCP.
+const BARE_TCP: &str = "127.0.0.1:10899";
 /// Bytes that every server serves.
 pub const BYTES: u64 = 1 << 30;
 /// How long a server may take until it listens.
@@ -25,8 +40,10 @@ pub struct Server {
 pub struct Export {
     /// Its name in tables.
     pub name: String,
-    /// Where.
+    /// Where, by unix socket.
     pub uri: String,
+    /// Where by TCP, when it listens there too.
+    pub tcp: Option<String>,
     /// Index of its process.
     pub server: usize,
 }
@@ -55,6 +72,7 @@ pub struct Servers {
     pub list: Vec<Server>,
     /// Exports.
     pub exports: Vec<Export>,
+    tcp_server: Option<Export>,
     folder: PathBuf,
 }
 
@@ -73,12 +91,12 @@ impl Servers {
     pub fn start(rack: &Path) -> Result<Self, String> {
         let folder = std::env::temp_dir().join(format!("palisade-bench-{}", std::process::id()));
         std::fs::create_dir_all(&folder).map_err(|e| format!("{}: {e}", folder.display()))?;
-        let mut all = Self { list: Vec::new(), exports: Vec::new(), folder };
+        let mut all = Self { list: Vec::new(), exports: Vec::new(), tcp_server: None, folder };
         for (name, start) in [
             ("palisade", Self::palisade as fn(&mut Self, &Path) -> Result<(), String>),
             ("bare server", Self::bare),
-            ("nbdkit memory", Self::nbdkit),
-            ("qemu-storage-daemon", Self::qemu),
+            (NBDKIT, Self::nbdkit),
+            (QEMU, Self::qemu),
         ] {
             if let Err(why) = start(&mut all, rack) {
                 skip(name, why);
@@ -87,13 +105,32 @@ impl Servers {
         Ok(all)
     }
 
-    fn add(&mut self, process: Kept, exports: &[(&str, String)]) {
+    fn add(&mut self, process: Kept, exports: Vec<(&str, String, Option<String>)>) {
         let server = Server { process };
         server.pause();
-        for (name, uri) in exports {
-            self.exports.push(Export { name: (*name).to_owned(), uri: uri.clone(), server: self.list.len() });
+        for (name, uri, tcp) in exports {
+            self.exports.push(Export { name: name.to_owned(), uri, tcp, server: self.list.len() });
         }
         self.list.push(server);
+    }
+
+    /// A file for what a peer has to say, which does not belong between the figures.
+    fn log(&self, name: &str) -> Result<Stdio, String> {
+        let path = self.folder.join(format!("{name}.log"));
+        File::create(&path).map(Stdio::from).map_err(|e| format!("{}: {e}", path.display()))
+    }
+
+    /// Starts a peer, quietly, and waits until it listens.
+    fn peer(&mut self, name: &'static str, mut command: Command, uri: String) -> Result<(), String> {
+        let short = name.split(' ').next().unwrap_or(name);
+        command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(self.log(short)?);
+        let mut process = Kept(command.spawn().map_err(|e| e.to_string())?);
+        wait_for(&mut process, || listening(&uri)).map_err(|e| {
+            let log = std::fs::read_to_string(self.folder.join(format!("{short}.log"))).unwrap_or_default();
+            format!("{e}; its last words: {}", log.lines().last().unwrap_or("none"))
+        })?;
+        self.add(process, vec![(name, uri, None)]);
+        Ok(())
     }
 
     fn socket(&self, name: &str) -> (PathBuf, String) {
@@ -102,42 +139,69 @@ impl Servers {
         (path, uri)
     }
 
-    /// The rack: its volumes by the ready file, `vol0` the full path and `bare0` the bare volume.
+    /// The rack: its volumes by its status, `vol0` the full path and `bare0` the bare volume.
     fn palisade(&mut self, rack: &Path) -> Result<(), String> {
-        let (process, ready) = up(rack, &self.folder.join("data"), &self.folder)?;
+        let (process, _) = up(rack, &self.folder.join("data"), &self.folder)?;
+        let status = self.status()?;
         let mut exports = Vec::new();
-        for line in ready.lines() {
-            let words: Vec<&str> = line.split_whitespace().collect();
-            let uri = words.iter().find(|w| w.starts_with("nbd"));
-            match (words.get(1), uri) {
-                (Some(&"vol0"), Some(uri)) => exports.push(("palisade full path", (*uri).to_owned())),
-                (Some(&"bare0"), Some(uri)) => exports.push(("palisade bare volume", (*uri).to_owned())),
-                _ => {}
+        for (volume, name) in [("vol0", FULL), ("bare0", BARE)] {
+            let addresses = addresses(&status, volume);
+            let tcp = addresses.iter().find(|a| a.starts_with("nbd://")).cloned();
+            match addresses.into_iter().find(|a| a.starts_with("nbd+unix://")) {
+                Some(uri) => exports.push((name, uri, tcp)),
+                None => skip(name, format!("`{volume}` has no unix socket; the peers are compared by those")),
             }
         }
-        if exports.is_empty() {
-            return Err(format!("no vol0 or bare0 in the ready file: {ready}"));
-        }
-        self.add(process, &exports);
+        self.add(process, exports);
         Ok(())
     }
 
+    /// What the rack says about itself (it must not be paused).
+    fn status(&self) -> Result<Value, String> {
+        let mut command = Command::new(executable()?);
+        command.args(["status", "--json", "--data-dir"]).arg(self.folder.join("data"));
+        let text = output(command, Duration::from_secs(10))?;
+        serde_json::from_str(&text).map_err(|e| format!("status: {e}"))
+    }
+
+    /// Bytes written to columns for each user byte that left the log, since the rack's start.
+    pub fn flush_ratio(&self) -> Result<f64, String> {
+        let server = self.exports.iter().find(|e| e.name == FULL).ok_or("the rack does not run")?.server;
+        self.list[server].resume();
+        let status = self.status();
+        self.list[server].pause();
+        let status = status?;
+        let counter = |name: &str| {
+            let counters = volume(&status, "vol0").and_then(|v| v.get("counters"));
+            counters.and_then(|c| c.get(name)).and_then(Value::as_f64).unwrap_or(0.0)
+        };
+        let user = counter("flushed_bytes") + counter("collected_bytes");
+        if user == 0.0 { Err("nothing was flushed".into()) } else { Ok(counter("column_bytes") / user) }
+    }
+
+    /// The ruler, by unix socket and a second one by TCP.
     fn bare(&mut self, _rack: &Path) -> Result<(), String> {
-        // The same family of socket as the rack's bare volume, or the comparison is of kernels.
-        let tcp = self.exports.iter().any(|e| e.uri.starts_with("nbd://"));
-        let (path, mut uri) = self.socket("bare");
-        let mut listen = format!("unix:{}", path.display());
-        if tcp {
-            listen = "127.0.0.1:10899".into();
-            uri = format!("nbd://{listen}/bare");
+        let (path, unix) = self.socket("bare");
+        let (tcp, listen) = (format!("nbd://{BARE_TCP}/bare"), format!("unix:{}", path.display()));
+        for (name, listen, uri) in [(SERVER, listen.as_str(), unix), (SERVER_TCP, BARE_TCP, tcp)] {
+            let mut command = pinned(None, &executable()?);
+            command.args(["perf", "bare-nbd", "--core", "0", "--listen", listen]);
+            command.args(["--size", &BYTES.to_string()]);
+            self.peer(name, command, uri)?;
         }
-        let mut command = pinned(None, &executable()?);
-        command.args(["perf", "bare-nbd", "--core", "0", "--listen", &listen, "--size", &BYTES.to_string()]);
-        command.stdout(Stdio::null());
-        let mut process = Kept(command.spawn().map_err(|e| e.to_string())?);
-        wait_for(&mut process, || listening(&uri))?;
-        self.add(process, &[("bare spinning server", uri)]);
+        // The second one is not a server of its own in the tables, but the TCP side of the first.
+        let second = self.exports.pop().ok_or("two were added")?;
+        self.tcp_server = Some(second);
         Ok(())
+    }
+
+    /// What is compared by TCP: the rack's exports and the ruler.
+    pub fn by_tcp(&self) -> Vec<Export> {
+        let own = self.exports.iter().filter_map(|export| {
+            let uri = export.tcp.clone()?;
+            Some(Export { name: format!("{}, TCP", export.name), uri, tcp: None, server: export.server })
+        });
+        own.chain(self.tcp_server.clone()).collect()
     }
 
     fn nbdkit(&mut self, _rack: &Path) -> Result<(), String> {
@@ -147,10 +211,7 @@ impl Servers {
         let (path, uri) = self.socket("nbdkit");
         let mut command = pinned(Some(0), "nbdkit");
         command.args(["--foreground", "--unix"]).arg(&path).args(["memory", &BYTES.to_string()]);
-        let mut process = Kept(command.spawn().map_err(|e| e.to_string())?);
-        wait_for(&mut process, || listening(&uri))?;
-        self.add(process, &[("nbdkit memory", uri)]);
-        Ok(())
+        self.peer(NBDKIT, command, uri)
     }
 
     fn qemu(&mut self, _rack: &Path) -> Result<(), String> {
@@ -166,14 +227,23 @@ impl Servers {
         command.args(["--blockdev", &format!("driver=file,node-name=f,filename={image},aio=io_uring")]);
         command.args(["--nbd-server", &format!("addr.type=unix,addr.path={}", path.display())]);
         command.args(["--export", "type=nbd,id=e,node-name=f,name=qsd,writable=on"]);
-        let mut process = Kept(command.spawn().map_err(|e| e.to_string())?);
-        let started = wait_for(&mut process, || listening(&uri));
+        let started = self.peer(QEMU, command, uri);
         // The daemon holds the file open; its name is not needed any more.
         let _unlinked = std::fs::remove_file(&memory);
-        started?;
-        self.add(process, &[("qemu-storage-daemon", uri)]);
-        Ok(())
+        started
     }
+}
+
+/// A volume in the rack's status.
+fn volume<'a>(status: &'a Value, name: &str) -> Option<&'a Value> {
+    let volumes = status.get("volumes")?.as_array()?;
+    volumes.iter().find(|v| v.get("name").and_then(Value::as_str) == Some(name))
+}
+
+/// All addresses of a volume.
+fn addresses(status: &Value, name: &str) -> Vec<String> {
+    let list = volume(status, name).and_then(|v| v.get("addresses")).and_then(Value::as_array);
+    list.into_iter().flatten().filter_map(Value::as_str).map(str::to_owned).collect()
 }
 
 /// The path of this executable.
@@ -260,6 +330,14 @@ fn cpu_ticks(pid: u32) -> Result<u64, String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_volumes_addresses_are_found_in_the_status() {
+        let text = r#"{"volumes":[{"name":"a","addresses":["nbd://h:1/a","nbd+unix:///a?socket=/s"]}]}"#;
+        let status: Value = serde_json::from_str(text).expect("JSON");
+        assert_eq!(addresses(&status, "a"), ["nbd://h:1/a", "nbd+unix:///a?socket=/s"]);
+        assert!(addresses(&status, "b").is_empty());
+    }
 
     #[test]
     fn the_cpu_time_of_a_process_is_read() {

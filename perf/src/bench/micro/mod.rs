@@ -1,5 +1,6 @@
 //! Small costs on one core, in this process: erasure code, checksum, copy, fence, index, reactor turn.
 
+mod encode;
 mod export;
 mod fence;
 mod log;
@@ -123,6 +124,14 @@ pub fn run(verdicts: &mut Verdicts) -> Vec<Figure> {
             Err(why) => skip(&format!("instructions of {}", work.name), why),
         }
     }
+    match encode::measure() {
+        Ok(encode) => {
+            figures.add("encode 4+2 in the flush path's shape, data", encode.flush_gb, "GB/s");
+            let what = "encode in the flush path's shape / ISA-L alone";
+            verdicts.add(what, encode.share, Goal::AtLeast(0.9));
+        }
+        Err(why) => skip("encode in the flush path's shape", why),
+    }
     match log::measure() {
         Ok(log) => {
             let bytes = figures.add("index, randomly written block", log.index_bytes, "bytes");
@@ -137,7 +146,7 @@ pub fn run(verdicts: &mut Verdicts) -> Vec<Figure> {
 }
 
 /// Instructions of one call, by callgrind: the difference between two counts.
-fn instructions(name: &str) -> Result<f64, String> {
+pub(super) fn instructions(name: &str) -> Result<f64, String> {
     const FEW: u64 = 2_000;
     const MANY: u64 = 12_000;
     if !exists("valgrind") {
