@@ -423,3 +423,95 @@ impl std::fmt::Debug for ExportService {
         f.debug_struct("ExportService").field("name", &self.name).field("clients", &clients).finish()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use palisade_dma::{Backing, PoolConfig};
+    use palisade_perf::nbd::target::NbdTarget;
+    use palisade_perf::nbd::uri::Uri;
+    use palisade_perf::target::{Done, Op, Target, Verb, Want};
+    use palisade_protocol::export::nbd::ExportInfo;
+    use palisade_runtime::park::Parker;
+    use palisade_runtime::ring::channel;
+
+    const BYTES: u64 = 16 << 20;
+    const STEP: u32 = 20 << 10;
+
+    #[test]
+    fn a_bare_volume_is_served_within_its_export_and_goes_with_its_clients() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("nbd.sock");
+        let parker = Parker::new().expect("eventfd");
+        let (mut orders, orders_rx) = channel(4, parker.waker());
+        let (_answers, answers) = channel(4, parker.waker());
+        let (name, partition) = ("bare".to_owned(), PartitionId(7));
+        let exports = Arc::new(ExportList::default());
+        exports.put(ExportInfo {
+            name,
+            description: String::new(),
+            partition,
+            bytes: BYTES,
+            readonly: false,
+        });
+        let listeners = vec![Listener::unix(&path).expect("listens")];
+        let pool = Pool::new(PoolConfig::small()).expect("maps");
+        let payloads = pool.clone();
+        let parts = ExportParts {
+            name: "x".into(),
+            asker: 1,
+            listeners,
+            exports,
+            pool,
+            orders: orders_rx,
+            answers,
+            clients_max: 4,
+        };
+        let mut service = ExportService::new(parts);
+        let volume = BareVolume::new(partition, BYTES, Backing::Ordinary).expect("maps");
+        assert!(orders.send(ExportOrder::Bare(volume)).is_ok());
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let flag = Arc::clone(&stop);
+        let thread = std::thread::spawn(move || {
+            let begin = std::time::Instant::now();
+            while !flag.load(std::sync::atomic::Ordering::Relaxed) {
+                service.turn(Nanos(begin.elapsed().as_nanos() as u64));
+                std::thread::yield_now();
+            }
+            assert!(service.volumes.bare.is_empty(), "the volume is gone");
+        });
+        let uri = Uri::parse(&format!("nbd+unix:///bare?socket={}", path.display())).expect("an address");
+        let want = Want { slots: 32, slot_bytes: STEP as usize, connections: 2, look: true };
+        let mut target = NbdTarget::open(uri, want).expect("a connection");
+        let all = |target: &mut NbdTarget, verb: Verb| -> Vec<Done> {
+            for slot in 0..32u32 {
+                let op = Op { verb, offset: u64::from(slot) * u64::from(STEP), len: STEP };
+                target.submit(slot, op).expect("taken");
+            }
+            let mut done = Vec::new();
+            while done.len() < 32 {
+                target.poll(&mut done).expect("the server lives");
+            }
+            done
+        };
+        (0..32u32).for_each(|slot| target.buffer(slot).fill(slot as u8 + 1));
+        assert!(all(&mut target, Verb::Write).iter().all(|done| done.errno == 0));
+        (0..32u32).for_each(|slot| target.buffer(slot).fill(0));
+        assert!(all(&mut target, Verb::Read).iter().all(|done| done.errno == 0));
+        for slot in 0..32u32 {
+            assert!(target.buffer(slot).iter().all(|&byte| byte == slot as u8 + 1), "slot {slot}");
+        }
+        assert!(orders.send(ExportOrder::Gone(partition)).is_ok());
+        let end = std::time::Instant::now() + Duration::from_secs(10);
+        drop(target);
+        while payloads.stats().free != payloads.stats().total && std::time::Instant::now() < end {
+            std::thread::yield_now();
+        }
+        assert_eq!(payloads.stats().free, payloads.stats().total, "no buffer stays behind");
+        while !orders.is_empty() && std::time::Instant::now() < end {
+            std::thread::yield_now();
+        }
+        stop.store(true, std::sync::atomic::Ordering::Relaxed);
+        thread.join().expect("no panic");
+    }
+}
