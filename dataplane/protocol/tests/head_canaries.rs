@@ -4,8 +4,9 @@
 mod head_support;
 
 use head_support::*;
-use palisade_protocol::head::Faults;
+use palisade_protocol::head::{Faults, RoleState};
 use palisade_protocol::wire::*;
+use std::cell::Cell;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::time::Duration;
 
@@ -165,6 +166,62 @@ fn p22_a_refused_token_is_claimed_again() {
         rack.status().degraded == 0 && rack.status().extents > 0
     };
     caught(|faults| faults.stale_token_retry = true, cold, scenario);
+}
+
+#[test]
+fn p22_a_fenced_answer_at_the_own_number_is_no_demotion() {
+    thread_local! {
+        static ASKED: Cell<Option<ReqId>> = const { Cell::new(None) };
+    }
+    let scenario = |rack: &mut Rack| {
+        ASKED.set(None);
+        rack.serve();
+        rack.workload(60, 256, 8);
+        rack.drop_msg = Some(|msg, _, _| match msg {
+            Msg::ColumnReserve { req, .. } => {
+                ASKED.set(ASKED.get().or(Some(*req)));
+                true
+            }
+            _ => false,
+        });
+        let flush = rack.start_flush();
+        rack.run_until("a column reserve", |_| ASKED.get().is_some());
+        let held = rack.assigned.as_ref().expect("serving").stamp;
+        let column =
+            ColumnRef { sled: rack.nodes[2].id, device: rack.nodes[2].device, column: 0, generation: 0 };
+        for at in 2..8 {
+            // Whichever sled was asked: the others' answers are strays.
+            let (from, boot, now) = (rack.nodes[at].id, rack.nodes[at].boot, rack.now);
+            let status = Status::Fenced { partition: held.partition, number: held.number, grant: held.grant };
+            let req = ASKED.get().expect("asked");
+            let answer = Msg::ColumnReserved { req, status, column };
+            rack.head(0).handle_msg(now, from, boot, answer, &mut Out::default());
+        }
+        rack.drop_msg = None;
+        rack.run_for(Duration::from_secs(2));
+        rack.done.contains_key(&flush) && rack.status().role == RoleState::Serving
+    };
+    caught(|faults| faults.false_fence_demotes = true, cold, scenario);
+}
+
+#[test]
+fn p31_what_the_peer_has_not_promised_to_take_is_not_sent() {
+    let shape = |shape: &mut Shape| shape.log_segments = 24;
+    let scenario = |rack: &mut Rack| {
+        rack.serve();
+        rack.crash(1);
+        for at in 0..800 {
+            rack.write(at * 32, 32);
+        }
+        rack.run_for(Duration::from_millis(200));
+        let room = u64::from(rack.shape.segment) * rack.shape.log_segments / BLOCK as u64;
+        let status = rack.status();
+        let sent = 4 * (status.tail.0 - status.committed.0);
+        assert!(sent > 0, "the peer's first promise was used");
+        // A promise counts threefold in the secondary's log, as each operation may bring a header.
+        sent <= room / 3
+    };
+    caught(|faults| faults.no_credit = true, shape, scenario);
 }
 
 #[test]

@@ -3,20 +3,24 @@
 
 use crate::contents::{self, Seen};
 use crate::dice::Dice;
+use crate::faults::Load;
 use crate::history::History;
 use palisade_dma::Pool;
 use palisade_protocol::wire::limits::{BLOCK, SECTOR};
 use palisade_protocol::wire::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Sectors of a block.
 pub const BLOCK_SECTORS: u64 = (BLOCK / SECTOR) as u64;
+
+/// Acknowledged updates that are remembered by their place.
+const RECENT: usize = 8;
 
 /// What an open request was.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Asked {
     Read { first: u64, count: u64 },
-    Update { id: u64 },
+    Update { id: u64, first: u64, count: u64 },
     Status { first: u64, count: u64 },
     Flush,
 }
@@ -56,6 +60,9 @@ pub struct Volume {
     /// Updates whose answer will never come, until their head serves again.
     orphans: Vec<u64>,
     hot: u64,
+    load: Load,
+    /// Where the newest acknowledged updates went.
+    recent: VecDeque<(u64, u64)>,
 }
 
 /// How an answer went.
@@ -71,7 +78,13 @@ pub enum Answered {
 
 impl Volume {
     /// A fresh volume.
-    pub fn new(partition: PartitionId, heads: [NodeId; 2], blocks: u64, clients: Vec<Client>) -> Self {
+    pub fn new(
+        partition: PartitionId,
+        heads: [NodeId; 2],
+        blocks: u64,
+        clients: Vec<Client>,
+        load: Load,
+    ) -> Self {
         let history = History::new(blocks * BLOCK_SECTORS);
         let [primary, secondary] = heads;
         let hot = (blocks * BLOCK_SECTORS / 8).max(16);
@@ -84,6 +97,8 @@ impl Volume {
             open: BTreeMap::new(),
             orphans: Vec::new(),
             hot,
+            load,
+            recent: VecDeque::new(),
         }
     }
 
@@ -93,13 +108,19 @@ impl Volume {
         let orphans = history.unanswered();
         let idle = Client { left: 0, open: 0, depth: 1 };
         let clients = vec![idle; self.clients.len()];
-        let Self { partition, primary, secondary, hot, .. } = *self;
-        Self { partition, primary, secondary, history, clients, open: BTreeMap::new(), orphans, hot }
+        let Self { partition, primary, secondary, hot, load, .. } = *self;
+        let (open, recent) = (BTreeMap::new(), VecDeque::new());
+        Self { partition, primary, secondary, history, clients, open, orphans, hot, load, recent }
     }
 
     /// Open requests of all clients.
     pub fn open_count(&self) -> usize {
         self.open.len()
+    }
+
+    /// When the oldest open request was sent.
+    pub fn oldest_open(&self) -> Option<Time> {
+        self.open.values().next().map(|open| open.sent)
     }
 
     /// Whether its clients have sent everything they wanted to, and nothing is open.
@@ -117,7 +138,11 @@ impl Volume {
         now: Time,
     ) -> Option<ClientCmd> {
         let (first, count) = self.place(dice);
-        let draw = dice.below(100);
+        let draw = match self.load {
+            Load::Mixed => dice.below(100),
+            Load::Overwrite if dice.chance(0.03) => 99,
+            Load::Overwrite => 0,
+        };
         let (asked, verb) = match draw {
             0..52 => self.write(first, count, ids, pool, now)?,
             52..60 => self.clear(first, count * dice.range(1, 3), draw < 56, ids, now),
@@ -160,6 +185,9 @@ impl Volume {
     /// Where a request goes: half of them into a small hot range, most of whole blocks.
     fn place(&self, dice: &mut Dice) -> (u64, u64) {
         let sectors = self.history.sectors();
+        if self.load == Load::Overwrite {
+            return (dice.below(sectors / BLOCK_SECTORS) * BLOCK_SECTORS, BLOCK_SECTORS);
+        }
         let range = if dice.chance(0.5) { self.hot } else { sectors };
         let blocks = match dice.below(20) {
             0 => dice.range(17, 64),
@@ -192,7 +220,7 @@ impl Volume {
         }
         self.history.update_sent(id, false, first, count, now);
         let verb = ClientVerb::Write { offset: first * SECTOR as u64, data: buf.freeze() };
-        Some((Asked::Update { id }, verb))
+        Some((Asked::Update { id, first, count }, verb))
     }
 
     fn clear(&mut self, first: u64, count: u64, trim: bool, ids: &mut u64, now: Time) -> (Asked, ClientVerb) {
@@ -203,7 +231,7 @@ impl Volume {
         let (offset, len) = (first * SECTOR as u64, count * SECTOR as u64);
         let verb =
             if trim { ClientVerb::Trim { offset, len } } else { ClientVerb::WriteZeroes { offset, len } };
-        (Asked::Update { id }, verb)
+        (Asked::Update { id, first, count }, verb)
     }
 
     /// An answer arrived.
@@ -213,7 +241,7 @@ impl Volume {
         let ok = match &done.result {
             Ok(ok) => ok,
             Err(error) => {
-                if let Asked::Update { id } = open.asked {
+                if let Asked::Update { id, .. } = open.asked {
                     self.orphans.push(id);
                 }
                 return Ok(Answered::Badly(open.client, *error));
@@ -226,7 +254,13 @@ impl Volume {
             (Asked::Status { first, count }, ClientOk::Status(runs)) => {
                 self.take_status(first, count, runs, open.sent, now)?;
             }
-            (Asked::Update { id }, ClientOk::Done) => self.history.update_acked(id, now),
+            (Asked::Update { id, first, count }, ClientOk::Done) => {
+                self.history.update_acked(id, now);
+                self.recent.push_back((first, count));
+                if self.recent.len() > RECENT {
+                    self.recent.pop_front();
+                }
+            }
             (Asked::Flush, ClientOk::Done) => {}
             (asked, ok) => return Err(format!("request {asked:?} was answered with {ok:?}")),
         }
@@ -280,10 +314,17 @@ impl Volume {
     pub fn head_died(&mut self) {
         for (_, open) in std::mem::take(&mut self.open) {
             self.clients[open.client].open -= 1;
-            if let Asked::Update { id } = open.asked {
+            if let Asked::Update { id, .. } = open.asked {
                 self.orphans.push(id);
             }
         }
+    }
+
+    /// Reads of what was acknowledged last: what a head that just began to serve is likeliest to lack.
+    pub fn ask_recent(&mut self, ids: &mut u64, now: Time) -> Vec<ClientCmd> {
+        let recent = std::mem::take(&mut self.recent);
+        let read = |(first, count): (u64, u64)| self.ask_read(0, first, count.min(512), ids, now);
+        recent.into_iter().map(read).collect()
     }
 
     /// The head serves again: what it did not answer has happened by now, or never will (P-13).

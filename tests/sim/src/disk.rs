@@ -119,6 +119,8 @@ pub struct Disk {
     pub health: Health,
     /// Commands it has finished.
     pub finished: u64,
+    /// How long a command takes, about, in microseconds.
+    base_us: u64,
 }
 
 impl Disk {
@@ -139,7 +141,13 @@ impl Disk {
             age: 0,
             health: Health::Good,
             finished: 0,
+            base_us: 40,
         }
+    }
+
+    /// The same device, with commands that take about so many microseconds.
+    pub fn paced(self, base_us: u64) -> Self {
+        Self { base_us, ..self }
     }
 
     /// Size in bytes.
@@ -194,8 +202,8 @@ impl Disk {
     }
 
     /// How long a command takes from now, without what [`Health`] adds.
-    pub fn latency(&self, dice: &mut Dice, base_us: u64, tail: f64) -> Duration {
-        let mut nanos = dice.range(base_us * 300, base_us * 1700);
+    pub fn latency(&self, dice: &mut Dice, tail: f64) -> Duration {
+        let mut nanos = dice.range(self.base_us * 300, self.base_us * 1700);
         if dice.chance(tail) {
             nanos *= dice.range(4, 40);
         }
@@ -351,8 +359,8 @@ impl Disk {
     }
 
     /// When a command submitted now ends.
-    pub fn due(&self, now: Time, dice: &mut Dice, base_us: u64, tail: f64) -> Time {
-        now + self.latency(dice, base_us, tail)
+    pub fn due(&self, now: Time, dice: &mut Dice, tail: f64) -> Time {
+        now + self.latency(dice, tail)
     }
 }
 

@@ -29,6 +29,15 @@ pub enum NetMode {
     Fabric,
 }
 
+/// What clients ask for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Load {
+    /// Everything: reads, writes of all sizes, clears, flushes, half of them into a small hot range.
+    Mixed,
+    /// Whole blocks anywhere, one after the other as fast as they are answered; a few reads between.
+    Overwrite,
+}
+
 /// How likely each fault is. All are per event, except those named per second of virtual time.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Odds {
@@ -104,11 +113,24 @@ pub struct Scenario {
     pub requests: u64,
     /// Clients per volume.
     pub clients: u32,
+    /// Least and most requests that a client has open at once.
+    pub depth: (u64, u64),
+    /// What they ask for.
+    pub load: Load,
+    /// How long devices take for a command, about, in microseconds.
+    pub media_us: u64,
+    /// The same for the log of the first head, so that the others' are durable long before it.
+    pub slow_log_us: u64,
+    /// Sleds that are away from shortly after the start until calm.
+    pub away: u32,
     /// Sleds that are hurt for good (rot, errors, death).
     pub hurt: u32,
     /// What goes wrong.
     pub odds: Odds,
 }
+
+/// How long devices take when nothing else is said.
+const MEDIA_US: u64 = 40;
 
 const BASE: Scenario = Scenario {
     name: "calm",
@@ -120,12 +142,32 @@ const BASE: Scenario = Scenario {
     log_bytes: 16 << 20,
     requests: 300,
     clients: 3,
+    depth: (1, 12),
+    load: Load::Mixed,
+    media_us: MEDIA_US,
+    slow_log_us: MEDIA_US,
+    away: 0,
     hurt: 0,
     odds: Odds::CALM,
 };
 
+/// A volume larger than the log's room for it, written over several times as fast as memory allows: log
+/// space has to come back while writes wait for it (P-31).
+const OVERWRITE: Scenario = Scenario {
+    name: "steady overwrite",
+    volume_blocks: 2048,
+    log_bytes: 9 << 20,
+    requests: 6_000,
+    clients: 1,
+    depth: (32, 128),
+    load: Load::Overwrite,
+    media_us: 2,
+    slow_log_us: 2,
+    ..BASE
+};
+
 /// Every kind of run; a seed picks one by its remainder, so consecutive seeds cover all of them.
-pub const SCENARIOS: [Scenario; 12] = [
+pub const SCENARIOS: [Scenario; 17] = [
     BASE,
     Scenario { name: "unruly", odds: Odds::UNRULY, ..BASE },
     Scenario { name: "crashes", odds: Odds { crashes_per_s: 12.0, ..Odds::UNRULY }, ..BASE },
@@ -199,6 +241,37 @@ pub const SCENARIOS: [Scenario; 12] = [
         sleds: 7,
         requests: 500,
         odds: Odds { crashes_per_s: 40.0, cuts_of_power_per_s: 4.0, cuts_per_s: 4.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    OVERWRITE,
+    Scenario {
+        name: "steady overwrite, light faults",
+        requests: 5_000,
+        odds: Odds { crashes_per_s: 2.0, cuts_per_s: 2.0, ..Odds::UNRULY },
+        ..OVERWRITE
+    },
+    Scenario {
+        name: "steady overwrite, both ways",
+        heads: 3,
+        volume_blocks: 1024,
+        requests: 2_500,
+        odds: Odds { cuts_per_s: 1.0, ..Odds::CALM },
+        ..OVERWRITE
+    },
+    Scenario {
+        name: "no columns",
+        away: 2,
+        log_bytes: 9 << 20,
+        requests: 800,
+        media_us: 5,
+        slow_log_us: 20,
+        odds: Odds { crashes_per_s: 10.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "slow log",
+        slow_log_us: 1500,
+        odds: Odds { crashes_per_s: 12.0, cuts_of_power_per_s: 6.0, slow: 0.2, ..Odds::UNRULY },
         ..BASE
     },
 ];

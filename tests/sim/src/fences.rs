@@ -1,6 +1,6 @@
 //! Runs of rogue heads against shipping sleds: the fence under claim after claim (EF-15, EF-16, EF-18).
 
-use crate::faults::{NetMode, Odds, Scenario};
+use crate::faults::{Load, NetMode, Odds, Scenario};
 use crate::node::Node;
 use crate::rack::{self, Canaries};
 use crate::rogue::{Ledger, Rogue, Target};
@@ -26,6 +26,11 @@ pub const FENCES: Scenario = Scenario {
     log_bytes: 0,
     requests: 0,
     clients: 0,
+    depth: (1, 1),
+    load: Load::Mixed,
+    media_us: 40,
+    slow_log_us: 40,
+    away: 0,
     hurt: 0,
     odds: Odds {
         doubled: 0.1,

@@ -62,6 +62,8 @@ pub struct Counts {
     pub degraded_reads: u64,
     /// Extents collected.
     pub collections: u64,
+    /// Log blocks copied forward from blocked tails.
+    pub copies: u64,
     /// Log records that a crash tore (the world counts them at the device).
     pub torn_records: u64,
     /// Checksums that did not match.
@@ -79,6 +81,7 @@ impl Counts {
         self.degraded_reads += other.degraded_reads;
         self.collections += other.collections;
         self.torn_records += other.torn_records;
+        self.copies += other.copies;
         self.corrupt += other.corrupt;
         self.repaired += other.repaired;
     }

@@ -61,6 +61,7 @@ impl Machine for Head {
                 collections: seen.collections,
                 corrupt: seen.corrupt,
                 repaired: seen.repaired,
+                copies: seen.copied_forward,
                 torn_records: 0,
             });
         }

@@ -42,8 +42,8 @@ pub struct Node {
     pub log: Option<LogId>,
     /// A head's log was found whole once, so control takes its format for done.
     pub formatted: bool,
-    /// Never comes back.
-    pub dead_for_good: bool,
+    /// Does not come back for now.
+    pub away: bool,
 }
 
 impl Node {
@@ -61,7 +61,7 @@ impl Node {
             doom: None,
             log: None,
             formatted: false,
-            dead_for_good: false,
+            away: false,
         }
     }
 

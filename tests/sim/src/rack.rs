@@ -110,8 +110,12 @@ pub type HeadMaker = Box<dyn Fn(&Node, u64) -> Box<dyn Host>>;
 pub fn build(seed: u64, scenario: Scenario, canaries: Canaries) -> World {
     let shape = Shape::of(seed, &scenario);
     build_with(seed, scenario, canaries, |_, pool, _| {
-        let disk = || vec![Disk::new(scenario.log_bytes)];
-        let heads = (0..scenario.heads).map(|index| Node::new(head_id(index), Role::Head, disk())).collect();
+        let disk = |index| {
+            let base_us = if index == 0 { scenario.slow_log_us } else { scenario.media_us };
+            vec![Disk::new(scenario.log_bytes).paced(base_us)]
+        };
+        let heads =
+            (0..scenario.heads).map(|index| Node::new(head_id(index), Role::Head, disk(index))).collect();
         let pool = pool.clone();
         let make: HeadMaker =
             Box::new(move |node, salt| head_host(node, &scenario, &shape, &canaries, &pool, salt));
@@ -132,7 +136,8 @@ pub fn build_with(
     let devices: Vec<_> = (0..scenario.sleds).map(|index| (sled_id(index), device_id(index))).collect();
     let (mut nodes, make) = heads(&shape.geometry, &pool, &devices);
     for index in 0..scenario.sleds {
-        nodes.push(Node::new(sled_id(index), Role::Sled, vec![sled_disk(index, &shape)]));
+        let disk = sled_disk(index, &shape).paced(scenario.media_us);
+        nodes.push(Node::new(sled_id(index), Role::Sled, vec![disk]));
     }
     let mut dice = Dice::new(seed ^ 0x766f_6c73);
     let volumes = (0..volume_count(&scenario)).map(|index| volume(&scenario, index, &mut dice)).collect();
@@ -160,9 +165,13 @@ fn volume_count(scenario: &Scenario) -> u32 {
 fn volume(scenario: &Scenario, index: u32, dice: &mut Dice) -> Volume {
     let heads = [head_id(index % scenario.heads), head_id((index + 1) % scenario.heads)];
     let clients = (0..scenario.clients)
-        .map(|_| Client { left: scenario.requests, open: 0, depth: dice.range(1, 12) })
+        .map(|_| Client {
+            left: scenario.requests,
+            open: 0,
+            depth: dice.range(scenario.depth.0, scenario.depth.1),
+        })
         .collect();
-    Volume::new(PartitionId(u64::from(index) + 1), heads, scenario.volume_blocks, clients)
+    Volume::new(PartitionId(u64::from(index) + 1), heads, scenario.volume_blocks, clients, scenario.load)
 }
 
 fn sled_disk(index: u32, shape: &Shape) -> Disk {

@@ -18,6 +18,9 @@ const TROUBLE_MAX: Duration = Duration::from_secs(6);
 /// Longest time until everything ends once faults have ended (liveness).
 const CALM_MAX: Duration = Duration::from_secs(30);
 
+/// Longest time that a request may wait while nothing goes wrong (`Bounded`).
+const WAIT_MAX: Duration = Duration::from_secs(10);
+
 /// What to run.
 #[derive(Clone, Copy, Debug)]
 pub struct Setup {
@@ -81,11 +84,10 @@ fn story(world: &mut World) {
     if odds != Odds::CALM {
         world.start_trouble(odds);
     }
-    world.run_until(TROUBLE_MAX, |world| world.volumes.iter().all(|volume| volume.done()));
-    world.asking = false;
+    world.run_until(TROUBLE_MAX, |world| world.finished() || world.overdue());
     world.calm();
     let steps: [fn(&mut World); 7] = [
-        World::drain,
+        World::finish,
         World::read_back,
         World::flush_all,
         World::read_degraded,
@@ -113,9 +115,31 @@ impl World {
         ids.into_iter().for_each(|id| self.start(id));
     }
 
+    /// Whether the clients have had everything they wanted.
+    fn finished(&self) -> bool {
+        self.volumes.iter().all(|volume| volume.done())
+    }
+
+    /// Whether a request is open for longer than any may be while nothing goes wrong (`Bounded`).
+    fn overdue(&self) -> bool {
+        let oldest = self.volumes.iter().filter_map(|volume| volume.oldest_open()).min();
+        oldest.is_some_and(|sent| self.now > sent.max(self.calm_since) + WAIT_MAX)
+    }
+
+    /// Clients go on until they had everything; none waits for long.
+    fn finish(&mut self) {
+        self.run_until(CALM_MAX, |world| world.finished() || world.overdue());
+        if !self.finished() {
+            self.stuck("clients did not get what they wanted");
+        }
+        self.asking = false;
+    }
+
     /// Waits for everything open to end.
     fn drain(&mut self) {
-        if !self.run_until(CALM_MAX, |world| world.volumes.iter().all(|volume| volume.open_count() == 0)) {
+        let ended = |world: &World| world.volumes.iter().all(|volume| volume.open_count() == 0);
+        self.run_until(CALM_MAX, |world| ended(world) || world.overdue());
+        if !ended(self) {
             self.stuck("open requests did not end");
         }
     }
@@ -125,7 +149,7 @@ impl World {
             return;
         }
         let nodes: Vec<String> = self.nodes.values().map(|node| format!("{node:?}")).collect();
-        self.violate(format!("liveness: {what} within {CALM_MAX:?} of calm\n  {}", nodes.join("\n  ")));
+        self.violate(format!("liveness: {what} in time once faults had ended\n  {}", nodes.join("\n  ")));
     }
 
     /// Reads every sector of every volume.
@@ -149,21 +173,29 @@ impl World {
 
     /// Everything acknowledged goes to extents.
     pub(crate) fn flush_all(&mut self) {
+        let end = self.now + CALM_MAX;
         for volume in 0..self.volumes.len() {
-            self.ids += 1;
-            let tag = self.ids;
-            let (head, partition) = (self.volumes[volume].primary, self.volumes[volume].partition);
-            self.flushing.insert(ClientTag(tag), None);
-            self.input(head, Input::FlushAll(partition, tag));
-        }
-        if !self.run_until(CALM_MAX, |world| world.flushing.values().all(Option::is_some)) {
-            return self.stuck("a flush of everything did not end");
-        }
-        for (tag, result) in std::mem::take(&mut self.flushing) {
-            if let Some(Err(error)) = result {
-                self.violate(format!("flush {} of everything failed: {error}", tag.0));
+            while self.violations.is_empty() {
+                match self.flush_one(volume) {
+                    None => return self.stuck("a flush of everything did not end"),
+                    Some(Ok(())) => break,
+                    // A device that failed is asked again every while only: until then there is no room.
+                    Some(Err(ClientError::NoSpace)) if self.now < end => {}
+                    Some(Err(error)) => self.violate(format!("a flush of everything failed: {error}")),
+                }
             }
         }
+    }
+
+    /// Asks for everything of a volume to be flushed; the answer, if there was one.
+    fn flush_one(&mut self, volume: usize) -> Option<Result<(), ClientError>> {
+        self.ids += 1;
+        let tag = self.ids;
+        let (head, partition) = (self.volumes[volume].primary, self.volumes[volume].partition);
+        self.flushing.insert(ClientTag(tag), None);
+        self.input(head, Input::FlushAll(partition, tag));
+        self.run_until(CALM_MAX, |world| world.flushing.values().all(Option::is_some));
+        self.flushing.remove(&ClientTag(tag)).flatten()
     }
 
     /// Reads all back while as many sleds fail as the code bears beside those that were hurt.

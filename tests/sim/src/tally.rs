@@ -148,6 +148,7 @@ impl Tally {
             ("degraded reads", counts.degraded_reads),
             ("collections", counts.collections),
             ("torn records", counts.torn_records),
+            ("log blocks copied forward", counts.copies),
             ("torn writes", self.torn_writes),
             ("power cuts", self.power_cuts),
             ("crashes of the authority", self.authority_crashes),
@@ -185,8 +186,13 @@ impl fmt::Display for Tally {
         )?;
         writeln!(
             f,
-            "torn records {}, torn writes {}, lost sectors {}, corrupt {}, repaired {}",
-            counts.torn_records, self.torn_writes, self.lost_sectors, counts.corrupt, counts.repaired
+            "torn records {}, torn writes {}, lost sectors {}, corrupt {}, repaired {}, copied forward {}",
+            counts.torn_records,
+            self.torn_writes,
+            self.lost_sectors,
+            counts.corrupt,
+            counts.repaired,
+            counts.copies
         )?;
         writeln!(
             f,

@@ -6,6 +6,7 @@ use palisade_sim::Canaries;
 use palisade_sim::faults::named;
 use palisade_sim::fences::run_fences;
 use palisade_sim::{Setup, run};
+use std::panic::catch_unwind;
 
 /// Runs rogue heads against sleds with a switch on, until a seed is caught by one of `checks`.
 fn fence_catches(what: &str, checks: &[&str], set: impl FnOnce(&mut Canaries)) {
@@ -72,8 +73,10 @@ fn rack_catches(what: &str, scenario: &str, set: impl FnOnce(&mut Canaries)) {
     let mut canaries = Canaries::default();
     set(&mut canaries);
     for seed in 0..12 {
-        let report = run(&Setup { canaries, scenario: named(scenario), ..Setup::new(seed) });
-        if let Some(violation) = report.violations.first() {
+        let setup = Setup { canaries, scenario: named(scenario), ..Setup::new(seed) };
+        // A machine that finds its own state impossible has noticed the broken rule, too.
+        let found = catch_unwind(|| run(&setup).violations.into_iter().next());
+        if let Some(violation) = found.unwrap_or_else(|_| Some("a machine's own assertion".to_owned())) {
             println!("{what}: seed {seed}: {violation}");
             return;
         }
@@ -91,13 +94,16 @@ macro_rules! rack_canary {
 }
 
 rack_canary!(p06_acknowledging_before_the_peer_is_caught, head.ack_before_peer, "unruly");
+rack_canary!(p06_acknowledging_before_the_own_log_is_caught, head.ack_before_log, "slow log");
 rack_canary!(p10_merging_onto_committed_bytes_is_caught, head.rmw_on_committed, "unruly");
 rack_canary!(p12_reads_without_confirm_are_caught, head.skip_confirm, "unruly");
 rack_canary!(p12_a_confirm_of_before_the_read_is_caught, head.confirm_reuse_old_nonce, "unruly");
+rack_canary!(p13_serving_before_reconciling_is_caught, head.skip_reconcile, "crashes");
 rack_canary!(p25_flushing_below_the_minimum_is_caught, head.flush_below_k1, "rot");
 rack_canary!(nothing_silent_unchecked_reads_are_caught, head.no_crc_check, "rot");
 rack_canary!(p15_reads_of_any_generation_are_caught, head.read_any_generation, "unruly");
 
+rack_canary!(p06_trusting_records_past_a_hole_is_caught, log.trust_past_hole, "slow log");
 rack_canary!(p07_an_unconditional_replay_is_caught, log.repoint_unconditional, "crashes");
 rack_canary!(p08_releasing_metadata_uncovered_is_caught, log.checkpoint_not_covering, "crashes");
 rack_canary!(p09_appends_without_fua_are_caught, log.no_fua, "power cuts");

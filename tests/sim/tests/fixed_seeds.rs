@@ -6,18 +6,21 @@ use palisade_sim::tally::Tally;
 use palisade_sim::{Setup, run};
 
 /// Consecutive, so that every scenario comes up equally often.
-const FIXED: std::ops::Range<u64> = 0..36;
+const FIXED: std::ops::Range<u64> = 0..34;
 
-/// Seeds that once found a violation, with their scenario. The causes named for seeds 5, 32 and 43 were
-/// never confirmed: they stopped failing when other changes came in.
+/// Seeds that once found a violation, with their scenario, and its cause where one was confirmed. A seed
+/// names the same run only while machines and simulator draw and ask alike, so these guard by their kind of
+/// run; what was mended has tests of its own.
 const REGRESSIONS: [(&str, u64); 6] = [
     // The collector's extent from the reserve held up every flush (P-32).
     ("calm", 0),
-    // A restart took good records for lost, and the next one forgot that it had (P-06).
+    // Records that had been durable were missing after a restart. It stopped when other changes came in;
+    // the cause is not known.
     ("three heads", 5),
-    // An overwritten block came back after a restart: its write's record was released, its repoint stood (P-07).
+    // An overwritten block came back. It stopped when other changes came in; the cause is not known.
     ("crashes", 32),
-    // A takeover voided an extent whose columns its orphans' list then freed (P-27, P-28).
+    // No fault of the rack: the check of releases took an extent that a takeover had voided for one that
+    // was released too early.
     ("power cuts", 43),
     // A secondary with a small log gave credit for less than a largest write, and never more (P-31).
     ("full log", 1011),

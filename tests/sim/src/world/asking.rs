@@ -2,7 +2,7 @@
 
 use super::{Happening, World};
 use crate::clients::Answered;
-use crate::faults::Odds;
+use crate::faults::{Load, Odds};
 use crate::host::Input;
 use palisade_protocol::wire::*;
 
@@ -17,7 +17,11 @@ impl World {
         if state.left == 0 {
             return;
         }
-        let mut pause = self.client_dice.range(20_000, 4_000_000);
+        let (least, most) = match self.scenario.load {
+            Load::Mixed => (20_000, 4_000_000),
+            Load::Overwrite => (1_000, 40_000),
+        };
+        let mut pause = self.client_dice.range(least, most);
         if ready && state.open < state.depth {
             let asked =
                 self.volumes[volume].ask(client, &mut self.client_dice, &mut self.ids, &self.pool, self.now);
@@ -25,7 +29,7 @@ impl World {
                 self.volumes[volume].clients[client].left -= 1;
                 self.input(head, Input::Client(cmd));
             }
-            if self.client_dice.chance(0.4) {
+            if self.client_dice.chance(if self.scenario.load == Load::Mixed { 0.4 } else { 0.97 }) {
                 pause = 0;
             }
         }

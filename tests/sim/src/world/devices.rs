@@ -14,7 +14,7 @@ impl World {
             return self.violate(format!("node {id} has no device {index}"));
         };
         let (role, life) = (node.role, node.life);
-        let due = disk.due(self.now, &mut self.disk_dice, 40, self.odds.slow);
+        let due = disk.due(self.now, &mut self.disk_dice, self.odds.slow);
         let flight = disk.next_flight();
         let verdict = match role {
             Role::Sled => self.fence.submitted(id, flight, &cmd),

@@ -60,6 +60,8 @@ pub struct World {
     pub(crate) now: Time,
     pub(crate) scenario: Scenario,
     pub(crate) odds: Odds,
+    /// Since when nothing goes wrong; later than any moment while something may.
+    pub(crate) calm_since: Time,
     queue: BTreeMap<(Time, u64), Happening>,
     next_event: u64,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
@@ -113,6 +115,7 @@ impl World {
             now: Time(1_000_000_000),
             scenario,
             odds: Odds::CALM,
+            calm_since: Time(1_000_000_000),
             queue: BTreeMap::new(),
             next_event: 0,
             nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
@@ -219,7 +222,7 @@ impl World {
         let boot = BootId(self.dice.wide());
         let salt = self.dice.next();
         let node = self.nodes.get_mut(&id).expect("the world names only its own nodes");
-        if node.up() || node.dead_for_good {
+        if node.up() || node.away {
             return;
         }
         node.life += 1;
@@ -397,10 +400,11 @@ impl World {
                 let verdict = self.numbers.serving(id, boot, stamp);
                 self.judge(verdict);
                 let now = self.now;
-                self.volumes
-                    .iter_mut()
-                    .filter(|volume| volume.partition == stamp.partition && volume.primary == id)
-                    .for_each(|volume| volume.head_serves(now));
+                let ours = |volume: &&mut Volume| volume.partition == stamp.partition && volume.primary == id;
+                let Some(volume) = self.volumes.iter_mut().find(ours) else { return };
+                volume.head_serves(now);
+                let asked = volume.ask_recent(&mut self.ids, now);
+                asked.into_iter().for_each(|cmd| self.input(id, Input::Client(cmd)));
             }
             Event::DataLost { partition, extent } if self.odds == Odds::CALM => {
                 self.violate(format!(

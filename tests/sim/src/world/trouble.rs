@@ -7,8 +7,8 @@ use crate::faults::Odds;
 use crate::node::Doom;
 use crate::tally::{Moment, Role};
 use crate::world::{Happening, World};
-use palisade_protocol::wire::NodeId;
 use palisade_protocol::wire::limits::{BLOCK, SECTOR};
+use palisade_protocol::wire::{NodeId, Time};
 
 /// How often the odds are drawn.
 const TICK_NS: u64 = 5_000_000;
@@ -17,18 +17,32 @@ impl World {
     /// Lets trouble begin.
     pub(crate) fn start_trouble(&mut self, odds: Odds) {
         self.odds = odds;
+        self.calm_since = Time(u64::MAX);
+        self.send_away();
         self.after(TICK_NS, Happening::Trouble);
+    }
+
+    /// Stops the sleds that the scenario wants away; they come back with calm.
+    fn send_away(&mut self) {
+        let sleds = self.nodes.values().filter(|node| node.role == Role::Sled).map(|node| node.id);
+        let away: Vec<NodeId> = sleds.take(self.scenario.away as usize).collect();
+        for id in away {
+            self.kill(id, true, Moment::Idle);
+            self.node_mut(id).away = true;
+        }
     }
 
     /// Ends all faults: links mend, devices heal, every node lives, fresh where its device was sick.
     pub(crate) fn calm(&mut self) {
         self.odds = Odds::CALM;
+        self.calm_since = self.now;
         self.links.mend_all();
         self.set_authority(true);
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             let sick = self.nodes[&id].disks.iter().any(|disk| disk.health != Health::Good);
             self.node_mut(id).doom = None;
+            self.node_mut(id).away = false;
             if sick {
                 self.kill(id, false, Moment::Idle);
             }
@@ -75,7 +89,8 @@ impl World {
         let sled = self.nodes[&id].role == Role::Sled;
         let down =
             self.nodes.values().filter(|n| n.role == Role::Sled && (!n.up() || n.doom.is_some())).count();
-        if sled && down as u32 + self.scenario.hurt >= u32::from(self.scenario.code.1) {
+        let hurt = self.scenario.hurt;
+        if sled && down as u32 + hurt >= u32::from(self.scenario.code.1) {
             return;
         }
         if at == Moment::Idle {
