@@ -254,7 +254,7 @@ pub const SCENARIOS: [Scenario; 17] = [
         name: "steady overwrite, both ways",
         heads: 3,
         volume_blocks: 1024,
-        requests: 2_500,
+        requests: 5_000,
         odds: Odds { cuts_per_s: 1.0, ..Odds::CALM },
         ..OVERWRITE
     },

@@ -4,7 +4,7 @@
 use crate::clients::{Client, Volume};
 use crate::dice::Dice;
 use crate::disk::{Disk, Image};
-use crate::faults::{NetMode, Scenario};
+use crate::faults::{Load, NetMode, Scenario};
 use crate::host::Host;
 use crate::hosts::{Direct, Fabricked};
 use crate::node::Node;
@@ -164,12 +164,12 @@ fn volume_count(scenario: &Scenario) -> u32 {
 
 fn volume(scenario: &Scenario, index: u32, dice: &mut Dice) -> Volume {
     let heads = [head_id(index % scenario.heads), head_id((index + 1) % scenario.heads)];
+    // Of steadily written volumes one is busy and the others are nearly idle: what is promised to those lies
+    // unused (P-31).
+    let idle = scenario.load == Load::Overwrite && index > 0;
+    let requests = if idle { scenario.requests / 50 } else { scenario.requests };
     let clients = (0..scenario.clients)
-        .map(|_| Client {
-            left: scenario.requests,
-            open: 0,
-            depth: dice.range(scenario.depth.0, scenario.depth.1),
-        })
+        .map(|_| Client { left: requests, open: 0, depth: dice.range(scenario.depth.0, scenario.depth.1) })
         .collect();
     Volume::new(PartitionId(u64::from(index) + 1), heads, scenario.volume_blocks, clients, scenario.load)
 }

@@ -5,6 +5,10 @@ use crate::clients::Answered;
 use crate::faults::{Load, Odds};
 use crate::host::Input;
 use palisade_protocol::wire::*;
+use std::time::Duration;
+
+/// How long after the end of faults there may be no columns for new extents.
+const SHORTAGE_MAX: Duration = Duration::from_secs(5);
 
 impl World {
     pub(super) fn think(&mut self, volume: usize, client: usize) {
@@ -82,8 +86,12 @@ impl World {
         let allowed = match error {
             ClientError::Unreadable => self.odds != Odds::CALM && self.odds != Odds::UNRULY,
             ClientError::NotServed => true,
-            // Full logs and sleds away for long: waiting writes learn it (P-32).
-            ClientError::NoSpace => self.odds != Odds::CALM && self.odds != Odds::UNRULY,
+            // Full logs and sleds away for long: waiting writes learn it (P-32). A head asks a device that
+            // failed again every while only, so shortages outlast faults a little.
+            ClientError::NoSpace => {
+                let troubled = self.scenario.odds != Odds::CALM && self.scenario.odds != Odds::UNRULY;
+                troubled && self.now < self.calm_since + SHORTAGE_MAX
+            }
             ClientError::Range | ClientError::Device => false,
         };
         self.tally.refused += 1;
