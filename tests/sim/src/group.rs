@@ -17,8 +17,8 @@ struct Asked {
     partition: PartitionId,
     when: Time,
     read: bool,
-    /// Address of a write's buffer, and its length.
-    buf: Option<(usize, usize)>,
+    /// Of a write: address of its buffer, its length, and where it goes.
+    buf: Option<(usize, usize, u64)>,
     /// Its highest operation seen so far.
     op: Option<Op>,
 }
@@ -65,7 +65,7 @@ impl GroupChecks {
         };
         let buf = match &cmd.verb {
             ClientVerb::Write { offset, data } if whole(*offset, data.len()) => {
-                Some((data.as_ptr() as usize, data.len()))
+                Some((data.as_ptr() as usize, data.len(), *offset))
             }
             _ => None,
         };
@@ -114,11 +114,16 @@ impl GroupChecks {
             }
             Msg::Replicate { stamp, entries, .. } => {
                 for entry in entries {
-                    let Body::Write { data, .. } = &entry.body else { continue };
+                    let Body::Write { lba, data, .. } = &entry.body else { continue };
                     let at = data.as_ptr() as usize;
+                    // The place must fit, too: a buffer that is done with serves another write at once, even
+                    // before the answer to the first has left.
                     let owner = primary.asked.values_mut().find(|asked| {
                         asked.partition == stamp.partition
-                            && asked.buf.is_some_and(|(start, len)| at >= start && at < start + len)
+                            && asked.buf.is_some_and(|(start, len, offset)| {
+                                (start..start + len).contains(&at)
+                                    && lba.0 * limits::BLOCK as u64 == offset + (at - start) as u64
+                            })
                     });
                     if let Some(owner) = owner {
                         owner.op = owner.op.max(Some(entry.op));
