@@ -4,6 +4,7 @@
 mod head_support;
 
 use head_support::{Rack, Shape};
+use palisade_protocol::wire::*;
 use std::time::Duration;
 
 /// Five times the log in overlapping writes, `depth` of them open at once.
@@ -56,4 +57,54 @@ fn p31_a_promise_to_an_idle_primary_leaves_room_for_the_heads_own_partition() {
     rack.wait_all(&[tag]);
     rack.verify();
     assert_eq!(rack.counters().writes, 1, "the idle volume still takes its turn");
+}
+
+/// Blocks 0..64 of the volume that a read cannot give; all others are right.
+fn unreadable(rack: &mut Rack) -> Vec<usize> {
+    let mut lost = Vec::new();
+    for block in 0..64 {
+        let tag = rack.submit(ClientVerb::Read { offset: block as u64 * 4096, len: 4096 });
+        match rack.wait(tag) {
+            Err(ClientError::Unreadable) => lost.push(block),
+            other => rack.check(block * 8, other),
+        }
+    }
+    lost
+}
+
+#[test]
+fn p31_a_block_that_rotted_in_both_logs_stops_no_log_and_stays_an_error_until_it_is_written() {
+    let mut shape = Shape::new(7);
+    (shape.log_segments, shape.hot_bytes) = (20, 0);
+    let mut rack = Rack::new(shape);
+    rack.serve();
+    let tags: Vec<u64> = (0..64).map(|block| rack.write(block * 8, 8)).collect();
+    rack.wait_all(&tags);
+    // The same block in both logs: they hold the same writes in the same order.
+    assert_eq!((rack.rot(0, 64), rack.rot(1, 64)), (1, 1));
+    // Several times the log in other blocks: the segment of the rotten one has to go.
+    for round in 0..40 {
+        let tags: Vec<u64> = (0..32).map(|at| rack.write((64 + (round * 32 + at) % 512) * 8, 8)).collect();
+        rack.wait_all(&tags);
+        rack.run_for(Duration::from_millis(200));
+    }
+    let lost = unreadable(&mut rack);
+    assert_eq!(
+        lost.len(),
+        1,
+        "{lost:?} {:#?} {:#?}",
+        rack.counters(),
+        rack.events.iter().rev().take(12).collect::<Vec<_>>()
+    );
+    assert!(
+        rack.events.iter().any(|event| matches!(event, Event::Corrupt { what, .. } if what.contains("lost")))
+    );
+    for at in 0..2 {
+        rack.restart(at);
+    }
+    rack.serve();
+    assert_eq!(unreadable(&mut rack), lost, "a restart makes nothing of it");
+    let tag = rack.write(lost[0] * 8, 8);
+    rack.wait_all(&[tag]);
+    assert_eq!(unreadable(&mut rack), Vec::<usize>::new());
 }

@@ -224,6 +224,7 @@ fn check_blocks(rig: &Rig, mem: &Mem, found: &RecoveredPartition) {
         let want = contents.get(&lba).copied();
         match mapping.loc {
             Loc::Hole | Loc::Cleared => assert!(want.is_none_or(|(_, data)| !data), "block {lba}"),
+            Loc::Lost => panic!("block {lba} is lost"),
             Loc::Extent { .. } => assert_eq!(want, Some((mapping.op, true))),
             Loc::Log(addr) => {
                 assert_eq!(want, Some((mapping.op, true)), "block {lba}");

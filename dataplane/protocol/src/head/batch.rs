@@ -17,6 +17,13 @@ use crate::wire::*;
 use palisade_dma::{Buf, BufMut};
 use palisade_isal::crc32c;
 use smallvec::SmallVec;
+use std::time::Duration;
+
+/// An extent that could not be read is left alone by the collector for so long: its sleds may come back.
+pub(super) const LOST_PAUSE: Duration = Duration::from_secs(30);
+/// A log block that neither log can give is tried so often, with this pause, before it counts as lost.
+const TRIES: u8 = 6;
+const TRY_PAUSE: Duration = Duration::from_millis(500);
 
 /// A gathered block.
 #[derive(Clone, Copy, Debug)]
@@ -25,6 +32,8 @@ pub(super) struct Item {
     pub(super) mapping: Mapping,
     pub(super) from: GatheredFrom,
     pub(super) good: bool,
+    /// No copy of it is readable: the repoint says so.
+    pub(super) lost: bool,
 }
 
 /// How far a batch has come.
@@ -99,13 +108,27 @@ impl Core {
         let Some(batch) = self.batches.get_mut(id) else { return };
         batch.lay_out(read);
         let p = batch.part;
-        for item in batch.items.iter().filter(|item| !item.good) {
+        let part = &mut self.parts[p];
+        for item in &mut batch.items {
             match (item.from, item.mapping.loc) {
+                (GatheredFrom::Log, Loc::Log(addr)) if item.good => {
+                    part.unreadable.remove(&addr.0);
+                }
+                _ if item.good => {}
                 (GatheredFrom::Extent { id, .. }, _) => {
-                    self.parts[p].lost.insert(id);
+                    part.lost.insert(id, now + LOST_PAUSE);
                 }
                 (GatheredFrom::Log, Loc::Log(addr)) => {
-                    self.parts[p].unreadable.insert(addr.0);
+                    let (tries, again) = part.unreadable.entry(addr.0).or_insert((0, now));
+                    (*tries, *again) = (*tries + 1, now + TRY_PAUSE);
+                    item.lost = *tries >= TRIES;
+                    if item.lost {
+                        part.unreadable.remove(&addr.0);
+                        let (id, lba) = (part.cfg.partition, item.lba);
+                        let what =
+                            format!("partition {id} block {lba}: no copy of it is readable, it is lost");
+                        out.events.push(Event::Corrupt { place: "log", what });
+                    }
                 }
                 _ => {}
             }
@@ -365,19 +388,21 @@ impl Batch {
         };
         let changed: SmallVec<[_; 64]> = part.pending.iter().filter_map(changes).collect();
         for item in &mut self.items {
-            item.good &= part.index.get(item.lba).op == item.mapping.op
+            let same = part.index.get(item.lba).op == item.mapping.op
                 && !changed.iter().any(|range| range.contains(&item.lba.0));
+            item.good &= same;
+            item.lost &= same;
         }
     }
 
     fn repoint(&self) -> Repoint {
         let base = self.first * self.desc.geometry.stripe_blocks();
-        let good = self.items.iter().enumerate().filter(|(_, item)| item.good);
+        let good = self.items.iter().enumerate().filter(|(_, item)| item.good || item.lost);
         let entries = good.map(|(at, item)| RepointEntry {
             lba: item.lba,
             op: item.mapping.op,
             from: item.from,
-            block: base + at as u32,
+            block: if item.lost { RepointEntry::LOST } else { base + at as u32 },
             crc: item.mapping.crc,
         });
         let all = ((1u32 << self.desc.columns.len()) - 1) as u16;

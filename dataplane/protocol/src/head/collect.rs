@@ -79,7 +79,10 @@ impl Core {
         let mut victims = Vec::new();
         for (slot, extent) in part.index.extents() {
             let id = extent.desc.id;
-            if extent.sealed.is_none() || part.closing.contains(&id) || part.lost.contains(&id) {
+            if extent.sealed.is_none()
+                || part.closing.contains(&id)
+                || part.lost.get(&id).is_some_and(|&again| now < again)
+            {
                 continue;
             }
             let gone = extent
@@ -123,7 +126,7 @@ impl Core {
                 let here = mapping.loc == Loc::Extent { slot: victim.slot, block };
                 if here && items.len() < room && !part.collecting.contains(&(victim.id, block)) {
                     let from = GatheredFrom::Extent { id: victim.id, block };
-                    items.push(Item { lba, mapping, from, good: true });
+                    items.push(Item { lba, mapping, from, good: true, lost: false });
                 }
             }
             if items.len() >= room {

@@ -280,7 +280,7 @@ impl Core {
         let Some((p, read, _)) = self.column_read(id) else { return };
         let extent = read.desc.id;
         let part = &mut self.parts[p];
-        if part.lost.insert(extent) {
+        if part.lost.insert(extent, now + super::batch::LOST_PAUSE).is_none() {
             out.events.push(Event::DataLost { partition: part.cfg.partition, extent });
         }
         self.forget_reads(id);

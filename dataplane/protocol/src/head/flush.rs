@@ -46,7 +46,7 @@ impl Core {
                 }
                 break;
             };
-            let items = self.gather(p, room, forced);
+            let items = self.gather(now, p, room, forced);
             if items.is_empty() || !self.start_batch(now, p, items, false, out) {
                 break;
             }
@@ -115,7 +115,7 @@ impl Core {
     }
 
     /// Live, committed blocks of the oldest segments that no batch has yet, by block number.
-    fn gather(&self, p: usize, room: usize, forced: bool) -> Vec<Item> {
+    fn gather(&self, now: Time, p: usize, room: usize, forced: bool) -> Vec<Item> {
         let part = &self.parts[p];
         let mut items: Vec<Item> = Vec::new();
         self.log.oldest_live(&mut |run| {
@@ -126,9 +126,10 @@ impl Core {
                 let (lba, addr) = (Lba(run.lba.0 + at), LogAddr(run.addr.0 + at));
                 let mapping = part.index.get(lba);
                 let live = mapping.op == run.op && mapping.loc == Loc::Log(addr);
-                let free = !part.gathering.contains(&addr.0) && !part.unreadable.contains(&addr.0);
+                let waits = part.unreadable.get(&addr.0).is_some_and(|(_, again)| now < *again);
+                let free = !part.gathering.contains(&addr.0) && !waits;
                 if live && free && items.len() < room {
-                    items.push(Item { lba, mapping, from: GatheredFrom::Log, good: true });
+                    items.push(Item { lba, mapping, from: GatheredFrom::Log, good: true, lost: false });
                 }
             }
             items.len() < room
@@ -141,7 +142,7 @@ impl Core {
     }
 
     fn has_log_blocks(&self, p: usize) -> bool {
-        self.oldest_in_log(p, Op(u64::MAX), false)
+        self.oldest_in_log(p, Op(u64::MAX), true)
     }
 
     /// Whether a live block of an operation up to `upto` lies in the log only; blocks that nobody can read
@@ -155,7 +156,7 @@ impl Core {
                     let mapping = part.index.get(Lba(run.lba.0 + at));
                     let addr = run.addr.plus(at);
                     let live = mapping.op == run.op && mapping.loc == Loc::Log(addr);
-                    live && (unreadable || !part.unreadable.contains(&addr.0))
+                    live && (unreadable || !part.unreadable.contains_key(&addr.0))
                 });
             }
             !found

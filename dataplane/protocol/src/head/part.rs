@@ -239,8 +239,8 @@ pub(super) struct Part {
     pub(super) no_columns_since: Option<Time>,
     pub(super) batches: VecDeque<Id>,
     pub(super) gathering: BTreeSet<u64>,
-    /// Log blocks that neither member can read: not gathered again.
-    pub(super) unreadable: BTreeSet<u64>,
+    /// Log blocks that neither member could read: how often, and when they are gathered again.
+    pub(super) unreadable: BTreeMap<u64, (u8, Time)>,
     pub(super) flushes: Vec<FlushWait>,
     /// What was committed when the age mark was set, and when that was.
     pub(super) aged: Op,
@@ -249,7 +249,8 @@ pub(super) struct Part {
     pub(super) collect_at: Time,
     /// Columns known to be rotten or lost, a bit each.
     pub(super) rot: BTreeMap<ExtentId, u16>,
-    pub(super) lost: BTreeSet<ExtentId>,
+    /// Extents with blocks that could not be read, and when the collector tries them again.
+    pub(super) lost: BTreeMap<ExtentId, Time>,
     /// Extents whose seal or release is numbered but not committed.
     pub(super) closing: BTreeSet<ExtentId>,
     pub(super) dying: Vec<Dying>,
@@ -308,14 +309,14 @@ impl Part {
             no_columns_since: None,
             batches: VecDeque::new(),
             gathering: BTreeSet::new(),
-            unreadable: BTreeSet::new(),
+            unreadable: BTreeMap::new(),
             flushes: Vec::new(),
             aged: Op(0),
             oldest_seen: Time::ZERO,
             collecting: BTreeSet::new(),
             collect_at: Time::ZERO,
             rot: BTreeMap::new(),
-            lost: BTreeSet::new(),
+            lost: BTreeMap::new(),
             closing: BTreeSet::new(),
             dying: Vec::new(),
             bad: Vec::new(),

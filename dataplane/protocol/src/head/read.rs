@@ -136,7 +136,7 @@ impl Core {
             let source = match run[0].1.loc {
                 Loc::Log(addr) => Source::log(addr),
                 Loc::Extent { slot, block } => self.column_source(p, slot, block, n as u32),
-                Loc::Hole | Loc::Cleared => Source::Nowhere,
+                Loc::Hole | Loc::Cleared | Loc::Lost => Source::Nowhere,
             };
             let piece = self.pieces.insert(Piece { read: id, slot, part: p, wants, source });
             self.start_piece(now, piece, out);
@@ -159,9 +159,16 @@ impl Core {
                 .iter()
                 .take_while(|block| matches!(block.1.loc, Loc::Hole | Loc::Cleared))
                 .count(),
+            Loc::Lost => blocks[..most].iter().take_while(|block| block.1.loc == Loc::Lost).count(),
             Loc::Log(addr) => {
-                let next =
-                    |(at, block): &(usize, &(Lba, Mapping))| block.1.loc == Loc::Log(addr.plus(*at as u64));
+                // What failed once is read by itself: one bad block must not take its neighbours along.
+                let alone = |at: u64| self.parts[p].unreadable.contains_key(&(addr.0 + at));
+                if alone(0) {
+                    return 1;
+                }
+                let next = |(at, block): &(usize, &(Lba, Mapping))| {
+                    block.1.loc == Loc::Log(addr.plus(*at as u64)) && !alone(*at as u64)
+                };
                 blocks[..most].iter().enumerate().take_while(next).count()
             }
             Loc::Extent { slot, block } => {
@@ -186,7 +193,7 @@ impl Core {
                 let right = self.cfg.faults.no_crc_check() || bytes.chunks_exact(BLOCK).zip(run).all(right);
                 right.then_some(bytes)
             }
-            Loc::Extent { .. } => None,
+            Loc::Extent { .. } | Loc::Lost => None,
         }
     }
 

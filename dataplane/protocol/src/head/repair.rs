@@ -59,7 +59,7 @@ impl Core {
             return out.net.push((from, Msg::Fetched { req, data }));
         }
         let mapping = part.index.get(lba);
-        if mapping.op != op || matches!(mapping.loc, Loc::Hole | Loc::Cleared) {
+        if mapping.op != op || matches!(mapping.loc, Loc::Hole | Loc::Cleared | Loc::Lost) {
             return out.net.push((from, none));
         }
         self.read_blocks(now, p, ReadOwner::Peer(from, req), &[(lba, mapping)], out);

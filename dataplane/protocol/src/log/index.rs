@@ -29,6 +29,8 @@ const TAG_SHIFT: u32 = 46;
 const TAG_CLEARED: u64 = 1;
 const TAG_LOG: u64 = 2;
 const TAG_EXTENT: u64 = 3;
+/// What follows [`TAG_CLEARED`] for a lost block.
+const LOST: u64 = 1;
 const BLOCK_BITS: u32 = 24;
 
 /// Packs a location into 48 bits.
@@ -36,6 +38,7 @@ fn pack(loc: Loc) -> u64 {
     match loc {
         Loc::Hole => 0,
         Loc::Cleared => TAG_CLEARED << TAG_SHIFT,
+        Loc::Lost => TAG_CLEARED << TAG_SHIFT | LOST,
         Loc::Log(addr) => TAG_LOG << TAG_SHIFT | addr.0,
         Loc::Extent { slot, block } => {
             TAG_EXTENT << TAG_SHIFT | u64::from(slot) << BLOCK_BITS | u64::from(block)
@@ -47,6 +50,7 @@ fn pack(loc: Loc) -> u64 {
 fn unpack(packed: u64) -> Loc {
     let rest = packed & ((1 << TAG_SHIFT) - 1);
     match packed >> TAG_SHIFT {
+        TAG_CLEARED if rest == LOST => Loc::Lost,
         TAG_CLEARED => Loc::Cleared,
         TAG_LOG => Loc::Log(LogAddr(rest)),
         TAG_EXTENT => {
@@ -217,7 +221,7 @@ impl Index {
         match old.loc {
             Loc::Log(addr) => dead(addr),
             Loc::Extent { slot, block } => self.extents.block_died(slot, block),
-            Loc::Hole | Loc::Cleared => {}
+            Loc::Hole | Loc::Cleared | Loc::Lost => {}
         }
         if let Loc::Extent { slot, block } = new.loc {
             self.extents.block_lives(slot, block, lba);
@@ -324,11 +328,12 @@ impl Index {
             // released because this repoint stands for it.
             let missed = old.op < e.op;
             let matches = missed || (old.op == e.op && same_place);
-            let fits = e.lba.0 < PARTITION_BLOCKS_MAX && self.extents.is_free(slot, e.block);
+            let lost = e.block == RepointEntry::LOST;
+            let fits = e.lba.0 < PARTITION_BLOCKS_MAX && (lost || self.extents.is_free(slot, e.block));
             if fits && (matches || faults.repoint_unconditional()) {
                 let crc = if matches && !missed { old.crc } else { e.crc };
                 let op = if matches && !missed { old.op } else { e.op };
-                let loc = Loc::Extent { slot, block: e.block };
+                let loc = if lost { Loc::Lost } else { Loc::Extent { slot, block: e.block } };
                 self.replace(e.lba, Mapping { op, loc, crc }, dead);
                 applied.changed += 1;
             } else {
@@ -428,7 +433,7 @@ impl Index {
                 sound &= self.extents.is_free(slot, block);
                 lives.push((slot, block, lba));
             }
-            Loc::Hole | Loc::Cleared => {}
+            Loc::Hole | Loc::Cleared | Loc::Lost => {}
         });
         self.mapped = mapped;
         if sound {

@@ -204,6 +204,8 @@ pub enum Loc {
     Hole,
     /// Trimmed: zeroes; its op is kept (P-07).
     Cleared,
+    /// No copy is readable: an error, until it is written or trimmed.
+    Lost,
     /// In this head's log.
     Log(LogAddr),
     /// In an extent.

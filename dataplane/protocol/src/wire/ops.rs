@@ -85,10 +85,16 @@ pub struct RepointEntry {
     pub op: Op,
     /// Where it was gathered.
     pub from: GatheredFrom,
-    /// Data block in the new extent.
+    /// Data block in the new extent, or [`RepointEntry::LOST`].
     pub block: u32,
     /// Checksum of its contents.
     pub crc: u32,
+}
+
+impl RepointEntry {
+    /// In place of a data block: neither log can give the block. Reads of it are errors until it is written
+    /// again; its place in the logs is free, so that one rotten block cannot stop them (P-31).
+    pub const LOST: u32 = u32::MAX;
 }
 
 /// Stripes `first..first + count` of an extent are durable on all columns but `absent`.

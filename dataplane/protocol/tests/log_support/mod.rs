@@ -559,7 +559,7 @@ impl Rig {
             let lba = Lba(lba);
             let mapping = self.index().get(lba);
             let bytes = match mapping.loc {
-                Loc::Hole | Loc::Cleared => None,
+                Loc::Hole | Loc::Cleared | Loc::Lost => None,
                 Loc::Log(addr) => Some(match self.log.cached(addr, 1) {
                     Some(hot) => hot.to_vec(),
                     None => self.mem.bytes[addr.offset() as usize..][..BLOCK].to_vec(),
