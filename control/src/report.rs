@@ -62,6 +62,13 @@ pub enum Report {
         /// None when all is well.
         error: Option<String>,
     },
+    /// A drill is in force, or is not because of `error`.
+    Drilled {
+        /// Of the command.
+        tag: u64,
+        /// None when it is in force.
+        error: Option<String>,
+    },
     /// A partition is deleted on this node, its columns are free.
     Deleted {
         /// Where.

@@ -81,9 +81,17 @@ fn the_example_rack_shows_every_key_and_is_accepted_without_a_note() {
     };
     assert_eq!((code.data, code.parity, code.min_columns), (6, 2, 7), "a code of its own, k+1 to flush");
     let text = include_str!("../../configs/rack-example.toml");
-    for key in
-        ["spin_us", "min_columns", "shared_shelves", "profile", "drain_ms", "scrub", "power", "segment"]
-    {
+    for key in [
+        "drills",
+        "spin_us",
+        "min_columns",
+        "shared_shelves",
+        "profile",
+        "drain_ms",
+        "scrub",
+        "power",
+        "segment",
+    ] {
         assert!(text.lines().any(|line| line.trim_start().starts_with(key)), "{key} is shown");
     }
 }

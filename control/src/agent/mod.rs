@@ -19,8 +19,8 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 pub use crate::api::model::{
-    Admission, AdmittedDevice, AdmittedNode, Command, DeviceSpec, NodeHello, PartitionSpec, Report, Role,
-    RosterEntry,
+    Admission, AdmittedDevice, AdmittedNode, Command, DeviceSpec, Drill, NodeHello, PartitionSpec, Report,
+    Role, RosterEntry,
 };
 use crate::api::rpc::RpcError;
 pub use crate::identity::{Decision, Identity, Known, Medium};

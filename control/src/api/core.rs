@@ -39,7 +39,8 @@ pub struct Core {
     mark_in: Option<PathBuf>,
     pub(super) rack: Rack,
     pub(super) nodes: BTreeMap<u32, Connected>,
-    pub(super) flushes: BTreeMap<u64, SyncSender<Option<String>>>,
+    /// Who waits for the answer of a node, by tag.
+    pub(super) promises: BTreeMap<u64, SyncSender<Option<String>>>,
     pub(super) next_tag: u64,
     events: VecDeque<EventEntry>,
     /// Set when a commit failed and the state could not be read again: nothing is decided any more.
@@ -100,7 +101,7 @@ impl Core {
             mark_in,
             rack,
             nodes: BTreeMap::new(),
-            flushes: BTreeMap::new(),
+            promises: BTreeMap::new(),
             next_tag: 1,
             events: VecDeque::new(),
             broken: None,
@@ -236,6 +237,14 @@ impl Core {
             self.drop_link(link);
         }
         sent
+    }
+
+    /// A node answered what was asked of it under a tag.
+    pub(super) fn keep_promise(&mut self, tag: u64, error: Option<String>) {
+        if let Some(waiting) = self.promises.remove(&tag) {
+            // Whoever waited may have given up.
+            let _ = waiting.try_send(error);
+        }
     }
 
     /// Tells every connected process.

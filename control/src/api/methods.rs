@@ -10,7 +10,7 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::core::{Connected, Core};
-use super::model::{Admission, AdmittedDevice, AdmittedNode, Command, NodeHello};
+use super::model::{Admission, AdmittedDevice, AdmittedNode, Command, Drill, NodeHello};
 use super::rpc::{self, RpcError};
 use super::server::Link;
 use crate::config;
@@ -19,11 +19,24 @@ use crate::report::{NodeReport, Report};
 
 /// Most nodes of one process.
 const NODES_MAX: usize = 1024;
+/// Longest wait for a node to take up a drill.
+const DRILL_PATIENCE: Duration = Duration::from_secs(5);
 
 /// An answer at once, or one that another process has to give first.
 pub(super) enum Outcome {
     Now(Value),
-    Flush { tag: u64, answer: Receiver<Option<String>>, patience: Duration },
+    Later(Promise),
+}
+
+/// What a node will answer under a tag: nothing, or why not.
+pub(super) struct Promise {
+    pub(super) tag: u64,
+    pub(super) answer: Receiver<Option<String>>,
+    pub(super) patience: Duration,
+    /// The result when all went well.
+    pub(super) good: Value,
+    /// What to say when no answer came in time.
+    pub(super) late: &'static str,
 }
 
 #[derive(Deserialize)]
@@ -73,6 +86,13 @@ struct ReplaceParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct DrillParams {
+    name: String,
+    drill: Drill,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct RegisterParams {
     pid: u32,
     nodes: Vec<NodeHello>,
@@ -116,6 +136,7 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "volume.flush" => return flush(core, &parse(params)?),
         "device.list" => Core::json(&core.status().devices),
         "device.replace" => replace(core, &parse(params)?),
+        "device.drill" => return drill(core, parse(params)?),
         "device.decide" => decide(core, link, &parse(params)?),
         "device.formatted" => formatted(core, link, &parse(params)?),
         "node.register" => register(core, link, parse(params)?),
@@ -169,10 +190,12 @@ fn delete(core: &mut Core, name: &str) -> Result<Value, RpcError> {
 }
 
 fn flush(core: &mut Core, params: &FlushParams) -> Result<Outcome, RpcError> {
-    let volume = core
-        .authority
-        .volume_by_name(&params.name)
-        .ok_or_else(|| RpcError::not_found(format!("there is no replicated volume `{}`", params.name)))?;
+    let volume = core.authority.volume_by_name(&params.name).ok_or_else(|| {
+        RpcError::not_found(format!(
+            "there is no replicated volume `{}`; `palisade volume list` shows them",
+            params.name
+        ))
+    })?;
     let (node, partition) = (volume.primary, volume.partition());
     let tag = core.next_tag;
     core.next_tag += 1;
@@ -183,8 +206,44 @@ fn flush(core: &mut Core, params: &FlushParams) -> Result<Outcome, RpcError> {
         return Ok(Outcome::Now(json!({ "flushing": params.name })));
     }
     let (sender, answer) = sync_channel(1);
-    core.flushes.insert(tag, sender);
-    Ok(Outcome::Flush { tag, answer, patience: Duration::from_secs(params.timeout_s.min(86_400)) })
+    core.promises.insert(tag, sender);
+    Ok(Outcome::Later(Promise {
+        tag,
+        answer,
+        patience: Duration::from_secs(params.timeout_s.min(86_400)),
+        good: json!({ "flushed": true }),
+        late: "the flush did not end in time; it goes on",
+    }))
+}
+
+/// Makes a device of the running rack fail, or ends that. Only where the rack file allows it.
+fn drill(core: &mut Core, params: DrillParams) -> Result<Outcome, RpcError> {
+    if !core.rack.drills {
+        return Err(refused(
+            "drills are off in this rack: set `drills = true` under [rack] and start it again",
+        ));
+    }
+    let DrillParams { name, drill } = params;
+    let record = core.authority.devices().find(|record| record.name == name);
+    let record = record.ok_or_else(|| {
+        RpcError::not_found(format!("there is no device `{name}`; `palisade device list` shows them"))
+    })?;
+    let (node, tag) = (record.node, core.next_tag);
+    core.next_tag += 1;
+    let (sender, answer) = sync_channel(1);
+    core.promises.insert(tag, sender);
+    if !core.send(node, &Command::Drill { node, device: name.clone(), drill, tag }) {
+        core.promises.remove(&tag);
+        return Err(refused(format!("the node of device `{name}` is away")));
+    }
+    core.event("control", true, format!("drill of device {name}: {drill:?}"));
+    Ok(Outcome::Later(Promise {
+        tag,
+        answer,
+        patience: DRILL_PATIENCE,
+        good: json!({ "device": name, "drill": drill }),
+        late: "the node of the device did not answer in time",
+    }))
 }
 
 fn replace(core: &mut Core, params: &ReplaceParams) -> Result<Value, RpcError> {
@@ -297,11 +356,8 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             let name = core.authority.node(node).map_or_else(String::new, |node| node.name.clone());
             core.event(&name, warning, what.chars().take(1000).collect());
         }
-        Report::Flushed { tag, error } => {
-            if let Some(waiting) = core.flushes.remove(&tag) {
-                // Whoever waited may have given up.
-                let _ = waiting.try_send(error);
-            }
+        Report::Flushed { tag, error } | Report::Drilled { tag, error } => {
+            core.keep_promise(tag, error);
         }
         Report::Deleted { node, partition } => {
             own(core, node)?;

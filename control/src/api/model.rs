@@ -217,11 +217,37 @@ pub enum Command {
         /// Comes back.
         tag: u64,
     },
+    /// Make a device fail on purpose, or end that; report [`Report::Drilled`] with the tag.
+    Drill {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Name of the device.
+        device: String,
+        /// How it fails.
+        drill: Drill,
+        /// Comes back.
+        tag: u64,
+    },
     /// The nodes of the rack changed.
     Roster {
         /// All of them.
         roster: Vec<RosterEntry>,
     },
+}
+
+/// How a device fails in a drill.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Drill {
+    /// Every request fails.
+    Error,
+    /// Every read comes back with flipped bits.
+    Corrupt,
+    /// Every request takes a tenth of a second longer.
+    Slow,
+    /// The drill is over.
+    Clear,
 }
 
 pub use crate::report::Report;

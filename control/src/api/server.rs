@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::client::through_directory;
 use super::core::Core;
@@ -227,19 +227,19 @@ fn read(shared: &Shared, link: &Link, reader: &mut LineReader, over: &AtomicBool
 
 /// Waits for what another process has to do, without holding the lock.
 fn finish(shared: &Shared, outcome: Outcome, stop: impl Fn() -> bool) -> Result<Value, RpcError> {
-    let (tag, answer, patience) = match outcome {
+    let promise = match outcome {
         Outcome::Now(value) => return Ok(value),
-        Outcome::Flush { tag, answer, patience } => (tag, answer, patience),
+        Outcome::Later(promise) => promise,
     };
-    let deadline = Instant::now() + patience;
+    let deadline = Instant::now() + promise.patience;
     loop {
-        match answer.recv_timeout(POLL) {
-            Ok(None) => return Ok(json!({ "flushed": true })),
+        match promise.answer.recv_timeout(POLL) {
+            Ok(None) => return Ok(promise.good),
             Ok(Some(why)) => return Err(RpcError::refused(why)),
             Err(RecvTimeoutError::Timeout) if Instant::now() < deadline && !stop() => {}
             Err(_) => {
-                lock(shared).flushes.remove(&tag);
-                return Err(RpcError::new(rpc::TIMEOUT, "the flush did not end in time; it goes on"));
+                lock(shared).promises.remove(&promise.tag);
+                return Err(RpcError::new(rpc::TIMEOUT, promise.late));
             }
         }
     }

@@ -9,6 +9,7 @@ use super::sandbox::spread;
 use super::{Authority, Changes};
 use crate::api::model::Role;
 use crate::config::Code;
+use crate::config::size::show_size;
 
 /// A volume to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -29,19 +30,19 @@ pub struct VolumeRequest {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum VolumeError {
     /// The name is taken.
-    #[error("a volume `{0}` exists already")]
+    #[error("a volume `{0}` exists already: give another name, or delete it first")]
     Exists(String),
     /// The name is unusable.
     #[error("`{0}` is no name: use 1 to 64 letters, digits, `-`, `_` and `.`")]
     Name(String),
     /// No such volume.
-    #[error("there is no volume `{0}`")]
+    #[error("there is no volume `{0}`; `palisade volume list` shows them")]
     Unknown(String),
     /// No such head.
-    #[error("there is no head `{0}`")]
+    #[error("there is no head `{0}`; `palisade status` shows them")]
     NoHead(String),
     /// One head in both roles (EF-26).
-    #[error("`{0}` cannot be primary and secondary of one volume")]
+    #[error("`{0}` cannot be primary and secondary of one volume: name two heads")]
     SameHead(String),
     /// The size is nothing, or no whole number of blocks.
     #[error("a size of {0} bytes is not a positive multiple of 4096")]
@@ -50,7 +51,10 @@ pub enum VolumeError {
     #[error("{0}")]
     Placement(String),
     /// More than the sleds hold.
-    #[error("{wanted} bytes with parity do not fit the sleds, which have columns for {room}")]
+    #[error(
+        "{} with parity do not fit the sleds, which have columns for {}: make it smaller, delete another, or add devices",
+        show_size(*wanted), show_size(*room)
+    )]
     Capacity {
         /// Bytes with parity.
         wanted: u64,

@@ -14,6 +14,10 @@ const UNIT_BYTES_MAX: u64 = (IO_BYTES_MAX / WRITE_UNITS_MAX) as u64;
 const HUGE: u64 = 2 << 20;
 
 pub(super) fn judge(judge: &mut Judge<'_>) {
+    if judge.rack.drills {
+        let what = "drills are on: `palisade device drill` can make devices of this rack fail";
+        judge.warning("rack.drills", what, "leave `drills` out where the data matters");
+    }
     reactors(judge);
     code(judge, "code", judge.rack.code);
     timers(judge);

@@ -10,6 +10,7 @@ use super::show::{self, say};
 use super::{ApplyArgs, AskArgs, DeviceVerb, VolumeVerb};
 use crate::api::apply::Applied;
 use crate::api::client::Client;
+use crate::api::model::Drill;
 use crate::api::status::{DeviceStatus, Status, VolumeStatus};
 use crate::config;
 
@@ -111,6 +112,13 @@ pub(super) fn device(verb: &DeviceVerb) -> Result<(), String> {
                     "device {name} is given up: what stands in its place is formatted when its node starts next"
                 )
             })
+        }
+        DeviceVerb::Drill { name, drill, ask: args } => {
+            let human = |_: &Value| match drill {
+                Drill::Clear => format!("device {name}: the drill is over"),
+                _ => format!("device {name} fails from now on, until `palisade device drill {name} clear`"),
+            };
+            ask(args, "device.drill", json!({ "name": name, "drill": drill }), PATIENCE, human)
         }
     }
 }

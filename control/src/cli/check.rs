@@ -18,7 +18,9 @@ use crate::store::{Embedded, Store};
 
 /// Reads a rack file, whatever its size claims to be.
 pub(super) fn read(file: &Path) -> Result<String, String> {
-    let fail = |error: std::io::Error| format!("{}: {error}", file.display());
+    let fail = |error: std::io::Error| {
+        format!("{}: {error} (give a rack file, such as configs/one-box.toml)", file.display())
+    };
     let mut text = Vec::new();
     let limit = config::FILE_BYTES_MAX as u64 + 1;
     fs::File::open(file).and_then(|file| file.take(limit).read_to_end(&mut text)).map_err(fail)?;
@@ -30,6 +32,9 @@ pub(super) fn read(file: &Path) -> Result<String, String> {
 pub fn load(file: &Path, data_dir: Option<&Path>, host: bool) -> Result<(Rack, Vec<String>), String> {
     let parsed = config::parse(&read(file)?, data_dir);
     let mut findings = check::file(&parsed);
+    if host && !parsed.has_errors() {
+        free(&parsed.rack.data)?;
+    }
     if host {
         findings.extend(check::host(&parsed, &HostFacts::look(&parsed.rack), false));
     }
@@ -42,6 +47,15 @@ pub fn load(file: &Path, data_dir: Option<&Path>, host: bool) -> Result<(Rack, V
     } else {
         Err(errors.into_iter().map(render).collect::<Vec<_>>().join("\n"))
     }
+}
+
+/// Says who holds a data directory. Without this the second `up` would hear of every address that the first
+/// one listens at, and not of the first one.
+fn free(data: &Path) -> Result<(), String> {
+    if !data.join(DataLock::FILE).exists() {
+        return Ok(());
+    }
+    DataLock::acquire(data).map(drop).map_err(|error| error.to_string())
 }
 
 /// What a rack is known as, and whether it runs.

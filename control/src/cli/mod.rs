@@ -10,6 +10,8 @@ use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::api::model::Drill;
+
 /// A rack of fenced block storage.
 #[derive(Debug, Parser)]
 #[command(name = "palisade", version, about, arg_required_else_help = true)]
@@ -33,7 +35,7 @@ pub enum Verb {
     /// Create, list, delete and flush volumes.
     #[command(subcommand)]
     Volume(VolumeVerb),
-    /// List devices, or give one up.
+    /// List devices, give one up, or make one fail on purpose.
     #[command(subcommand)]
     Device(DeviceVerb),
     /// Apply a rack file to the running rack: make what is lacking; with --prune remove what is too much.
@@ -164,6 +166,16 @@ pub enum DeviceVerb {
         /// Format even what carries a foreign signature.
         #[arg(long)]
         force: bool,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Make a device of the running rack fail on purpose; needs `drills = true` in the rack file.
+    Drill {
+        /// Name, such as `sled-1/0` or `head-1/log`.
+        name: String,
+        /// How it fails; `clear` ends the drill.
+        drill: Drill,
         /// Where to ask.
         #[command(flatten)]
         ask: AskArgs,

@@ -71,6 +71,7 @@ fn rack(reader: &mut Reader, root: &mut Section<'_>, data_dir: Option<&Path>) ->
     let in_file = reader.string(&mut section, "data").unwrap_or_else(|| DATA_DEFAULT.to_owned());
     let data = data_dir.map_or_else(|| PathBuf::from(in_file), Path::to_path_buf);
     let metrics = reader.parsed(&mut section, "metrics", "an address such as 127.0.0.1:9464");
+    let drills = reader.truth(&mut section, "drills");
     reader.finish(&section);
     let reactors = reactors(reader, root);
     let core = reactors.cores.first().copied().unwrap_or(0);
@@ -88,7 +89,7 @@ fn rack(reader: &mut Reader, root: &mut Section<'_>, data_dir: Option<&Path>) ->
         .iter_mut()
         .map(|section| volume(reader, section, &data, core, code, &exports))
         .collect();
-    Rack { name, data, metrics, reactors, code, timers, limits, control, heads, sleds, volumes }
+    Rack { name, data, metrics, drills, reactors, code, timers, limits, control, heads, sleds, volumes }
 }
 
 fn reactors(reader: &mut Reader, root: &mut Section<'_>) -> Reactors {
@@ -155,7 +156,7 @@ fn limits(reader: &mut Reader, root: &mut Section<'_>) -> Limits {
         hot_cache_bytes: reader.size(&mut section, "hot_cache").unwrap_or(64 << 20),
         collect_percent: reader.number_to(&mut section, "collect_percent", 100, 50) as u8,
         connections: reader.number_to(&mut section, "connections", 4096, 64) as u32,
-        scrub_bytes: reader.size(&mut section, "scrub").unwrap_or(16 << 20),
+        scrub_bytes: reader.size(&mut section, "scrub").unwrap_or(640 << 10),
     };
     reader.finish(&section);
     limits

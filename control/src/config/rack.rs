@@ -15,6 +15,8 @@ pub struct Rack {
     pub data: PathBuf,
     /// `[rack] metrics`: where the Prometheus endpoint listens; none when absent.
     pub metrics: Option<SocketAddr>,
+    /// `[rack] drills`: `palisade device drill` may make devices of the running rack fail; off unless said.
+    pub drills: bool,
     /// `[reactors]`.
     pub reactors: Reactors,
     /// `[code]`: the default erasure code and geometry.
@@ -122,7 +124,7 @@ pub struct Limits {
     pub collect_percent: u8,
     /// `connections`: client connections per export address (default 64).
     pub connections: u32,
-    /// `scrub`: bytes a second that each sled scrubs, 0 for none (default 16 MiB).
+    /// `scrub`: bytes a second that each device of a sled scrubs, 0 for none (default 640 KiB).
     pub scrub_bytes: u64,
 }
 

@@ -73,7 +73,7 @@ fn look(args: &InspectArgs) -> ExitCode {
         Ok(value) if args.json => cli::say(&value.to_string()),
         Ok(value) => cli::say(table(&value).trim_end()),
         Err(error) => {
-            cli::complain(&format!("palisade: {error}"));
+            cli::complain(&error.to_string());
             return ExitCode::FAILURE;
         }
     }

@@ -142,6 +142,10 @@ pub fn host(rack: &Rack, names: &[String]) -> Result<Host, Box<dyn std::error::E
 /// `palisade node`: one node, until stopped.
 pub fn node(rack: &Rack, name: &str) -> ExitCode {
     let run = || -> Result<bool, Box<dyn std::error::Error>> {
+        let all = names(rack);
+        if !all.iter().any(|known| known == name) {
+            return Err(format!("the rack file has no such node; it has {}", all.join(", ")).into());
+        }
         let stop = stop_flag()?;
         if std::env::var_os(SUPERVISED).is_some() {
             rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;

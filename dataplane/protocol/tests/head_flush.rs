@@ -143,6 +143,26 @@ fn a_rotten_column_gives_right_data_and_is_rewritten() {
 }
 
 #[test]
+fn what_scrub_finds_rotten_is_rewritten_though_nobody_reads_it() {
+    let scrub_gap = Duration::from_millis(10);
+    let mut rack = Rack::new(Shape { hot_bytes: 0, scrub_gap, ..Shape::new(125) });
+    rack.serve();
+    rack.workload(200, 256, 8);
+    rack.flush_all();
+    assert!(rack.rot(2, 2) + rack.rot(3, 2) > 0);
+    // The sleds are in the middle of their first pass, or rest after it: a restart begins another.
+    for at in [2, 3] {
+        rack.restart(at);
+    }
+    rack.run_for(Duration::from_secs(30));
+    let counters = rack.counters();
+    assert!(counters.corrupt > 0 && counters.repaired > 0, "{counters:?}");
+    assert_eq!((rack.status().degraded, counters.degraded_reads > 0), (0, true));
+    rack.verify();
+    assert_eq!(rack.counters().corrupt, counters.corrupt, "nothing rotten is left to be read");
+}
+
+#[test]
 fn a_deleted_partition_gives_its_columns_back() {
     let mut rack = Rack::new(Shape::new(124));
     rack.serve();

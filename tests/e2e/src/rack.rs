@@ -29,11 +29,26 @@ pub struct Shape {
     pub sleds: usize,
     /// Fabric addresses, for racks of several processes.
     pub fabric: bool,
+    /// Devices may be made to fail while the rack runs.
+    pub drills: bool,
+    /// After how many milliseconds log data is flushed though the log is not full.
+    pub flush_ms: u64,
+    /// Bytes a second that each device scrubs.
+    pub scrub: &'static str,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { volume: "128 MiB", log: "128 MiB", sled: "256 MiB", sleds: 6, fabric: false }
+        Self {
+            volume: "128 MiB",
+            log: "128 MiB",
+            sled: "256 MiB",
+            sleds: 6,
+            fabric: false,
+            drills: false,
+            flush_ms: 2000,
+            scrub: "640 KiB",
+        }
     }
 }
 
@@ -41,9 +56,12 @@ impl Shape {
     /// The rack file: 4+2 over the sleds, three heads, files below the data directory.
     pub fn text(&self, data: &Path) -> String {
         let mut text = format!(
-            "[rack]\nname = \"e2e\"\ndata = \"{}\"\n\n[reactors]\ncores = [0, 1]\npool = \"64 MiB\"\n\
-             huge_pages = \"never\"\n\n[code]\nk = 4\nm = 2\nunit = \"64 KiB\"\ncolumn = \"1 MiB\"\n",
-            data.display()
+            "[rack]\nname = \"e2e\"\ndata = \"{}\"\ndrills = {}\n\n[reactors]\ncores = [0, 1]\npool = \"64 MiB\"\n\
+             huge_pages = \"never\"\n\n[timers]\nflush_ms = {}\n\n[limits]\nscrub = \"{}\"\n\n[code]\nk = 4\nm = 2\nunit = \"64 KiB\"\ncolumn = \"1 MiB\"\n",
+            data.display(),
+            self.drills,
+            self.flush_ms,
+            self.scrub
         );
         let mut port = free_port_range();
         let mut fabric = |text: &mut String| {
@@ -124,6 +142,11 @@ impl TestRack {
     /// The data directory.
     pub fn data(&self) -> PathBuf {
         self.path("data")
+    }
+
+    /// The log file of a head, counted from 1.
+    pub fn log_file(&self, head: usize) -> PathBuf {
+        self.data().join(format!("head-{head}")).join("log")
     }
 
     /// The device file of a sled, counted from 1.
@@ -237,6 +260,38 @@ impl TestRack {
     pub fn status(&self) -> Value {
         let text = self.cli(&["status", "--json"]).good().out;
         serde_json::from_str(&text).unwrap_or_else(|e| panic!("status is no JSON: {e}\n{text}"))
+    }
+
+    /// A counter of the primary of `vol0`, by its status; 0 when it was not counted yet.
+    #[track_caller]
+    pub fn counter(&self, name: &str) -> u64 {
+        self.status()["volumes"][0]["counters"][name].as_u64().unwrap_or(0)
+    }
+
+    /// Waits until the status is as wanted; pictures are about a second old.
+    ///
+    /// # Panics
+    /// With the status and the log, when it does not come to be so.
+    #[track_caller]
+    pub fn wait_for(&self, what: &str, limit: Duration, mut wanted: impl FnMut(&Value) -> bool) {
+        let begin = Instant::now();
+        loop {
+            let status = self.status();
+            if wanted(&status) {
+                return;
+            }
+            assert!(begin.elapsed() < limit, "not within {limit:?}: {what}\n{status:#}\n{}", self.log());
+            std::thread::sleep(Duration::from_millis(200));
+        }
+    }
+
+    /// Whether an event of the status, or of the log, contains `what`.
+    #[track_caller]
+    pub fn told(&self, what: &str) -> bool {
+        let status = self.status();
+        let mut events = status["events"].as_array().into_iter().flatten();
+        events.any(|event| event["what"].as_str().is_some_and(|text| text.contains(what)))
+            || self.log().contains(what)
     }
 
     /// The process id of a node, by its status.

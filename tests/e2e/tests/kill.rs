@@ -11,7 +11,7 @@ const LOAD: [&str; 8] = ["--read", "40", "--depth", "32", "--region", "48m", "--
 
 #[test]
 fn every_acknowledged_block_reads_back_after_kill_9_of_the_whole_rack() {
-    let rounds = setting("PALISADE_E2E_KILLS", 3);
+    let rounds = setting("PALISADE_E2E_KILLS", 5);
     let mut rack = TestRack::new(&Shape::default());
     let state = rack.path("state").display().to_string();
     for round in 0..rounds {

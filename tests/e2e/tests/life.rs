@@ -33,10 +33,75 @@ fn ready_file_status_and_exit_code_tell_one_story() {
 
 #[test]
 fn a_second_up_on_the_same_data_names_the_first_and_exits_1() {
-    let rack = TestRack::up(&Shape::default());
+    // Fabric addresses are held too: what is said is who holds the data, not each address.
+    let mut rack = TestRack::new(&Shape { fabric: true, ..Shape::default() });
+    rack.start(&["--processes"]);
     let second = run(palisade(), &["up", &rack.file().display().to_string()], SOON);
     assert_eq!(second.code, Some(1), "{}{}", second.out, second.err);
     assert!(second.err.contains(&rack.pid().to_string()), "no pid in: {}", second.err);
+}
+
+/// What people type wrong: each gets one message that says what, and what to do, and exit code 1.
+#[test]
+fn wrong_words_on_the_command_line_are_answered_with_a_remedy() {
+    let rack = TestRack::up(&Shape::default());
+    let file = rack.file().display().to_string();
+    let missing = rack.path("missing.toml").display().to_string();
+    let data = rack.data().display().to_string();
+    let elsewhere = rack.path("").display().to_string();
+    let cases: [(&[&str], &[&str]); 15] = [
+        (&["up", &missing], &["missing.toml", "give a rack file"]),
+        (&["check", &missing], &["missing.toml", "give a rack file"]),
+        (&["apply", &missing], &["missing.toml", "give a rack file"]),
+        (&["node", &file, "--name", "head-9"], &["no such node", "head-1"]),
+        (&["node", &file, "--name", "head-1"], &["runs already"]),
+        (&["inspect", &missing], &["missing.toml"]),
+        (&["inspect", &file], &["neither a head log nor a sled device"]),
+        (&["status", "--data-dir", &elsewhere], &["no rack runs", "palisade up"]),
+        (&["volume", "create", "a/b", "--size", "1 MiB", "--data-dir", &data], &["no name", "letters"]),
+        (
+            &["volume", "create", "vol0", "--size", "1 MiB", "--data-dir", &data],
+            &["exists already", "another name"],
+        ),
+        (&["volume", "create", "v", "--size", "1 mile", "--data-dir", &data], &["no unit", "MiB"]),
+        (&["volume", "create", "v", "--size", "9 TiB", "--data-dir", &data], &["do not fit", "smaller"]),
+        (
+            &["volume", "create", "v", "--size", "1 MiB", "--primary", "x", "--data-dir", &data],
+            &["no head", "status"],
+        ),
+        (&["volume", "flush", "v", "--wait", "--data-dir", &data], &["no replicated volume", "volume list"]),
+        (&["device", "replace", "sled-9/0", "--data-dir", &data], &["no device", "device list"]),
+    ];
+    for (args, words) in cases {
+        let ended = run(palisade(), args, SOON);
+        assert_eq!(ended.code, Some(1), "{args:?}: {}{}", ended.out, ended.err);
+        assert!(words.iter().all(|word| ended.err.contains(word)), "{args:?}: {}", ended.err);
+        assert_eq!(ended.err.matches("palisade: ").count(), 1, "{args:?}: {}", ended.err);
+    }
+    assert_eq!(rack.status()["ready"], true, "none of it did any harm");
+}
+
+#[test]
+fn applying_twice_changes_nothing_and_pruning_removes_what_the_file_does_not_name() {
+    let rack = TestRack::up(&Shape::default());
+    let file = rack.file().display().to_string();
+    let apply = |more: &[&str]| -> Value {
+        let ended = rack.cli(&[&["apply", &file, "--json"], more].concat()).good();
+        serde_json::from_str(&ended.out).unwrap_or_else(|e| panic!("{e}: {}", ended.out))
+    };
+    let nothing = |applied: &Value, key: &str| applied[key].as_array().is_some_and(Vec::is_empty);
+    for _ in 0..2 {
+        let applied = apply(&[]);
+        assert!(
+            ["created", "pruned", "parted", "needs_start"].iter().all(|k| nothing(&applied, k)),
+            "{applied}"
+        );
+    }
+    rack.cli(&["volume", "create", "extra", "--size", "8 MiB"]).good();
+    assert!(nothing(&apply(&[]), "pruned"), "nothing is removed unasked");
+    assert!(rack.cli(&["check", &file]).good().out.contains("extra"), "check shows where they part");
+    assert_eq!(apply(&["--prune"])["pruned"].as_array().map(Vec::len), Some(1));
+    rack.wait_for("the volume is gone", SOON, |status| status["volumes"].as_array().map(Vec::len) == Some(1));
 }
 
 /// Free columns of all sled devices, and all columns.

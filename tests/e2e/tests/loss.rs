@@ -13,7 +13,11 @@ const REGION: [&str; 2] = ["--region", "24m"];
 
 /// A rack with verified contents that lie in columns only, stopped; and its state file.
 fn flushed() -> (TestRack, String) {
-    let mut rack = TestRack::up(&Shape::default());
+    flushed_in(&Shape::default())
+}
+
+fn flushed_in(shape: &Shape) -> (TestRack, String) {
+    let mut rack = TestRack::up(shape);
     let state = rack.path("state").display().to_string();
     let args =
         ["--read", "0", "--size", "64k", "--pattern", "sequential", "--requests", "384", "--state", &state];
@@ -42,14 +46,34 @@ fn away(path: &Path) -> std::path::PathBuf {
     path.with_extension("away")
 }
 
+/// All pairs of six sleds, so ordered that the first three touch each sled once.
+const PAIRS: [(usize, usize); 15] = [
+    (1, 2),
+    (3, 4),
+    (5, 6),
+    (1, 3),
+    (2, 5),
+    (4, 6),
+    (1, 4),
+    (2, 6),
+    (3, 5),
+    (1, 5),
+    (2, 4),
+    (3, 6),
+    (1, 6),
+    (2, 3),
+    (4, 5),
+];
+
+/// The pairs to try: all by default, or as many as the environment says.
+fn pairs() -> &'static [(usize, usize)] {
+    &PAIRS[..setting("PALISADE_E2E_PAIRS", 15).min(15) as usize]
+}
+
 #[test]
 fn any_two_of_six_sleds_gone_and_all_reads_are_right() {
     let (mut rack, state) = flushed();
-    let mut pairs: Vec<(usize, usize)> = (1..=6).flat_map(|a| (a + 1..=6).map(move |b| (a, b))).collect();
-    let wanted = setting("PALISADE_E2E_PAIRS", 4).min(15) as usize;
-    // Spread over the list, so that a few pairs still touch every sled.
-    pairs = (0..wanted).map(|i| pairs[i * pairs.len() / wanted]).collect();
-    for (a, b) in pairs {
+    for &(a, b) in pairs() {
         let files = [rack.sled_file(a), rack.sled_file(b)];
         files.iter().for_each(|f| std::fs::rename(f, away(f)).expect("a device file"));
         rack.start(&[]);
@@ -62,8 +86,47 @@ fn any_two_of_six_sleds_gone_and_all_reads_are_right() {
     }
 }
 
+/// Makes a sled's device fail while the rack runs, or ends that.
+#[track_caller]
+fn drill(rack: &TestRack, sled: usize, how: &str) {
+    rack.cli(&["device", "drill", &format!("sled-{sled}/0"), how]).good();
+}
+
+/// Nothing is in a head's memory: the rack was started anew. Reads that come back as they should although two
+/// devices fail were rebuilt, which the counters must show.
 #[test]
-fn three_sleds_gone_are_an_error_and_never_wrong_data() {
+fn any_two_of_six_sleds_fail_or_rot_under_a_running_rack_and_all_reads_are_right() {
+    let (mut rack, state) = flushed_in(&Shape { drills: true, ..Shape::default() });
+    rack.start(&[]);
+    for how in ["error", "corrupt"] {
+        for &(a, b) in pairs() {
+            let before = rack.counter("degraded_reads");
+            [a, b].iter().for_each(|sled| drill(&rack, *sled, how));
+            all_right(&read_back(&rack, &state), BLOCKS);
+            [a, b].iter().for_each(|sled| drill(&rack, *sled, "clear"));
+            rack.wait_for("reads were rebuilt, and what had rotted is good again", SOON, |status| {
+                let volume = &status["volumes"][0];
+                volume["counters"]["degraded_reads"].as_u64() > Some(before) && volume["degraded"] == false
+            });
+        }
+    }
+    for device in rack.status()["devices"].as_array().expect("devices") {
+        let sled = device["name"].as_str().is_some_and(|name| name.starts_with("sled"));
+        assert!(!sled || device["counters"]["drilled"].as_u64() > Some(0), "no drill reached {device}");
+    }
+    assert!(rack.counter("corrupt") > 0, "rot is counted");
+}
+
+#[test]
+fn without_leave_in_the_rack_file_no_device_can_be_made_to_fail() {
+    let rack = TestRack::up(&Shape::default());
+    let refused = rack.cli(&["device", "drill", "sled-1/0", "error"]);
+    assert_eq!(refused.code, Some(1), "{}{}", refused.out, refused.err);
+    assert!(refused.err.contains("drills = true"), "{}", refused.err);
+}
+
+#[test]
+fn three_sleds_gone_are_an_error_that_names_the_extent_and_never_wrong_data() {
     let (mut rack, state) = flushed();
     for sled in [1, 3, 5] {
         let file = rack.sled_file(sled);
@@ -73,18 +136,45 @@ fn three_sleds_gone_are_an_error_and_never_wrong_data() {
     let found = read_back(&rack, &state);
     assert_eq!(found["wrong"], 0, "{found}");
     assert!(found["errors"].as_u64() > Some(0), "{found}");
+    let number = |text: &str| {
+        text.split("extent ")
+            .nth(1)
+            .and_then(|rest| rest.split(' ').next())
+            .is_some_and(|id| id.chars().any(|c| c.is_ascii_digit()))
+    };
+    let named = |event: &Value| {
+        event["what"].as_str().is_some_and(|what| what.contains("fewer good columns") && number(what))
+    };
+    rack.wait_for("an event names the extent", SOON, |status| {
+        status["events"].as_array().is_some_and(|events| events.iter().any(named))
+    });
 }
 
-/// Flips one bit in each of `count` places of a file, from `first` on.
-fn flip(path: &Path, first: u64, count: u64, seed: u64) {
+const BLOCK: u64 = 4096;
+/// Where columns have begun on a device of 256 MiB; what lies before them has copies of its own.
+const COLUMNS_AT: u64 = 4 << 20;
+
+/// Blocks of a device file, from a byte on, that hold something.
+fn written(path: &Path, from: u64) -> Vec<u64> {
+    let file = File::open(path).expect("a device file");
+    let mut block = [0; BLOCK as usize];
+    let blocks = file.metadata().expect("a size").len() / BLOCK;
+    let mut holds = |at: &u64| {
+        file.read_exact_at(&mut block, at * BLOCK).expect("inside");
+        block.iter().any(|&byte| byte != 0)
+    };
+    (from / BLOCK..blocks).filter(|at| holds(at)).collect()
+}
+
+/// Flips one bit in each of `count` places in these blocks of a file.
+fn flip(path: &Path, blocks: &[u64], count: u64, seed: u64) {
     let file = File::options().read(true).write(true).open(path).expect("a device file");
-    let bytes = file.metadata().expect("a size").len();
     let mut x = seed | 1;
     for _ in 0..count {
         x ^= x << 13;
         x ^= x >> 7;
         x ^= x << 17;
-        let at = first + x % (bytes - first);
+        let at = blocks[(x >> 16) as usize % blocks.len()] * BLOCK + x % BLOCK;
         let mut byte = [0];
         file.read_exact_at(&mut byte, at).expect("inside");
         byte[0] ^= 1 << (x >> 32 & 7);
@@ -96,10 +186,66 @@ fn flip(path: &Path, first: u64, count: u64, seed: u64) {
 fn flipped_bits_in_two_sleds_are_never_passed_on() {
     let (mut rack, state) = flushed();
     for sled in [2, 5] {
-        flip(&rack.sled_file(sled), 0, 4_000, sled as u64);
+        let file = rack.sled_file(sled);
+        flip(&file, &written(&file, 0), 400, sled as u64);
     }
     rack.start(&[]);
     all_right(&read_back(&rack, &state), BLOCKS);
+    assert!(rack.counter("corrupt") > 0, "rot is counted");
+}
+
+/// Scrub reads everything once after a start, parity too, and heads rewrite what it finds: afterwards another
+/// two sleds may rot. A last look with scrub at every byte finds nothing.
+#[test]
+fn any_two_of_six_sleds_rot_and_are_made_good_by_scrub() {
+    let shape = Shape { scrub: "64 MiB", ..Shape::default() };
+    let (mut rack, state) = flushed_in(&shape);
+    let scrubbed = |status: &Value| {
+        let devices = status["devices"].as_array().expect("devices").iter();
+        let mut sleds = devices.filter(|device| device["columns"].as_u64() > Some(0));
+        sleds.all(|device| device["counters"]["scrub_passes"].as_u64() > Some(0))
+    };
+    for &(a, b) in &pairs()[..pairs().len().min(3)] {
+        for sled in [a, b] {
+            let file = rack.sled_file(sled);
+            flip(&file, &written(&file, COLUMNS_AT), 100, sled as u64);
+        }
+        rack.start(&[]);
+        rack.wait_for("scrub has been everywhere, and heads wrote the rest anew", SOON, |status| {
+            let volume = &status["volumes"][0];
+            let counters = &volume["counters"];
+            scrubbed(status) && counters["corrupt"].as_u64() > Some(0) && volume["degraded"] == false
+        });
+        all_right(&read_back(&rack, &state), BLOCKS);
+        assert!(rack.stop().success(), "{}", rack.log());
+    }
+    rack.start(&[]);
+    rack.wait_for("scrub has been everywhere", SOON, scrubbed);
+    all_right(&read_back(&rack, &state), BLOCKS);
+    assert_eq!(rack.counter("corrupt"), 0, "{}", rack.log());
+}
+
+/// Nothing was flushed, so that all data lies in the logs of the two heads.
+#[test]
+fn flipped_bits_in_a_log_are_mended_from_the_other_head() {
+    let mut rack = TestRack::up(&Shape { flush_ms: 120_000, ..Shape::default() });
+    let state = rack.path("state").display().to_string();
+    let args =
+        ["--read", "0", "--size", "64k", "--pattern", "sequential", "--requests", "384", "--state", &state];
+    rack.perf("vol0", &[&args[..], &REGION].concat(), SOON).good();
+    rack.kill();
+    let log = rack.log_file(1);
+    flip(&log, &written(&log, 0), 40, 9);
+    rack.start(&[]);
+    all_right(&read_back(&rack, &state), BLOCKS);
+    rack.wait_for("rot is counted and mended", SOON, |status| {
+        let counters = &status["volumes"][0]["counters"];
+        counters["corrupt"].as_u64() > Some(0) && counters["repaired"].as_u64() > Some(0)
+    });
+    assert!(rack.stop().success(), "{}", rack.log());
+    rack.start(&[]);
+    all_right(&read_back(&rack, &state), BLOCKS);
+    assert_eq!(rack.counter("corrupt"), 0, "nothing rotten is left\n{}", rack.log());
 }
 
 #[test]

@@ -1,6 +1,7 @@
 //! The thread between control and the reactors: commands become orders, events and pictures become
 //! reports. It is never on an I/O path, and may stall or die without stopping one (EF-02).
 
+use super::drills::Drills;
 use super::telling::{Valve, describe, device_report};
 use super::wiring::ExportPort;
 use crate::bus::CLIENT_RING;
@@ -126,6 +127,7 @@ impl Bridge {
     pub(super) fn start(
         agent: Agent,
         ports: BTreeMap<NodeId, NodePort>,
+        drills: Drills,
         reports: Receiver<Report>,
         parker: Parker,
         reactors: Vec<Arc<ReactorStats>>,
@@ -139,6 +141,7 @@ impl Bridge {
             control: agent.reporter(),
             agent,
             ports,
+            drills,
             reports,
             reactors,
             next_picture: Instant::now(),
@@ -183,6 +186,7 @@ struct State {
     agent: Agent,
     control: ControlReporter,
     ports: BTreeMap<NodeId, NodePort>,
+    drills: Drills,
     reports: Receiver<Report>,
     reactors: Vec<Arc<ReactorStats>>,
     next_picture: Instant,
@@ -231,6 +235,10 @@ impl State {
             }
             Command::Flush { node, partition, tag } => {
                 self.order(node, HeadOrder::Flush { partition, token: tag });
+            }
+            Command::Drill { device, drill, tag, .. } => {
+                let error = self.drills.order(&device, drill).err();
+                self.control.send(ControlReport::Drilled { tag, error });
             }
             Command::Roster { .. } => {
                 tracing::info!("the rack's roster changed; new nodes are reached after a restart");
@@ -344,7 +352,10 @@ impl State {
         let Some(port) = self.ports.get_mut(&node) else { return };
         let Kind::Sled { devices, .. } = &port.kind else { return };
         let reading = status.devices.iter().any(|device| device.state == DeviceState::Recovering);
-        let reports = status.devices.iter().zip(devices).map(device_report).collect();
+        let mut reports: Vec<_> = status.devices.iter().zip(devices).map(device_report).collect();
+        for report in &mut reports {
+            report.counters.extend(self.drills.hits(&report.name).map(|hits| ("drilled".to_owned(), hits)));
+        }
         let state = if reading { NodeState::Starting } else { NodeState::Ready };
         let mut picture = NodeReport { name: port.name.clone(), state, ..NodeReport::default() };
         picture.devices = reports;

@@ -5,6 +5,7 @@
 //! agent's channels and the services' rings. Stopping is in reverse: exports first, then the rest.
 
 mod bridge;
+mod drills;
 mod media;
 mod telling;
 mod wiring;

@@ -1,6 +1,7 @@
 //! From declaration to running services: rings between everything, one reactor per core.
 
 use super::bridge::{Ask, Bridge, HeadPort, NodePort};
+use super::drills::Drills;
 use super::media::{MediaError, Opened, Opener};
 use crate::bus::{CLIENT_RING, MAILBOX, Post};
 use crate::exports::ExportList;
@@ -131,6 +132,7 @@ struct Wiring<'a> {
     benches: BTreeMap<usize, Bench>,
     places: BTreeMap<NodeId, Place>,
     ports: BTreeMap<NodeId, NodePort>,
+    drills: Drills,
     reports: Sender<Report>,
     inbound: Receiver<Report>,
     parker: Parker,
@@ -152,6 +154,7 @@ impl<'a> Wiring<'a> {
             benches: BTreeMap::new(),
             places: BTreeMap::new(),
             ports: BTreeMap::new(),
+            drills: Drills::new(rack.drills),
             reports,
             inbound,
             parker,
@@ -290,6 +293,7 @@ impl Wiring<'_> {
         let (rack, id) = (self.rack, self.admission.rack);
         let pool = self.bench(head.core)?.pool.clone();
         let opened = Opener { agent, rack: id, pool: &pool }.log(head, rack.checkpoint_bytes())?;
+        let opened = opened.map(|(driver, log)| (self.drills.wrap(&head.log.name, driver), log));
         let export = self.export(&head.name, head.core, &head.nbd)?;
         let reporter = Reporter::new(self.reports.clone());
         let place = self.places.get_mut(&admitted.node).expect("every node has a place");
@@ -330,7 +334,8 @@ impl Wiring<'_> {
         let (boot, mailbox) = (place.boot, place.inbox.take().expect("taken once"));
         let config = sled_config(self.rack, admitted.node, id, &opened);
         let names = opened.iter().map(|device| device.name.clone()).collect();
-        let drivers = opened.into_iter().map(|device| device.driver).collect();
+        let drills = &mut self.drills;
+        let drivers = opened.into_iter().map(|device| drills.wrap(&device.name, device.driver)).collect();
         let bench = self.bench(sled.core)?;
         let (orders, orders_rx) = channel(ORDERS, bench.reactor.waker());
         let machine = Sled::new(config, pool);
@@ -381,7 +386,7 @@ impl Wiring<'_> {
             reactors.push(bench.reactor.spawn(config).map_err(system("start a reactor thread"))?);
         }
         let stats = reactors.iter().map(ReactorHandle::stats).collect();
-        let bridge = Bridge::start(agent, self.ports, self.inbound, self.parker, stats)
+        let bridge = Bridge::start(agent, self.ports, self.drills, self.inbound, self.parker, stats)
             .map_err(system("start the bridge thread"))?;
         Ok(Host { reactors, bridge })
     }
@@ -412,6 +417,8 @@ fn sled_config(rack: &Rack, node: NodeId, id: RackId, opened: &[Opened]) -> Sled
     let devices = opened.iter().enumerate().map(spec).collect();
     let mut config = SledConfig::new(node, id, OsEntropy.next_u128(), devices);
     config.drain_limit = Duration::from_millis(rack.timers.drain_ms);
+    let unit_ns = rack.code.unit_bytes.saturating_mul(1_000_000_000);
+    config.scrub_gap = Duration::from_nanos(unit_ns.checked_div(rack.limits.scrub_bytes).unwrap_or(0));
     config
 }
 

@@ -82,6 +82,7 @@ messages! {
     25 1 ColumnReleased { req, status }
     26 1 ColumnList { req, device, partition, from }
     27 1 ColumnListed { req, status, columns, more }
+    28 1 ColumnRotten { partition, column, extent, position }
 }
 
 /// The message of `meta` and `pieces`, which must be used up exactly.

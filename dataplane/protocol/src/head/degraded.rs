@@ -287,6 +287,26 @@ impl Core {
         self.piece_done(now, id, Err(ClientError::Unreadable), out);
     }
 
+    /// A sled's scrub found a column rotten that nobody may read for long, such as parity (P-23).
+    pub(super) fn on_rotten(
+        &mut self,
+        now: Time,
+        partition: PartitionId,
+        column: &ColumnRef,
+        extent: ExtentId,
+        position: u8,
+        out: &mut Out,
+    ) {
+        let Some(p) = self.parts.find(partition) else { return };
+        let index = &self.parts[p].index;
+        let known = index.slot_of(extent).and_then(|slot| index.extent(slot));
+        let at = usize::from(position);
+        // Of another owner or generation by now: a late word.
+        if known.is_some_and(|known| known.desc.columns.get(at) == Some(&Some(*column))) {
+            self.mark_rot(now, p, extent, at, "found by scrub", out);
+        }
+    }
+
     /// A column is rotten or gone: count it once, and have the extent rewritten (OP-27, EF-22).
     pub(super) fn mark_rot(
         &mut self,

@@ -137,6 +137,9 @@ impl Core {
                     self.on_column_released(now, &ask, status, out);
                 }
             }
+            Msg::ColumnRotten { partition, column, extent, position } if column.sled == from => {
+                self.on_rotten(now, partition, &column, extent, position, out);
+            }
             _ => {}
         }
     }

@@ -116,7 +116,7 @@ impl Device {
         sandbox.find(free).or_else(|| (from..count).find(free)).or_else(|| (0..from).find(free))
     }
 
-    fn column_ref(&self, ctx: &Ctx, column: u32, generation: u32) -> ColumnRef {
+    pub(super) fn column_ref(&self, ctx: &Ctx, column: u32, generation: u32) -> ColumnRef {
         ColumnRef { sled: ctx.config.node, device: self.device_id(), column, generation }
     }
 

@@ -1,14 +1,18 @@
 //! Scrub: reads stripe units in the background and compares them with their checksums (P-23).
 //!
 //! One unit at a time and device, with a pause between two; a sled does it alone. What has rotted is
-//! reported and counted; making it good is the head's, who has the other columns.
+//! reported, counted and told to the head that holds the partition, who has the other columns to make it
+//! good. Rot found while nobody holds it is told when somebody does.
 
 use super::device::Device;
 use super::status::DeviceState;
 use super::{Ctx, Io};
-use crate::wire::{BlockError, BlockOp, Out, Time};
+use crate::wire::{BlockError, BlockOp, Msg, NodeId, Out, PartitionId, Time};
 use palisade_dma::BufMut;
+use std::time::Duration;
 
+/// Pause before heads are looked for again to whom rot is to be told.
+const RETELL: Duration = Duration::from_secs(1);
 /// Columns that one turn looks through for a unit to read.
 const LOOK_MAX: u32 = 1024;
 
@@ -19,8 +23,15 @@ pub(super) struct Scrub {
     unit: u32,
     /// When the next unit is due; unset until the device serves.
     due: Option<Time>,
+    /// The next pass begins then.
+    rest_until: Time,
     reading: bool,
+    /// Columns with rot (and their generations) of which no head was told yet.
+    untold: Vec<(u32, u32)>,
 }
+
+/// Rotten columns that wait for a head; the next pass finds the rest.
+const UNTOLD_MAX: usize = 256;
 
 /// A unit being read.
 #[derive(Debug)]
@@ -45,6 +56,13 @@ impl Device {
         if self.scrub_due(ctx).is_none_or(|due| ctx.now < due) {
             return;
         }
+        if !self.scrub.untold.is_empty() {
+            self.tell_rot(ctx, out);
+        }
+        if ctx.now < self.scrub.rest_until {
+            self.scrub.due = Some(self.rest(ctx));
+            return;
+        }
         self.scrub.due = Some(ctx.now + ctx.config.scrub_gap);
         let Some((column, unit)) = self.next_unit(ctx) else {
             return;
@@ -66,7 +84,8 @@ impl Device {
             let Some(held) = self.columns.get(self.scrub.column as usize) else {
                 (self.scrub.column, self.scrub.unit) = (0, 0);
                 self.counters.scrub_passes += 1;
-                self.scrub.due = Some(ctx.now + ctx.config.scrub_rest.max(ctx.config.scrub_gap));
+                self.scrub.rest_until = ctx.now + ctx.config.scrub_rest.max(ctx.config.scrub_gap);
+                self.scrub.due = Some(self.rest(ctx));
                 return None;
             };
             if let Some(unit) = held.table.next_known(self.scrub.unit) {
@@ -91,6 +110,41 @@ impl Device {
             return;
         };
         self.counters.scrubbed += 1;
-        self.unit_good(ctx, scrub.column, scrub.unit, &buf, out);
+        let good = self.unit_good(ctx, scrub.column, scrub.unit, &buf, out);
+        let word = (scrub.column, scrub.generation);
+        if !good && self.scrub.untold.len() < UNTOLD_MAX && !self.scrub.untold.contains(&word) {
+            self.scrub.untold.push(word);
+        }
+    }
+
+    /// When to look again between two passes: at the next one, or sooner while a head is to be told of rot.
+    fn rest(&self, ctx: &Ctx) -> Time {
+        let end = self.scrub.rest_until;
+        if self.scrub.untold.is_empty() { end } else { end.min(ctx.now + RETELL) }
+    }
+
+    /// The head that holds a partition on this device.
+    fn listener(&self, partition: PartitionId) -> Option<NodeId> {
+        let part = &self.parts[*self.by_partition.get(&partition)? as usize];
+        part.live.as_ref()?;
+        part.record.as_ref().map(|record| record.head)
+    }
+
+    /// Tells heads what has rotted, those that are there.
+    fn tell_rot(&mut self, ctx: &Ctx, out: &mut Out) {
+        let mut untold = std::mem::take(&mut self.scrub.untold);
+        untold.retain(|&(number, generation)| {
+            let held = &self.columns[number as usize];
+            let record = &held.record;
+            if !held.owned() || record.generation != generation {
+                return false;
+            }
+            let Some(head) = self.listener(record.partition) else { return true };
+            let (partition, extent, position) = (record.partition, record.extent, record.position);
+            let column = self.column_ref(ctx, number, generation);
+            out.net.push((head, Msg::ColumnRotten { partition, column, extent, position }));
+            false
+        });
+        self.scrub.untold = untold;
     }
 }

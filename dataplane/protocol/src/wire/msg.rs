@@ -250,6 +250,18 @@ pub enum Msg {
         /// Next column to ask from, if there are more.
         more: Option<u32>,
     },
+    /// Scrub found that a column has rotted (P-23); the head that holds it may rewrite its extent. Not
+    /// answered: the next pass finds what is still rotten.
+    ColumnRotten {
+        /// The partition.
+        partition: PartitionId,
+        /// The column.
+        column: ColumnRef,
+        /// Extent on its record.
+        extent: ExtentId,
+        /// Position in the extent.
+        position: u8,
+    },
 }
 
 /// A column as its sled's durable record describes it.

@@ -33,6 +33,8 @@ pub struct Shape {
     pub flush: FlushConfig,
     pub secondary: bool,
     pub stopwatch: Option<fn() -> Time>,
+    /// Pause between two scrub reads of a sled.
+    pub scrub_gap: Duration,
 }
 
 impl Shape {
@@ -54,6 +56,7 @@ impl Shape {
             flush,
             secondary: true,
             stopwatch: None,
+            scrub_gap: Duration::from_secs(3600),
         }
     }
 }
@@ -267,7 +270,7 @@ impl Rack {
         } else {
             let spec = DeviceSpec { ix: DeviceIx(0), bytes: self.nodes[at].disk.bytes.len() as u64 };
             let mut config = SledConfig::new(id, RACK, self.boots ^ 0x5ec2e7 << 40, vec![spec]);
-            config.scrub_gap = Duration::from_secs(3600);
+            config.scrub_gap = self.shape.scrub_gap;
             Machine::Sled(Box::new(Sled::new(config, self.pool.clone())))
         };
         let node = &mut self.nodes[at];

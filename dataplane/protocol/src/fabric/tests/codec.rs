@@ -88,6 +88,7 @@ fn samples(pool: &Pool) -> Vec<Msg> {
         Msg::ColumnReleased { req, status: Status::Retry },
         Msg::ColumnList { req, device, partition, from: 256 },
         Msg::ColumnListed { req, status: Status::Ok, columns: vec![owned, owned], more: Some(512) },
+        Msg::ColumnRotten { partition, column, extent, position: 3 },
     ];
     for status in [
         Status::Ok,

@@ -145,6 +145,39 @@ fn p23_scrub_reads_every_unit_alone_and_finds_rot() {
 }
 
 #[test]
+fn p23_the_head_that_holds_a_partition_is_told_of_what_scrub_finds() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    assert_eq!(rig.write(&mut head, column, 1, 0, 9), Status::Ok);
+    let at = rig.layout.column_data(column.column) as usize;
+    rig.media[0].durable[at] ^= 1;
+    let pass = |rig: &mut Rig| {
+        for _ in 0..20 {
+            rig.now = rig.sled.deadline().expect("scrub goes on").max(rig.now);
+            rig.pump();
+        }
+    };
+    let told = |rig: &Rig| {
+        let words = rig.sent.iter().filter_map(|(to, msg)| match msg {
+            Msg::ColumnRotten { column, extent, .. } => Some((*to, *column, extent.0)),
+            _ => None,
+        });
+        words.collect::<Vec<_>>()
+    };
+    // A restarted sled finds the rot before any head has come back to it.
+    rig.restart();
+    while rig.counters().corrupt == 0 {
+        pass(&mut rig);
+    }
+    pass(&mut rig);
+    assert_eq!(told(&rig), []);
+    assert_eq!(rig.counters().corrupt, 1, "waiting for a head is no reason to read again");
+    assert_eq!(rig.reserve(&mut head), Status::Ok);
+    pass(&mut rig);
+    assert_eq!(told(&rig), [(head.node, column, 1)], "once");
+}
+
+#[test]
 fn scrub_can_be_switched_off() {
     let mut rig = Rig::unstarted(vec![Medium::formatted(&spec(0xd1))], Faults::default(), |config| {
         config.scrub_gap = Duration::ZERO;
