@@ -116,7 +116,7 @@ pub(super) fn device(verb: &DeviceVerb) -> Result<(), String> {
         DeviceVerb::Drill { name, drill, ask: args } => {
             let human = |_: &Value| match drill {
                 Drill::Clear => format!("device {name}: the drill is over"),
-                _ => format!("device {name} fails from now on, until `palisade device drill {name} clear`"),
+                _ => format!("device {name}: the drill goes on until `palisade device drill {name} clear`"),
             };
             ask(args, "device.drill", json!({ "name": name, "drill": drill }), PATIENCE, human)
         }

@@ -1,8 +1,8 @@
 //! Scrub: reads stripe units in the background and compares them with their checksums (P-23).
 //!
 //! One unit at a time and device, with a pause between two; a sled does it alone. What has rotted is
-//! reported, counted and told to the head that holds the partition, who has the other columns to make it
-//! good. Rot found while nobody holds it is told when somebody does.
+//! reported, counted and told to the partition's head, who has the other columns to make it good; again
+//! and again as long as that head holds no grant here, because it may be away.
 
 use super::device::Device;
 use super::status::DeviceState;
@@ -11,8 +11,8 @@ use crate::wire::{BlockError, BlockOp, Msg, NodeId, Out, PartitionId, Time};
 use palisade_dma::BufMut;
 use std::time::Duration;
 
-/// Pause before heads are looked for again to whom rot is to be told.
-const RETELL: Duration = Duration::from_secs(1);
+/// Pause before a head that holds no grant is told of rot again.
+const RETELL: Duration = Duration::from_secs(5);
 /// Columns that one turn looks through for a unit to read.
 const LOOK_MAX: u32 = 1024;
 
@@ -26,8 +26,10 @@ pub(super) struct Scrub {
     /// The next pass begins then.
     rest_until: Time,
     reading: bool,
-    /// Columns with rot (and their generations) of which no head was told yet.
+    /// Columns with rot (and their generations) of which no head with a grant was told yet.
     untold: Vec<(u32, u32)>,
+    /// Not before then.
+    tell_at: Time,
 }
 
 /// Rotten columns that wait for a head; the next pass finds the rest.
@@ -56,7 +58,8 @@ impl Device {
         if self.scrub_due(ctx).is_none_or(|due| ctx.now < due) {
             return;
         }
-        if !self.scrub.untold.is_empty() {
+        if !self.scrub.untold.is_empty() && ctx.now >= self.scrub.tell_at {
+            self.scrub.tell_at = ctx.now + RETELL;
             self.tell_rot(ctx, out);
         }
         if ctx.now < self.scrub.rest_until {
@@ -123,14 +126,13 @@ impl Device {
         if self.scrub.untold.is_empty() { end } else { end.min(ctx.now + RETELL) }
     }
 
-    /// The head that holds a partition on this device.
-    fn listener(&self, partition: PartitionId) -> Option<NodeId> {
+    /// The head on a partition's record, and whether it holds a grant of this boot.
+    fn listener(&self, partition: PartitionId) -> Option<(NodeId, bool)> {
         let part = &self.parts[*self.by_partition.get(&partition)? as usize];
-        part.live.as_ref()?;
-        part.record.as_ref().map(|record| record.head)
+        part.record.as_ref().map(|record| (record.head, part.live.is_some()))
     }
 
-    /// Tells heads what has rotted, those that are there.
+    /// Tells heads what has rotted: those that hold a grant once, others, who may be away, again and again.
     fn tell_rot(&mut self, ctx: &Ctx, out: &mut Out) {
         let mut untold = std::mem::take(&mut self.scrub.untold);
         untold.retain(|&(number, generation)| {
@@ -139,11 +141,11 @@ impl Device {
             if !held.owned() || record.generation != generation {
                 return false;
             }
-            let Some(head) = self.listener(record.partition) else { return true };
+            let Some((head, there)) = self.listener(record.partition) else { return true };
             let (partition, extent, position) = (record.partition, record.extent, record.position);
             let column = self.column_ref(ctx, number, generation);
             out.net.push((head, Msg::ColumnRotten { partition, column, extent, position }));
-            false
+            !there
         });
         self.scrub.untold = untold;
     }

@@ -162,19 +162,18 @@ fn p23_the_head_that_holds_a_partition_is_told_of_what_scrub_finds() {
         });
         words.collect::<Vec<_>>()
     };
-    // A restarted sled finds the rot before any head has come back to it.
+    // A restarted sled finds the rot before the head has come back to it: the word may be lost.
     rig.restart();
     while rig.counters().scrub_passes == 0 {
         next(&mut rig);
     }
     (0..20).for_each(|_| next(&mut rig));
-    assert_eq!(told(&rig), []);
-    assert_eq!(rig.counters().corrupt, 1, "waiting for a head is no reason to read again");
+    let before = told(&rig);
+    assert!(before.len() > 2 && before.iter().all(|word| *word == (head.node, column, 1)), "{before:?}");
+    assert_eq!(rig.counters().corrupt, 1, "saying it again is no reason to read again");
     assert_eq!(rig.reserve(&mut head), Status::Ok);
-    next(&mut rig);
-    assert_eq!(told(&rig), [(head.node, column, 1)]);
-    next(&mut rig);
-    assert_eq!(told(&rig).len(), 1, "once a pass");
+    (0..3).for_each(|_| next(&mut rig));
+    assert_eq!(told(&rig).len(), before.len() + 1, "once to a head with a grant");
 }
 
 #[test]
