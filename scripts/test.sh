@@ -21,8 +21,9 @@ step() {
 
 step format cargo fmt --all --check
 step lint cargo clippy --workspace --all-targets -- -D warnings
-step binary cargo build -p palisade-node
-export PALISADE_BIN="${PALISADE_BIN:-${CARGO_TARGET_DIR:-$PWD/target}/debug/palisade}"
+# The end-to-end tests try the binary that ships: what a compiler does to a release build, no other build shows.
+step binary cargo build --release -p palisade-node
+export PALISADE_BIN="${PALISADE_BIN:-${CARGO_TARGET_DIR:-$PWD/target}/release/palisade}"
 if command -v cargo-nextest >/dev/null 2>&1; then
   step tests cargo nextest run --workspace --no-fail-fast
 else
