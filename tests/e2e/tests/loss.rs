@@ -6,9 +6,13 @@ use serde_json::Value;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
 use std::path::Path;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 const SOON: Duration = Duration::from_secs(120);
+/// Within this, two pictures of the rack have come: an older one could say that all is well when it no longer is.
+const PICTURES: Duration = Duration::from_millis(2500);
+/// Within this, a sled has told heads of all rot that scrub had found.
+const TOLD: Duration = Duration::from_millis(7500);
 const REGION: [&str; 2] = ["--region", "24m"];
 
 /// A rack with verified contents that lie in columns only, stopped; and its state file.
@@ -86,6 +90,16 @@ fn any_two_of_six_sleds_gone_and_all_reads_are_right() {
     }
 }
 
+/// True once `wanted` has been true for some time without a break.
+fn steadily(time: Duration, wanted: impl Fn(&Value) -> bool) -> impl FnMut(&Value) -> bool {
+    let mut since = None;
+    move |status| {
+        let good = wanted(status);
+        since = since.filter(|_| good).or_else(|| good.then(Instant::now));
+        since.is_some_and(|since| since.elapsed() >= time)
+    }
+}
+
 /// Makes a sled's device fail while the rack runs, or ends that.
 #[track_caller]
 fn drill(rack: &TestRack, sled: usize, how: &str) {
@@ -104,10 +118,15 @@ fn any_two_of_six_sleds_fail_or_rot_under_a_running_rack_and_all_reads_are_right
             [a, b].iter().for_each(|sled| drill(&rack, *sled, how));
             all_right(&read_back(&rack, &state), BLOCKS);
             [a, b].iter().for_each(|sled| drill(&rack, *sled, "clear"));
-            rack.wait_for("reads were rebuilt, and what had rotted is good again", SOON, |status| {
+            let good = |status: &Value| {
                 let volume = &status["volumes"][0];
                 volume["counters"]["degraded_reads"].as_u64() > Some(before) && volume["degraded"] == false
-            });
+            };
+            rack.wait_for(
+                "reads were rebuilt, and what rotted is good again",
+                SOON,
+                steadily(PICTURES, good),
+            );
         }
     }
     for device in rack.status()["devices"].as_array().expect("devices") {
@@ -211,11 +230,14 @@ fn any_two_of_six_sleds_rot_and_are_made_good_by_scrub() {
             flip(&file, &written(&file, COLUMNS_AT), 100, sled as u64);
         }
         rack.start(&[]);
-        rack.wait_for("scrub has been everywhere, and heads wrote the rest anew", SOON, |status| {
+        let mended = |status: &Value| {
             let volume = &status["volumes"][0];
-            let counters = &volume["counters"];
-            scrubbed(status) && counters["corrupt"].as_u64() > Some(0) && volume["degraded"] == false
-        });
+            scrubbed(status)
+                && volume["counters"]["corrupt"].as_u64() > Some(0)
+                && volume["degraded"] == false
+        };
+        let what = "scrub has been everywhere, and heads wrote the rest anew";
+        rack.wait_for(what, SOON, steadily(TOLD, mended));
         all_right(&read_back(&rack, &state), BLOCKS);
         assert!(rack.stop().success(), "{}", rack.log());
     }
