@@ -125,6 +125,8 @@ pub struct Scenario {
     pub away: u32,
     /// Sleds that are hurt for good (rot, errors, death).
     pub hurt: u32,
+    /// Pause between two scrub reads of a sled, in milliseconds.
+    pub scrub_ms: u64,
     /// What goes wrong.
     pub odds: Odds,
 }
@@ -148,6 +150,7 @@ const BASE: Scenario = Scenario {
     slow_log_us: MEDIA_US,
     away: 0,
     hurt: 0,
+    scrub_ms: 5,
     odds: Odds::CALM,
 };
 

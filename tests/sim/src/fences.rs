@@ -32,6 +32,7 @@ pub const FENCES: Scenario = Scenario {
     slow_log_us: 40,
     away: 0,
     hurt: 0,
+    scrub_ms: 5,
     odds: Odds {
         doubled: 0.1,
         held: 0.15,

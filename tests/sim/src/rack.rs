@@ -256,7 +256,7 @@ fn head_config(node: &Node, scenario: &Scenario, shape: &Shape, canaries: &Canar
     config
 }
 
-fn sled_config(node: &Node, secret: u128, canaries: &Canaries) -> SledConfig {
+fn sled_config(node: &Node, secret: u128, scenario: &Scenario, canaries: &Canaries) -> SledConfig {
     let devices = node
         .disks
         .iter()
@@ -264,7 +264,7 @@ fn sled_config(node: &Node, secret: u128, canaries: &Canaries) -> SledConfig {
         .map(|(ix, disk)| DeviceSpec { ix: DeviceIx(ix as u16), bytes: disk.bytes() });
     let mut config = SledConfig::new(node.id, RACK, secret, devices.collect());
     config.drain_limit = Duration::from_millis(200);
-    config.scrub_gap = Duration::from_millis(5);
+    config.scrub_gap = Duration::from_millis(scenario.scrub_ms);
     config.scrub_rest = Duration::from_millis(100);
     config.faults = canaries.sled;
     config
@@ -299,7 +299,7 @@ fn sled_host(
 ) -> Box<dyn Host> {
     let mut dice = Dice::new(salt);
     let wiring = wiring(node, scenario, dice.next());
-    let sled = Sled::new(sled_config(node, dice.wide(), canaries), pool.clone());
+    let sled = Sled::new(sled_config(node, dice.wide(), scenario, canaries), pool.clone());
     if shape.served {
         under_net(Served::sled(&wiring, sled), node, scenario, pool)
     } else {
