@@ -54,6 +54,8 @@ pub(super) struct Core {
     wake: Option<Time>,
     /// When the next pass of background work is due.
     pub(super) background_at: Time,
+    /// A flush may go on in the next turn.
+    pub(super) flush_again: bool,
     failed_told: bool,
 }
 
@@ -87,6 +89,7 @@ impl Core {
             busy: true,
             wake: None,
             background_at: Time::ZERO,
+            flush_again: false,
             failed_told: false,
         };
         for recovered in found {

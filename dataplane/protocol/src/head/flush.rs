@@ -38,18 +38,19 @@ impl Core {
     pub(super) fn flush(&mut self, now: Time, p: usize, out: &mut Out) -> bool {
         let Some(forced) = self.flush_due(now, p) else { return !self.parts[p].batches.is_empty() };
         self.share_reserve(now, p);
-        while self.flushing(p) < usize::from(self.cfg.flush.batches) {
+        // One batch a pass: when all of it is in memory, that is a millisecond of copying and encoding, and
+        // clients wait for it. The next pass is the next turn.
+        if self.flushing(p) < usize::from(self.cfg.flush.batches) {
             let Some(room) = self.open_room(p, false) else {
                 if self.parts[p].batches.is_empty() && self.has_log_blocks(p) {
                     self.leave_reserved(now, p);
                     self.make_extent(now, p, false, out);
                 }
-                break;
+                return true;
             };
             let items = self.gather(now, p, room, forced);
-            if items.is_empty() || !self.start_batch(now, p, items, false, out) {
-                break;
-            }
+            let started = !items.is_empty() && self.start_batch(now, p, items, false, out);
+            self.flush_again |= started;
         }
         true
     }

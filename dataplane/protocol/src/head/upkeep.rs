@@ -70,7 +70,9 @@ impl Core {
         self.start_checkpoint(now);
         self.copy_forward(now, out);
         self.release_due = true;
-        self.background_at = now + if busy { BUSY } else { REST };
+        let pause = if busy { BUSY } else { REST };
+        let again = std::mem::take(&mut self.flush_again);
+        self.background_at = if again { now } else { now + pause };
     }
 
     fn mend_later(&mut self, now: Time, p: usize, out: &mut Out) {

@@ -28,6 +28,9 @@ pub(super) fn room_for_write(blocks: u64) -> u64 {
     blocks + 6 + SLACK
 }
 
+/// Operations under way up to which a full rack lets clears pass.
+const FREEING_OPEN: usize = 16;
+
 /// What a client asked for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Kind {
@@ -110,7 +113,18 @@ impl Core {
             .peer
             .as_ref()
             .is_none_or(|peer| self.cfg.faults.no_credit() || peer.spent + blocks <= peer.credit);
-        credit && self.log.user_blocks() >= self.promised() + room_for_write(blocks)
+        let room = self.log.user_blocks() >= self.promised() + room_for_write(blocks);
+        (credit && room) || self.frees(p, verb)
+    }
+
+    /// Whether a command is a clear that a full rack lets pass: there are no columns to flush to, so neither
+    /// log makes room, and what is cleared is what gives columns back (P-32).
+    fn frees(&self, p: usize, verb: &ClientVerb) -> bool {
+        let part = &self.parts[p];
+        matches!(verb, ClientVerb::Trim { .. } | ClientVerb::WriteZeroes { .. })
+            && part.no_columns_since.is_some()
+            && part.pending.len() < FREEING_OPEN
+            && self.log.room_for(0, Room::Replica)
     }
 
     /// Starts what had to wait, in order; reads do not queue behind writes once the partition serves.
@@ -344,7 +358,7 @@ impl Core {
             }
             let (p, lba) = (cmd.part, cmd.clear.start);
             let count = (cmd.clear.end - lba).min(CLEAR_BLOCKS);
-            let verb = ClientVerb::Flush;
+            let verb = ClientVerb::Trim { offset: 0, len: 0 };
             let body = Body::Clear { lba: Lba(lba), count: count as u32 };
             if !self.admits(p, &verb) || self.number(now, p, body, id).is_err() {
                 self.parts[p].stalled.push_back(Stalled::Clear(id));

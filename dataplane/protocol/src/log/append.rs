@@ -201,7 +201,8 @@ impl Log {
     }
 
     /// Stages an operation in this turn's record. `committed` is the partition's committed watermark.
-    /// Clears and writes are [`Room::User`], everything else [`Room::Metadata`].
+    /// Writes are [`Room::User`], clears [`Room::Replica`] (they make space, and a full rack must not keep
+    /// them out; the head lets them pass ordinary clients' limits only then), the rest [`Room::Metadata`].
     pub fn push(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
         self.push_entry(entry, committed, true, Room::User)
     }
@@ -227,7 +228,7 @@ impl Log {
         record::put_entry(&mut bytes, entry, committed);
         let (data, room) = match &entry.body {
             Body::Write { lba, data, .. } => (Some((*lba, data)), user),
-            Body::Clear { .. } => (None, user),
+            Body::Clear { .. } => (None, Room::Replica),
             _ => (None, Room::Metadata),
         };
         let data = data.map(|(lba, data)| Payload { lba, data, hot });

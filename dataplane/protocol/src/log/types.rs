@@ -149,9 +149,9 @@ pub enum PushError {
 /// Who asks for log space (P-31, P-32).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Room {
-    /// Client data: writes and clears.
+    /// Client data.
     User,
-    /// The same at a secondary. It was promised room (credit), and what frees its log (a repoint) may stand
+    /// The same at a secondary, and clears. It was promised room (credit), and what frees its log (a repoint) may stand
     /// behind it in the one order: so it may use the reserve as copies may.
     Replica,
     /// Copy-forward of live blocks: may use all of the reserve but one segment.
