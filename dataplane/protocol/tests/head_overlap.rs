@@ -86,7 +86,7 @@ fn p31_a_block_that_rotted_in_both_logs_stops_no_log_and_stays_an_error_until_it
     for round in 0..40 {
         let tags: Vec<u64> = (0..32).map(|at| rack.write((64 + (round * 32 + at) % 512) * 8, 8)).collect();
         rack.wait_all(&tags);
-        rack.run_for(Duration::from_millis(200));
+        rack.run_for(Duration::from_secs(2));
     }
     let lost = unreadable(&mut rack);
     assert_eq!(

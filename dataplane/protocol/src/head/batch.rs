@@ -23,7 +23,7 @@ use std::time::Duration;
 pub(super) const LOST_PAUSE: Duration = Duration::from_secs(30);
 /// A log block that neither log can give is tried so often, with this pause, before it counts as lost.
 const TRIES: u8 = 6;
-const TRY_PAUSE: Duration = Duration::from_millis(500);
+const TRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// A gathered block.
 #[derive(Clone, Copy, Debug)]
@@ -119,8 +119,10 @@ impl Core {
                     part.lost.insert(id, now + LOST_PAUSE);
                 }
                 (GatheredFrom::Log, Loc::Log(addr)) => {
+                    // A peer that is away may hold the good copy: that try does not count.
+                    let there = u8::from(part.peer.as_ref().is_none_or(|peer| !peer.away));
                     let (tries, again) = part.unreadable.entry(addr.0).or_insert((0, now));
-                    (*tries, *again) = (*tries + 1, now + TRY_PAUSE);
+                    (*tries, *again) = (tries.saturating_add(there), now + TRY_PAUSE);
                     item.lost = *tries >= TRIES;
                     if item.lost {
                         part.unreadable.remove(&addr.0);
