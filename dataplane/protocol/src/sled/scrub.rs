@@ -2,11 +2,13 @@
 //!
 //! One unit at a time and device, with a pause between two; a sled does it alone. What has rotted is
 //! reported, counted and told to the partition's head, who has the other columns to make it good; again
-//! and again as long as that head holds no grant here, because it may be away.
+//! and again as long as that head holds no grant here, because it may be away. A unit that the device cannot
+//! read has rotted too, when a second try fails while the device reads others: a device that fails as a
+//! whole, or for a while, has not.
 
 use super::device::Device;
 use super::status::DeviceState;
-use super::{Ctx, Io};
+use super::{Ctx, Io, corrupt};
 use crate::wire::{BlockError, BlockOp, Msg, NodeId, Out, PartitionId, Time};
 use palisade_dma::BufMut;
 use std::time::Duration;
@@ -30,17 +32,23 @@ pub(super) struct Scrub {
     untold: Vec<(u32, u32)>,
     /// Not before then.
     tell_at: Time,
+    /// Units that could not be read once.
+    doubts: Vec<Scrubbing>,
+    /// The last read was good: the device as such works.
+    works: bool,
 }
 
 /// Rotten columns that wait for a head; the next pass finds the rest.
 const UNTOLD_MAX: usize = 256;
 
 /// A unit being read.
-#[derive(Debug)]
+#[derive(Clone, Copy, Debug)]
 pub(super) struct Scrubbing {
     column: u32,
     generation: u32,
     unit: u32,
+    /// For the second time.
+    again: bool,
 }
 
 impl Device {
@@ -67,22 +75,22 @@ impl Device {
             return;
         }
         self.scrub.due = Some(ctx.now + ctx.config.scrub_gap);
-        let Some((column, unit)) = self.next_unit(ctx) else {
+        let unit_bytes = self.layout().unit_bytes;
+        let Some(buf) = ctx.pool.alloc(unit_bytes as usize) else {
             return;
         };
-        let layout = self.layout();
-        let offset = layout.column_data(column) + u64::from(unit) * u64::from(layout.unit_bytes);
-        let Some(buf) = ctx.pool.alloc(layout.unit_bytes as usize) else {
+        let doubt = if self.scrub.works { self.scrub.doubts.pop() } else { None };
+        let Some(scrub) = doubt.or_else(|| self.next_unit(ctx)) else {
             return;
         };
-        let generation = self.columns[column as usize].record.generation;
-        (self.scrub.column, self.scrub.unit, self.scrub.reading) = (column, unit + 1, true);
-        let io = Io::Scrub { dev: self.place, scrub: Scrubbing { column, generation, unit } };
-        ctx.submit(self.spec.ix, io, BlockOp::Read { offset, buf }, out);
+        self.scrub.reading = true;
+        let start = self.layout().column_data(scrub.column);
+        let offset = start + u64::from(scrub.unit) * u64::from(unit_bytes);
+        ctx.submit(self.spec.ix, Io::Scrub { dev: self.place, scrub }, BlockOp::Read { offset, buf }, out);
     }
 
     /// The next unit that the table knows, from where the pass stands; ends the pass behind the last.
-    fn next_unit(&mut self, ctx: &Ctx) -> Option<(u32, u32)> {
+    fn next_unit(&mut self, ctx: &Ctx) -> Option<Scrubbing> {
         for _ in 0..LOOK_MAX {
             let Some(held) = self.columns.get(self.scrub.column as usize) else {
                 (self.scrub.column, self.scrub.unit) = (0, 0);
@@ -92,7 +100,9 @@ impl Device {
                 return None;
             };
             if let Some(unit) = held.table.next_known(self.scrub.unit) {
-                return Some((self.scrub.column, unit));
+                let (column, generation) = (self.scrub.column, held.record.generation);
+                self.scrub.unit = unit + 1;
+                return Some(Scrubbing { column, generation, unit, again: false });
             }
             (self.scrub.column, self.scrub.unit) = (self.scrub.column + 1, 0);
         }
@@ -108,12 +118,33 @@ impl Device {
         out: &mut Out,
     ) {
         self.scrub.reading = false;
+        self.scrub.works = result.is_ok();
         let held = &self.columns[scrub.column as usize];
-        let (Ok(buf), true) = (result, held.record.generation == scrub.generation) else {
+        if held.record.generation != scrub.generation || !held.owned() {
             return;
+        }
+        let good = match result {
+            Ok(buf) => {
+                self.counters.scrubbed += 1;
+                self.unit_good(ctx, scrub.column, scrub.unit, &buf, out)
+            }
+            Err(BlockError::Io) if scrub.again => {
+                self.counters.corrupt += 1;
+                let Scrubbing { column, generation, unit, .. } = scrub;
+                let what = format!(
+                    "device {} column {column} generation {generation} stripe {unit} cannot be read",
+                    self.device_id()
+                );
+                corrupt("column", what, out);
+                false
+            }
+            Err(BlockError::Io) if self.scrub.doubts.len() < UNTOLD_MAX => {
+                self.scrub.doubts.push(Scrubbing { again: true, ..scrub });
+                true
+            }
+            // The device is gone, and with it all of its columns; or the next pass finds the rest.
+            Err(_) => true,
         };
-        self.counters.scrubbed += 1;
-        let good = self.unit_good(ctx, scrub.column, scrub.unit, &buf, out);
         let word = (scrub.column, scrub.generation);
         if !good && self.scrub.untold.len() < UNTOLD_MAX && !self.scrub.untold.contains(&word) {
             self.scrub.untold.push(word);

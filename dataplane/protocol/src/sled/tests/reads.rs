@@ -176,6 +176,44 @@ fn p23_the_head_that_holds_a_partition_is_told_of_what_scrub_finds() {
     assert_eq!(told(&rig).len(), before.len() + 1, "once to a head with a grant");
 }
 
+/// A read error is no checksum mismatch, but the bytes are as lost (P-23). A device that fails as a whole tells
+/// nothing of its columns.
+#[test]
+fn p23_the_head_is_told_of_a_unit_that_cannot_be_read_but_not_of_a_device_that_fails() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    let second = rig.column(&mut head, 2, 1).1;
+    let msg = head.write(&rig.pool, column, 1, 0, &[1, 2, 3]);
+    assert_eq!(rig.status(&head, msg), Status::Ok);
+    assert_eq!(rig.write(&mut head, second, 2, 0, 9), Status::Ok);
+    let passes = |rig: &mut Rig, wanted: u64| {
+        while rig.counters().scrub_passes < wanted {
+            rig.now = rig.sled.deadline().expect("scrub goes on").max(rig.now);
+            rig.pump();
+        }
+    };
+    let told = |rig: &Rig| -> Vec<ColumnRef> {
+        let words = rig.sent.iter().filter_map(|(_, msg)| match msg {
+            Msg::ColumnRotten { column, .. } => Some(*column),
+            _ => None,
+        });
+        words.collect()
+    };
+    let reads = |cmd: &BlockCmd| matches!(cmd.op, BlockOp::Read { .. });
+    rig.fail = Box::new(move |cmd| reads(cmd).then_some(BlockError::Io));
+    passes(&mut rig, 2);
+    rig.fail = Box::new(|_| None);
+    passes(&mut rig, 4);
+    assert_eq!((told(&rig), rig.counters().corrupt), (vec![], 0), "all is well again");
+    let bad = rig.layout.column_data(column.column) + UNIT as u64;
+    let hit = move |cmd: &BlockCmd| matches!(cmd.op, BlockOp::Read { offset, .. } if offset == bad);
+    rig.fail = Box::new(move |cmd| hit(cmd).then_some(BlockError::Io));
+    passes(&mut rig, 6);
+    let words = told(&rig);
+    assert!(!words.is_empty() && words.iter().all(|word| *word == column), "{words:?}");
+    assert!(rig.counters().corrupt > 0, "it is counted");
+}
+
 #[test]
 fn scrub_can_be_switched_off() {
     let mut rig = Rig::unstarted(vec![Medium::formatted(&spec(0xd1))], Faults::default(), |config| {
