@@ -115,7 +115,8 @@ impl Core {
                     part.unreadable.remove(&addr.0);
                 }
                 _ if item.good => {}
-                (GatheredFrom::Extent { id, .. }, _) => {
+                // Released meanwhile, what was unreadable was not needed.
+                (GatheredFrom::Extent { id, .. }, _) if part.index.slot_of(id).is_some() => {
                     part.lost.insert(id, now + LOST_PAUSE);
                 }
                 (GatheredFrom::Log, Loc::Log(addr)) => {

@@ -3,7 +3,7 @@
 
 use super::config::DeviceTarget;
 use super::core::Core;
-use super::part::{Claim, Dying, Phase};
+use super::part::{Claim, Dying, MakeColumn, Part, Phase};
 use super::sleds::{Ask, What};
 use crate::fence::token;
 use crate::wire::msg::OwnedColumn;
@@ -176,9 +176,35 @@ impl Core {
         self.ids = ids;
     }
 
-    /// Columns that the device holds of the partition: those that no descriptor names, and that an older
-    /// number reserved, are orphans (P-27). They die like released ones, once checkpoints are past the
-    /// takeover: what names them could only stand before it (P-28).
+    /// A sled reserved a column for a question that was given up: whoever asked lists the device (P-27).
+    pub(super) fn stray_column(&mut self, now: Time, from: NodeId, column: &ColumnRef) {
+        if self.parts.iter().any(|part| part.knows(column)) {
+            return;
+        }
+        for p in 0..self.parts.len() {
+            let served = self.parts[p].phase == Phase::Serving;
+            if served && self.parts[p].sled_of(column.device) == Some(from) {
+                self.list_again(now, p, column.device);
+            }
+        }
+    }
+
+    /// Lists a device from its first column, also one that was listed under this number: it may hold a column
+    /// that nobody uses.
+    pub(super) fn list_again(&mut self, now: Time, p: usize, device: DeviceId) {
+        let Some(claim) = self.parts[p].claim(device) else { return };
+        claim.list_from = Some(0);
+        // What is under way may have been answered before the column was there.
+        if let Some(open) = claim.listing.take() {
+            self.asks.remove(open);
+        }
+        self.background_at = now;
+    }
+
+    /// Columns that the device holds of the partition: those that no descriptor names are orphans, whether an
+    /// older number reserved them or this one, which got its answer too late (P-27). They die like released
+    /// ones, those of older numbers once checkpoints are past the takeover: what names them could only stand
+    /// before it (P-28).
     pub(super) fn on_listed(
         &mut self,
         now: Time,
@@ -189,19 +215,16 @@ impl Core {
     ) {
         let p = ask.part;
         let (sled, device) = (ask.to, ask.device);
-        let gone = self.parts[p].deleted;
         let part = &mut self.parts[p];
-        let (number, after) = (part.stamp.number, part.served_from);
+        let (number, gone) = (part.stamp.number, part.deleted);
         let mut orphans = Vec::new();
         for owned in columns {
             let column = ColumnRef { sled, device, column: owned.column, generation: owned.generation };
-            let same = |other: &ColumnRef| {
-                (other.device, other.column, other.generation) == (device, owned.column, owned.generation)
-            };
-            let named =
-                part.index.extents().any(|(_, extent)| extent.desc.columns.iter().flatten().any(same));
-            let dying = part.dying.iter().any(|dying| same(&dying.column));
-            if (owned.number < number || gone) && !named && !dying {
+            let older = owned.number < number || gone;
+            let strays = owned.number == number && !part.asks_for(owned.extent, device);
+            if (older || strays) && !part.knows(&column) {
+                // Of an own reservation that came too late no checkpoint ever knew.
+                let after = if older { part.served_from } else { Op(0) };
                 orphans.push(Dying { column, extent: owned.extent, after, asking: false, retry_at: now });
             }
         }
@@ -217,5 +240,25 @@ impl Core {
             // A device that failed says so at once, and for ever.
             claim.list_at = now + SUSPECT;
         }
+    }
+}
+
+impl Part {
+    /// Whether a descriptor, an extent in the making or a release names the column.
+    fn knows(&self, column: &ColumnRef) -> bool {
+        let same = |other: &ColumnRef| {
+            (other.device, other.column, other.generation)
+                == (column.device, column.column, column.generation)
+        };
+        let got = |made: &MakeColumn| matches!(made, MakeColumn::Got(column) if same(column));
+        self.index.extents().any(|(_, extent)| extent.desc.columns.iter().flatten().any(same))
+            || self.making.as_ref().is_some_and(|making| making.columns.iter().any(got))
+            || self.dying.iter().any(|dying| same(&dying.column))
+    }
+
+    /// Whether the device's answer about a column for the extent is still awaited.
+    fn asks_for(&self, extent: ExtentId, device: DeviceId) -> bool {
+        let asking = MakeColumn::Asking(device);
+        self.making.as_ref().is_some_and(|making| making.id == extent && making.columns.contains(&asking))
     }
 }

@@ -344,9 +344,13 @@ fn undeclared(found: &RecoveredPartition) -> PartitionConfig {
 
 fn part_status(part: &Part) -> PartitionStatus {
     let (mut extents, mut degraded, mut live, mut room) = (0, 0, 0u64, 0u64);
+    let primary = matches!(part.phase, Phase::Announcing | Phase::Serving);
     for (_, extent) in part.index.extents() {
         extents += 1;
-        let lacks = extent.desc.columns.iter().any(Option::is_none)
+        // A device that was given up takes its columns along, until the extent is rewritten.
+        let given_up = |held: &ColumnRef| primary && part.sled_of(held.device).is_none();
+        let gone = |column: &Option<ColumnRef>| column.as_ref().is_none_or(given_up);
+        let lacks = extent.desc.columns.iter().any(gone)
             || extent.absent.iter().any(|&absent| absent != 0)
             || part.rot.contains_key(&extent.desc.id);
         degraded += u32::from(lacks);
@@ -383,6 +387,7 @@ fn part_status(part: &Part) -> PartitionStatus {
         log_blocks: part.index.mapped().saturating_sub(live),
         extents,
         degraded,
+        lost: part.lost.len() as u32,
         extent_blocks: live,
         extent_room: room,
         devices: part.claims.iter().map(device).collect(),

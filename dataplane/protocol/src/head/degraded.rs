@@ -35,11 +35,20 @@ pub(super) struct ColumnRead {
     whole: bool,
     /// Columns of silent sleds: asked when the others do not suffice.
     slow: u16,
+    /// Columns marked rotten: asked last of all, since what rotted may be other stripes.
+    marked: u16,
 }
 
 impl ColumnRead {
     pub(super) fn extent(&self) -> ExtentId {
         self.desc.id
+    }
+
+    /// From now on whole units are read, anew.
+    fn restart_whole(&mut self) {
+        self.whole = true;
+        self.asked = 0;
+        self.got.iter_mut().for_each(|got| *got = None);
     }
 }
 
@@ -50,7 +59,7 @@ impl Core {
         let desc = extent.desc.clone();
         let (stripe, target, first) = desc.geometry.locate(block);
         let got = SmallVec::from_elem(None, desc.columns.len());
-        let (asked, failed, slow, spread, whole) = (0, 0, 0, false, false);
+        let (asked, failed, slow, marked, spread, whole) = (0, 0, 0, 0, false, false);
         Source::Column(Box::new(ColumnRead {
             desc,
             slot,
@@ -64,6 +73,7 @@ impl Core {
             spread,
             whole,
             slow,
+            marked,
         }))
     }
 
@@ -81,15 +91,17 @@ impl Core {
         let columns = read.desc.columns.clone();
         let part = &self.parts[p];
         let absent = part.index.extent(slot).and_then(|extent| extent.absent.get(stripe as usize)).copied();
-        let mut bad = absent.unwrap_or(0) | part.rot.get(&extent).copied().unwrap_or(0);
+        let mut gone = absent.unwrap_or(0);
+        let marked = part.rot.get(&extent).copied().unwrap_or(0);
         let mut slow = 0u16;
         for (at, column) in columns.iter().enumerate() {
             match column.and_then(|column| part.sled_of(column.device)) {
-                None => bad |= 1 << at,
+                None => gone |= 1 << at,
                 Some(sled) if self.silent(sled, now) => slow |= 1 << at,
                 Some(_) => {}
             }
         }
+        let bad = gone | marked;
         // Silent sleds are asked only when the others do not suffice.
         let k = usize::from(part_k(&columns, self.parts[p].index.extent(slot)));
         let usable = columns.len() - (bad | slow).count_ones() as usize;
@@ -97,6 +109,7 @@ impl Core {
         if let Some((_, read, _)) = self.column_read(id) {
             read.failed = failed;
             read.slow = failed & slow & !bad;
+            read.marked = marked & !gone;
         }
         if failed & (1 << target) == 0 {
             self.ask_column(now, id, target, true, out);
@@ -154,6 +167,20 @@ impl Core {
         if coming < k && read.slow != 0 {
             read.failed &= !read.slow;
             read.slow = 0;
+            return self.spread(now, id, out);
+        }
+        if coming < k && !target_open && read.marked != 0 {
+            // The last resort: a column that rotted elsewhere may hold good units of this stripe. Whole units,
+            // which sleds verify; a unit that is rotten is answered so.
+            let (target, marked) = (read.target, std::mem::take(&mut read.marked));
+            read.failed &= !marked;
+            if !read.whole {
+                read.restart_whole();
+                self.forget_reads(id);
+            }
+            if marked & (1 << target) != 0 {
+                self.ask_column(now, id, target, false, out);
+            }
             return self.spread(now, id, out);
         }
         if coming < k && !target_open {
@@ -239,9 +266,7 @@ impl Core {
             return self.column_lost(now, id, out);
         }
         // A source was rotten: read whole units, which their sleds verify, from every column anew.
-        state.whole = true;
-        state.asked = 0;
-        state.got.iter_mut().for_each(|got| *got = None);
+        state.restart_whole();
         state.failed &= !(1 << read.target);
         self.forget_reads(id);
         self.spread(now, id, out);
@@ -280,7 +305,8 @@ impl Core {
         let Some((p, read, _)) = self.column_read(id) else { return };
         let extent = read.desc.id;
         let part = &mut self.parts[p];
-        if part.lost.insert(extent, now + super::batch::LOST_PAUSE).is_none() {
+        let known = part.index.slot_of(extent).is_some();
+        if known && part.lost.insert(extent, now + super::batch::LOST_PAUSE).is_none() {
             out.events.push(Event::DataLost { partition: part.cfg.partition, extent });
         }
         self.forget_reads(id);

@@ -247,6 +247,9 @@ impl Core {
 
     /// A column that no descriptor will ever name may go at once.
     fn drop_column(&mut self, p: usize, extent: ExtentId, column: ColumnRef, now: Time) {
+        if self.parts[p].dying.iter().any(|dying| dying.column == column) {
+            return;
+        }
         self.parts[p].dying.push(Dying { column, extent, after: Op(0), asking: false, retry_at: now });
     }
 

@@ -195,14 +195,21 @@ impl Head {
         }
     }
 
-    /// A client's connection is gone: its commands that have no number yet are dropped, without an answer
-    /// (P-11). Says how many.
-    pub fn abort(&mut self, partition: PartitionId, gone: &dyn Fn(ClientTag) -> bool) -> usize {
-        let early = self.early.len();
-        self.early.retain(|(cmd, _)| cmd.partition != partition || !gone(cmd.tag));
-        let dropped = early - self.early.len();
+    /// A client's connection is gone: its commands that have no number yet are dropped (P-11), each with an
+    /// answer, [`ClientError::NotServed`]. Says how many.
+    pub fn abort(
+        &mut self,
+        now: Time,
+        partition: PartitionId,
+        gone: &dyn Fn(ClientTag) -> bool,
+        out: &mut Out,
+    ) -> usize {
+        let before = out.done.len();
+        let mine = |cmd: &ClientCmd| cmd.partition == partition && gone(cmd.tag);
+        stop::drop_gone(&mut self.early, |(cmd, _)| mine(cmd).then_some(cmd.tag), out);
+        let dropped = out.done.len() - before;
         match &mut self.state {
-            State::Ready(core) => dropped + core.abort(partition, gone),
+            State::Ready(core) => dropped + core.abort(now, partition, gone, out),
             _ => dropped,
         }
     }

@@ -24,6 +24,7 @@ impl Core {
         let primary = self.is_primary(p);
         let part = &mut self.parts[p];
         part.closing.remove(&extent);
+        part.lost.remove(&extent);
         part.released_op = part.released_op.max(op);
         part.stats.counters.extents_released += 1;
         if let Some(mask) = part.rot.remove(&extent) {

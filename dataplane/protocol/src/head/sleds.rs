@@ -120,6 +120,8 @@ impl Core {
                     self.answered(from, req, status, |what| matches!(what, What::MakeColumn { .. }))
                 {
                     self.on_column_reserved(now, &ask, status, column, out);
+                } else if status.is_ok() {
+                    self.stray_column(now, from, &column);
                 }
             }
             Msg::ColumnWritten { req, status } => self.on_written(now, from, req, status, out),
@@ -281,6 +283,8 @@ impl Core {
             What::List => self.on_listed(now, &ask, Status::Retry, &[], None),
             What::MakeColumn { .. } => {
                 self.on_column_reserved(now, &ask, Status::DeviceError, ColumnRef::default(), out);
+                // It may have one all the same, and its answer may be lost.
+                self.list_again(now, ask.part, ask.device);
             }
             What::Write { batch, column } => {
                 self.suspect(now, ask.part, ask.device);

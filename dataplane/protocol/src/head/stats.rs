@@ -224,6 +224,8 @@ pub struct PartitionStatus {
     pub extents: u32,
     /// Extents that lack good columns.
     pub degraded: u32,
+    /// Extents that had blocks which could not be read.
+    pub lost: u32,
     /// Blocks that live in extents.
     pub extent_blocks: u64,
     /// Data blocks that the extents have room for.

@@ -1,8 +1,11 @@
 //! Taking a partition out of service: everything that it holds is answered, nothing waits for ever.
 
 use super::core::Core;
-use super::part::Phase;
+use super::part::{Phase, Stalled};
+use super::slab::Id;
+use super::write::Kind;
 use crate::wire::*;
+use std::collections::VecDeque;
 
 impl Core {
     /// The own log can take nothing more: what is open fails, and the head goes out of service.
@@ -44,13 +47,61 @@ impl Core {
         }
     }
 
-    /// A connection is gone: its commands that have no number yet never get one (P-11). What is numbered
-    /// runs on; its answers go nowhere.
-    pub(super) fn abort(&mut self, partition: PartitionId, gone: &dyn Fn(ClientTag) -> bool) -> usize {
+    /// A connection is gone: its commands that have no number yet never get one (P-11). They are answered with
+    /// an error, so that whoever made their tags may use them again; what is numbered runs on.
+    pub(super) fn abort(
+        &mut self,
+        now: Time,
+        partition: PartitionId,
+        gone: &dyn Fn(ClientTag) -> bool,
+        out: &mut Out,
+    ) -> usize {
         let Some(p) = self.parts.find(partition) else { return 0 };
-        let waiting = &mut self.parts[p].waiting;
-        let before = waiting.len();
-        waiting.retain(|(cmd, _)| !gone(cmd.tag));
-        before - waiting.len()
+        self.busy = true;
+        let before = out.done.len();
+        drop_gone(&mut self.parts[p].waiting, |(cmd, _)| gone(cmd.tag).then_some(cmd.tag), out);
+        let mut ids = Vec::new();
+        self.cmds.pick(&mut ids, |cmd| cmd.part == p && cmd.kind != Kind::Read && gone(cmd.tag));
+        let waiting = out.done.len() - before;
+        waiting + ids.into_iter().filter(|&id| self.abort_cmd(now, p, id, out)).count()
     }
+
+    /// Drops what of a command has no number; says whether there was any.
+    fn abort_cmd(&mut self, now: Time, p: usize, id: Id, out: &mut Out) -> bool {
+        let mut merges = Vec::new();
+        self.merges.pick(&mut merges, |merge| merge.cmd == id);
+        let stalled = &mut self.parts[p].stalled;
+        let before = stalled.len();
+        stalled.retain(|stalled| !matches!(stalled, Stalled::Write(cmd, ..) if *cmd == id));
+        let writes = before - stalled.len();
+        stalled.retain(|stalled| match stalled {
+            Stalled::Clear(cmd) => *cmd != id,
+            Stalled::Merge(merge) => !merges.contains(merge),
+            Stalled::Write(..) => true,
+        });
+        merges.iter().for_each(|&merge| drop(self.merges.remove(merge)));
+        let Some(cmd) = self.cmds.get_mut(id) else { return false };
+        let dropped = writes + merges.len();
+        if dropped == 0 && cmd.clear.is_empty() {
+            return false;
+        }
+        cmd.open -= dropped as u32;
+        let done = cmd.open == 0;
+        self.fail_cmd(id, ClientError::NotServed);
+        if done {
+            self.answer(now, id, Ok(ClientOk::Done), out);
+        }
+        true
+    }
+}
+
+/// Takes the commands of a lost connection out of a queue and answers them.
+pub(super) fn drop_gone<T>(queue: &mut VecDeque<T>, gone: impl Fn(&T) -> Option<ClientTag>, out: &mut Out) {
+    queue.retain(|item| match gone(item) {
+        Some(tag) => {
+            out.done.push(ClientDone { tag, result: Err(ClientError::NotServed) });
+            false
+        }
+        None => true,
+    });
 }

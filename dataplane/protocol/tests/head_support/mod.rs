@@ -117,6 +117,9 @@ pub struct Rack {
     writes: BTreeMap<u64, (usize, usize, u64)>,
     pub sent: BTreeMap<&'static str, u64>,
     pub drop_msg: Option<fn(&Msg, NodeId, NodeId) -> bool>,
+    /// Messages that stay on their way until [`Rack::let_go`].
+    pub hold_msg: Option<fn(&Msg, NodeId, NodeId) -> bool>,
+    held: Vec<Due>,
 }
 
 pub fn pool() -> Pool {
@@ -159,6 +162,8 @@ impl Rack {
             writes: BTreeMap::new(),
             sent: BTreeMap::new(),
             drop_msg: None,
+            hold_msg: None,
+            held: Vec::new(),
             shape,
         };
         for at in 0..2 + rack.shape.sleds {
@@ -399,6 +404,10 @@ impl Rack {
             let name = name(&msg);
             *self.sent.entry(name).or_insert(0) += 1;
             if self.drop_msg.is_some_and(|drop| drop(&msg, from, to)) {
+                continue;
+            }
+            if self.hold_msg.is_some_and(|hold| hold(&msg, from, to)) {
+                self.held.push(Due::Msg { from, boot, to, msg });
                 continue;
             }
             let copies = if self.rand(12) == 0 { 2 } else { 1 };
@@ -788,5 +797,51 @@ impl Rack {
             }
         }
         self.run_for(Duration::from_millis(5));
+    }
+}
+
+impl Rack {
+    /// Messages that were held arrive now; says how many.
+    pub fn let_go(&mut self) -> usize {
+        self.hold_msg = None;
+        let held = std::mem::take(&mut self.held);
+        let count = held.len();
+        for due in held {
+            self.deliver(due);
+        }
+        count
+    }
+
+    /// Flips a bit in each copy of these blocks of the volume on a node's disk; says how many there were.
+    pub fn rot_blocks(&mut self, at: usize, lbas: std::ops::Range<usize>) -> usize {
+        let per = BLOCK / SECTOR;
+        let wanted: BTreeSet<[u8; 8]> = lbas
+            .map(|lba| sector(self.model[lba * per][0], lba * per)[..8].try_into().expect("eight bytes"))
+            .collect();
+        let mut hurt = 0;
+        for block in self.nodes[at].disk.bytes.chunks_exact_mut(BLOCK) {
+            if wanted.contains(&block[..8]) {
+                block[77] ^= 0x10;
+                hurt += 1;
+            }
+        }
+        hurt
+    }
+}
+
+impl Rack {
+    /// The connection behind these commands is lost; those that are dropped were never carried out.
+    pub fn abort(&mut self, tags: &[u64]) -> usize {
+        let now = self.now;
+        let node = &mut self.nodes[0];
+        let Machine::Head(head) = &mut node.machine else { return 0 };
+        let before = node.out.done.len();
+        let dropped = head.abort(now, VOLUME, &|tag: ClientTag| tags.contains(&tag.0), &mut node.out);
+        for done in &node.out.done[before..] {
+            if let Some((first, count, value)) = self.writes.remove(&done.tag.0) {
+                (first..first + count).for_each(|at| self.model[at].retain(|&held| held != value));
+            }
+        }
+        dropped
     }
 }
