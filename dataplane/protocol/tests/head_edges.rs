@@ -1,5 +1,5 @@
-//! Runs in which two rules meet: a trim overtakes a flush, and a read waits for a buffer while its log
-//! segment could go.
+//! Runs in which two rules meet: a trim overtakes a flush, a read waits for a buffer while its log segment
+//! could go, and a column is lost while there is no buffer to rebuild it in.
 
 mod head_support;
 
@@ -86,5 +86,41 @@ fn a_read_that_waits_for_a_buffer_keeps_its_log_segment_p_28() {
     assert!(!rack.done.contains_key(&read), "there was no buffer for it");
     drop(held);
     assert!(rack.wait(read).is_ok());
+    rack.verify();
+}
+
+/// A block whose column lies on a sled that is cut off: reading it takes a rebuild.
+fn degraded_block(rack: &mut Rack) -> usize {
+    let found = (0..64).find(|block| {
+        let before = rack.counters().degraded_reads;
+        rack.read(block * 8, 8);
+        rack.counters().degraded_reads > before
+    });
+    found.expect("two of six columns are away")
+}
+
+#[test]
+fn a_rebuild_without_a_free_buffer_waits_for_one_and_the_read_does_not_fail_ef_06() {
+    let mut rack = Rack::new(Shape { hot_bytes: 0, unit_blocks: 1, stripes: 64, ..Shape::new(720) });
+    rack.serve();
+    let tags: Vec<u64> = (0..64).map(|at| rack.write(at * 8, 8)).collect();
+    rack.wait_all(&tags);
+    rack.flush_all();
+    rack.nodes[2].cut = true;
+    rack.nodes[3].cut = true;
+    let block = degraded_block(&mut rack);
+    rack.run_for(Duration::from_secs(1));
+    let mut held: Vec<_> = std::iter::from_fn(|| rack.pool.alloc(BLOCK)).collect();
+    // As many as the columns that are there take, and none to rebuild the other in.
+    held.truncate(held.len() - usize::from(rack.shape.k));
+    let (before, bytes) = (rack.counters().degraded_reads, BLOCK as u32);
+    let read = rack.submit(ClientVerb::Read { offset: (block * BLOCK) as u64, len: bytes });
+    rack.run_for(Duration::from_secs(2));
+    assert!(!rack.done.contains_key(&read), "no buffer is no reason for an answer: {:?}", rack.done[&read]);
+    assert!(rack.pool.alloc(BLOCK).is_none(), "the columns that are there have come");
+    drop(held);
+    let answer = rack.wait(read);
+    rack.check(block * 8, answer);
+    assert!(rack.counters().degraded_reads > before, "the block was rebuilt");
     rack.verify();
 }

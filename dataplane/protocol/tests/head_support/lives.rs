@@ -1,0 +1,152 @@
+//! Lives of nodes: starts, crashes, and what control does about them.
+
+use super::*;
+
+impl Rack {
+    /// Starts a node's machine on its disk.
+    pub fn start(&mut self, at: usize, fresh: bool) {
+        self.boots += 1;
+        let boot = BootId(self.boots);
+        let id = self.nodes[at].id;
+        let machine = if at < 2 {
+            let start =
+                if fresh { LogStart::Format(self.nodes[at].log) } else { LogStart::Open(self.nodes[at].log) };
+            let log = HeadLog {
+                segment_bytes: self.shape.segment,
+                volume_bytes: self.shape.blocks * BLOCK as u64,
+                ..HeadLog::new(DeviceIx(0), self.log_bytes(), start)
+            };
+            let mut config = HeadConfig::new(id, boot, RACK, log);
+            config.partitions = vec![self.partition()];
+            config.hot_bytes = self.shape.hot_bytes;
+            config.faults = self.shape.faults;
+            config.flush = self.shape.flush;
+            config.stopwatch = self.shape.stopwatch;
+            config.retry.read_timeout = Duration::from_millis(400);
+            config.retry.column_timeout = Duration::from_secs(1);
+            Machine::Head(Box::new(Head::new(config, self.pool.clone())))
+        } else {
+            let spec = DeviceSpec { ix: DeviceIx(0), bytes: self.nodes[at].disk.bytes.len() as u64 };
+            let mut config = SledConfig::new(id, RACK, self.boots ^ 0x5ec2e7 << 40, vec![spec]);
+            config.scrub_gap = self.shape.scrub_gap;
+            Machine::Sled(Box::new(Sled::new(config, self.pool.clone())))
+        };
+        let node = &mut self.nodes[at];
+        node.boot = boot;
+        node.machine = machine;
+        node.out = Out::default();
+        self.recovered.remove(&id);
+    }
+
+    /// Kills a node: what it had in flight to its disk lands or not, as the seed has it.
+    pub fn crash(&mut self, at: usize) {
+        let (id, boot) = (self.nodes[at].id, self.nodes[at].boot);
+        self.nodes[at].machine = Machine::Down;
+        let keys: Vec<(Time, u64)> = self.queue.keys().copied().collect();
+        for key in keys {
+            let mine = match &self.queue[&key] {
+                Due::Block { node, boot: of, .. } => *node == at && *of == boot,
+                // A connection dies with either end.
+                Due::Msg { from, to, .. } => *from == id || *to == id,
+            };
+            if !mine {
+                continue;
+            }
+            if let Some(Due::Block { cmd, .. }) = self.queue.remove(&key)
+                && self.rand(2) == 0
+            {
+                let _ = self.nodes[at].disk.apply(cmd);
+            }
+        }
+        if at == 0 {
+            self.forget_commands();
+        }
+    }
+
+    /// The primary died: what was not answered may or may not have happened.
+    fn forget_commands(&mut self) {
+        self.writes.clear();
+    }
+
+    pub fn restart(&mut self, at: usize) {
+        self.crash(at);
+        self.start(at, false);
+    }
+
+    pub fn head(&mut self, at: usize) -> &mut Head {
+        match &mut self.nodes[at].machine {
+            Machine::Head(head) => head,
+            _ => panic!("node {at} is not a running head"),
+        }
+    }
+
+    pub fn sled(&mut self, at: usize) -> &mut Sled {
+        match &mut self.nodes[2 + at].machine {
+            Machine::Sled(sled) => sled,
+            _ => panic!("sled {at} is not running"),
+        }
+    }
+
+    /// As control does at every boot of a member (P-01).
+    pub fn grant(&mut self) {
+        self.number += 1;
+        let heads = if self.shape.secondary { 2 } else { 1 };
+        let member = |node: &Node| Member { head: node.id, log: node.log, boot: node.boot };
+        let stamp = Stamp {
+            partition: VOLUME,
+            number: Number { epoch: 1, counter: self.number },
+            grant: GrantId(self.number + 1000),
+        };
+        self.assigned = Some(Assignment { stamp, members: self.nodes[..heads].iter().map(member).collect() });
+        self.assign();
+    }
+
+    pub fn assign(&mut self) {
+        let Some(assignment) = self.assigned.clone() else { return };
+        for at in 0..2 {
+            let now = self.now;
+            let node = &mut self.nodes[at];
+            if let Machine::Head(head) = &mut node.machine {
+                head.assign(now, assignment.clone(), &mut node.out);
+            }
+        }
+    }
+
+    /// Waits until all heads recovered, grants, waits for service.
+    pub fn serve(&mut self) {
+        let heads = if self.shape.secondary { 2 } else { 1 };
+        self.run_until("recovery", |rack| rack.recovered.len() >= heads);
+        self.grant();
+        let number = self.number;
+        self.run_until("service", move |rack| rack.serving(number));
+    }
+
+    pub fn serving(&self, number: u64) -> bool {
+        self.events
+            .iter()
+            .any(|event| matches!(event, Event::Serving { stamp } if stamp.number.counter == number))
+    }
+
+    pub fn delete(&mut self) {
+        let now = self.now;
+        let node = &mut self.nodes[0];
+        if let Machine::Head(head) = &mut node.machine {
+            head.delete_partition(now, VOLUME, &mut node.out);
+        }
+    }
+
+    /// A stranger claims [`VOLUME`] on every sled under a higher number, as a new primary would.
+    pub fn usurp(&mut self, counter: u64) {
+        for at in 2..self.nodes.len() {
+            let stamp =
+                Stamp { partition: VOLUME, number: Number { epoch: 1, counter }, grant: GrantId(counter) };
+            let (now, device) = (self.now, self.nodes[at].device);
+            let node = &mut self.nodes[at];
+            if let Machine::Sled(sled) = &mut node.machine {
+                let msg = Msg::Reserve { req: ReqId(1), device, stamp };
+                sled.handle_msg(now, NodeId(99), BootId(99), msg, &mut node.out);
+            }
+        }
+        self.run_for(Duration::from_millis(5));
+    }
+}

@@ -1,0 +1,45 @@
+//! A second partition, with the roles of the heads exchanged.
+
+use super::*;
+
+/// A second partition, with the roles of the heads exchanged.
+pub const OTHER: PartitionId = PartitionId(8);
+
+impl Rack {
+    /// Adds [`OTHER`] to both heads and grants it a number.
+    pub fn serve_other(&mut self) {
+        let config = PartitionConfig { partition: OTHER, ..self.partition() };
+        for at in 0..2 {
+            let now = self.now;
+            self.head(at).create_partition(now, config.clone());
+        }
+        self.number += 1;
+        let member = |node: &Node| Member { head: node.id, log: node.log, boot: node.boot };
+        let members = vec![member(&self.nodes[1]), member(&self.nodes[0])];
+        let number = Number { epoch: 1, counter: self.number };
+        let stamp = Stamp { partition: OTHER, number, grant: GrantId(self.number + 1000) };
+        for at in 0..2 {
+            let now = self.now;
+            let node = &mut self.nodes[at];
+            if let Machine::Head(head) = &mut node.machine {
+                head.assign(now, Assignment { stamp, members: members.clone() }, &mut node.out);
+            }
+        }
+        let number = self.number;
+        self.run_until("service of the other", move |rack| rack.serving(number));
+    }
+
+    /// Starts a 64 KiB write to [`OTHER`] at its primary, without the model.
+    pub fn write_other(&mut self, lba: u64) -> u64 {
+        let data = self.bytes(lba + 1, 0, 128);
+        let tag = self.next_tag;
+        self.next_tag += 1;
+        let verb = ClientVerb::Write { offset: lba * BLOCK as u64, data };
+        let now = self.now;
+        let node = &mut self.nodes[1];
+        if let Machine::Head(head) = &mut node.machine {
+            head.handle_client(now, ClientCmd { tag: ClientTag(tag), partition: OTHER, verb }, &mut node.out);
+        }
+        tag
+    }
+}
