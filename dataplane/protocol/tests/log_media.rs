@@ -21,32 +21,6 @@ fn verdict(mem: &mut Mem, config: &LogConfig) -> Verdict {
     }
 }
 
-/// A rig with data in log and extents, a checkpoint, and a quiet end.
-fn lived_in(seed: u64) -> Rig {
-    let mut rig = Rig::new(seed, config(12 << 20));
-    rig.adopt();
-    for round in 0..6 {
-        for i in 0..40 {
-            rig.write((round * 31 + i * 13) % 1500, 1 + i % 3).expect("room");
-            if i % 8 == 0 {
-                rig.turn(10);
-            }
-        }
-        rig.flush();
-        rig.push(Body::Clear { lba: Lba(round * 100), count: 30 }).expect("room");
-        rig.settle();
-        if round == 2 || round == 4 {
-            rig.begin_checkpoint();
-        }
-        rig.settle();
-    }
-    // The quiet record says that all of it is durable.
-    for _ in 0..30 {
-        rig.turn(10);
-    }
-    rig
-}
-
 #[test]
 fn a_blank_device_is_formatted_only_where_told() {
     let config = LogConfig { format: None, ..config(12 << 20) };

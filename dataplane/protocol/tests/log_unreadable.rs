@@ -8,31 +8,6 @@ use palisade_protocol::log::*;
 use palisade_protocol::wire::limits::BLOCK;
 use palisade_protocol::wire::*;
 
-/// A rig with data in log and extents, a checkpoint, and a quiet end.
-fn lived_in(seed: u64) -> Rig {
-    let mut rig = Rig::new(seed, config(12 << 20));
-    rig.adopt();
-    for round in 0..6 {
-        for i in 0..40 {
-            rig.write((round * 31 + i * 13) % 1500, 1 + i % 3).expect("room");
-            if i % 8 == 0 {
-                rig.turn(10);
-            }
-        }
-        rig.flush();
-        rig.push(Body::Clear { lba: Lba(round * 100), count: 30 }).expect("room");
-        rig.settle();
-        if round == 2 || round == 4 {
-            rig.begin_checkpoint();
-        }
-        rig.settle();
-    }
-    for _ in 0..30 {
-        rig.turn(10);
-    }
-    rig
-}
-
 type Found = (Vec<RecoveredPartition>, RecoveryReport, Out);
 
 fn try_recover(rig: &mut Rig, pool: &palisade_dma::Pool) -> Result<Found, LogError> {

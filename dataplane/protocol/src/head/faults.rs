@@ -1,29 +1,8 @@
-//! Test-only switches, each of which breaks exactly one rule, so that a test can show that the
-//! simulator notices (canaries). All are off, and without the feature `canary` nobody can turn one on.
+//! The rules of a head that tests can break (`wire::switches`).
 
-macro_rules! faults {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Which rules are broken on purpose.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Faults {
-            $($(#[$doc])* #[cfg(any(test, feature = "canary"))] pub $name: bool,)*
-        }
-        impl Faults {
-            $(
-                $(#[$doc])*
-                #[inline(always)]
-                pub fn $name(&self) -> bool {
-                    #[cfg(any(test, feature = "canary"))]
-                    { self.$name }
-                    #[cfg(not(any(test, feature = "canary")))]
-                    { false }
-                }
-            )*
-        }
-    };
-}
+use crate::wire::switches::switches;
 
-faults! {
+switches! {
     /// Breaks P-06: acknowledges before the secondary's watermark.
     ack_before_peer,
     /// Breaks P-06: acknowledges before the own log is durable.

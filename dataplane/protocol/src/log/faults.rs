@@ -1,29 +1,8 @@
-//! Test-only switches, each of which breaks exactly one rule, so that a test can show that breaking it is
-//! noticed (canaries). All are off, and without the feature `canary` nobody can turn one on.
+//! The rules of a head log that tests can break (`wire::switches`).
 
-macro_rules! faults {
-    ($($(#[$doc:meta])* $name:ident),* $(,)?) => {
-        /// Which rules of the log are broken on purpose.
-        #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-        pub struct Faults {
-            $($(#[$doc])* #[cfg(any(test, feature = "canary"))] pub $name: bool,)*
-        }
-        impl Faults {
-            $(
-                $(#[$doc])*
-                #[inline(always)]
-                pub fn $name(&self) -> bool {
-                    #[cfg(any(test, feature = "canary"))]
-                    { self.$name }
-                    #[cfg(not(any(test, feature = "canary")))]
-                    { false }
-                }
-            )*
-        }
-    };
-}
+use crate::wire::switches::switches;
 
-faults! {
+switches! {
     /// Breaks P-09: appends are written without FUA.
     no_fua,
     /// Breaks P-06: `durable` follows the newest finished append, holes or not.

@@ -7,6 +7,7 @@ pub mod limits;
 pub mod msg;
 pub mod ops;
 pub mod status;
+pub(crate) mod switches;
 pub mod volume;
 
 pub use effect::{BlockCmd, BlockDone, BlockError, BlockOk, BlockOp, DeviceIx, Event, Key, Out, Time};
