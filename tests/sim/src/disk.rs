@@ -10,12 +10,13 @@ use crate::dice::Dice;
 use palisade_protocol::wire::limits::{BLOCK, SECTOR};
 use palisade_protocol::wire::{BlockCmd, BlockDone, BlockError, BlockOk, BlockOp, Key, Time};
 use std::collections::BTreeMap;
+use std::rc::Rc;
 use std::time::Duration;
 
-type Page = Box<[u8; BLOCK]>;
+type Page = Rc<[u8; BLOCK]>;
 type Sector = [u8; SECTOR];
 
-/// A sparse image of a device.
+/// A sparse image of a device. Images share the pages in which they do not differ.
 #[derive(Clone, Debug, Default)]
 pub struct Image {
     pages: BTreeMap<u64, Page>,
@@ -41,10 +42,29 @@ impl Image {
         while !bytes.is_empty() {
             let within = (at % BLOCK as u64) as usize;
             let len = bytes.len().min(BLOCK - within);
-            let page = self.pages.entry(at / BLOCK as u64).or_insert_with(|| Box::new([0; BLOCK]));
-            page[within..within + len].copy_from_slice(&bytes[..len]);
+            let page = self.pages.entry(at / BLOCK as u64).or_insert_with(|| Rc::new([0; BLOCK]));
+            Rc::make_mut(page)[within..within + len].copy_from_slice(&bytes[..len]);
             bytes = &bytes[len..];
             at += len as u64;
+        }
+    }
+
+    /// Takes over the pages that hold `len` bytes from byte `offset` of another image, both whole blocks.
+    fn share(&mut self, of: &Self, offset: u64, len: usize) {
+        let first = offset / BLOCK as u64;
+        let pages = of.pages.range(first..first + (len / BLOCK) as u64);
+        self.pages.extend(pages.map(|(at, page)| (*at, Rc::clone(page))));
+    }
+
+    /// Lets pages that equal the page before them share it, as both slots of a fresh record do.
+    pub fn fold(&mut self) {
+        let mut before: Option<&Page> = None;
+        for page in self.pages.values_mut() {
+            match before {
+                Some(one) if **one == **page => *page = Rc::clone(one),
+                _ => {}
+            }
+            before = Some(page);
         }
     }
 
@@ -256,7 +276,7 @@ impl Disk {
         self.age += 1;
         self.current.write(offset, bytes);
         if fua {
-            self.durable.write(offset, bytes);
+            self.durable.share(&self.current, offset, bytes.len());
         }
         for (index, chunk) in bytes.chunks_exact(SECTOR).enumerate() {
             let sector = offset / SECTOR as u64 + index as u64;

@@ -87,6 +87,14 @@ impl Shape {
     }
 }
 
+/// What the machines of a run are made by.
+#[derive(Clone, Copy, Debug)]
+struct Recipe {
+    scenario: Scenario,
+    shape: Shape,
+    canaries: Canaries,
+}
+
 fn head_id(index: u32) -> NodeId {
     NodeId(FIRST_HEAD + index)
 }
@@ -108,7 +116,7 @@ pub type HeadMaker = Box<dyn Fn(&Node, u64) -> Box<dyn Host>>;
 
 /// The rack of a seed in a scenario, with blank logs and formatted sleds.
 pub fn build(seed: u64, scenario: Scenario, canaries: Canaries) -> World {
-    let shape = Shape::of(seed, &scenario);
+    let recipe = Recipe { scenario, shape: Shape::of(seed, &scenario), canaries };
     build_with(seed, scenario, canaries, |_, pool, _| {
         let disk = |index| {
             let base_us = if index == 0 { scenario.slow_log_us } else { scenario.media_us };
@@ -117,8 +125,7 @@ pub fn build(seed: u64, scenario: Scenario, canaries: Canaries) -> World {
         let heads =
             (0..scenario.heads).map(|index| Node::new(head_id(index), Role::Head, disk(index))).collect();
         let pool = pool.clone();
-        let make: HeadMaker =
-            Box::new(move |node, salt| head_host(node, &scenario, &shape, &canaries, &pool, salt));
+        let make: HeadMaker = Box::new(move |node, salt| head_host(node, &recipe, &pool, salt));
         (heads, make)
     })
 }
@@ -143,7 +150,7 @@ pub fn build_with(
     let volumes = (0..volume_count(&scenario)).map(|index| volume(&scenario, index, &mut dice)).collect();
     let builder: Builder = Box::new(move |node, pool, salt| match node.role {
         Role::Head => make(node, salt),
-        Role::Sled => sled_host(node, &scenario, &shape, &canaries, pool, salt),
+        Role::Sled => sled_host(node, &Recipe { scenario, shape, canaries }, pool, salt),
         Role::Authority => unreachable!("the world plays the authority itself"),
     });
     World::new(seed, scenario, nodes, volumes, pool, builder, probe())
@@ -190,6 +197,7 @@ fn sled_disk(index: u32, shape: &Shape) -> Disk {
     for (offset, bytes) in format::images(superblock) {
         image.write(offset, &bytes);
     }
+    image.fold();
     Disk::with_image(device_bytes, image)
 }
 
@@ -237,7 +245,8 @@ fn log_start(node: &Node) -> LogStart {
     }
 }
 
-fn head_config(node: &Node, scenario: &Scenario, shape: &Shape, canaries: &Canaries) -> HeadConfig {
+fn head_config(node: &Node, recipe: &Recipe) -> HeadConfig {
+    let Recipe { scenario, shape, canaries } = recipe;
     let mut log = HeadLog::new(DeviceIx(0), scenario.log_bytes, log_start(node));
     log.segment_bytes = 512 << 10;
     log.volume_bytes = scenario.volume_blocks * BLOCK as u64 * 2;
@@ -256,7 +265,7 @@ fn head_config(node: &Node, scenario: &Scenario, shape: &Shape, canaries: &Canar
     config
 }
 
-fn sled_config(node: &Node, secret: u128, scenario: &Scenario, canaries: &Canaries) -> SledConfig {
+fn sled_config(node: &Node, secret: u128, recipe: &Recipe) -> SledConfig {
     let devices = node
         .disks
         .iter()
@@ -264,46 +273,32 @@ fn sled_config(node: &Node, secret: u128, scenario: &Scenario, canaries: &Canari
         .map(|(ix, disk)| DeviceSpec { ix: DeviceIx(ix as u16), bytes: disk.bytes() });
     let mut config = SledConfig::new(node.id, RACK, secret, devices.collect());
     config.drain_limit = Duration::from_millis(200);
-    config.scrub_gap = Duration::from_millis(scenario.scrub_ms);
+    config.scrub_gap = Duration::from_millis(recipe.scenario.scrub_ms);
     config.scrub_rest = Duration::from_millis(100);
-    config.faults = canaries.sled;
+    config.faults = recipe.canaries.sled;
     config
 }
 
-fn head_host(
-    node: &Node,
-    scenario: &Scenario,
-    shape: &Shape,
-    canaries: &Canaries,
-    pool: &Pool,
-    salt: u64,
-) -> Box<dyn Host> {
-    let wiring = wiring(node, scenario, salt);
-    let config = head_config(node, scenario, shape, canaries);
+fn head_host(node: &Node, recipe: &Recipe, pool: &Pool, salt: u64) -> Box<dyn Host> {
+    let wiring = wiring(node, &recipe.scenario, salt);
+    let config = head_config(node, recipe);
     let partitions: Vec<PartitionId> = config.partitions.iter().map(|p| p.partition).collect();
     let head = Head::new(config, pool.clone());
-    if shape.served {
-        under_net(Served::head(&wiring, head, &partitions), node, scenario, pool)
+    if recipe.shape.served {
+        under_net(Served::head(&wiring, head, &partitions), node, &recipe.scenario, pool)
     } else {
-        under_net(Direct::new(head, wiring.salt), node, scenario, pool)
+        under_net(Direct::new(head, wiring.salt), node, &recipe.scenario, pool)
     }
 }
 
-fn sled_host(
-    node: &Node,
-    scenario: &Scenario,
-    shape: &Shape,
-    canaries: &Canaries,
-    pool: &Pool,
-    salt: u64,
-) -> Box<dyn Host> {
+fn sled_host(node: &Node, recipe: &Recipe, pool: &Pool, salt: u64) -> Box<dyn Host> {
     let mut dice = Dice::new(salt);
-    let wiring = wiring(node, scenario, dice.next());
-    let sled = Sled::new(sled_config(node, dice.wide(), scenario, canaries), pool.clone());
-    if shape.served {
-        under_net(Served::sled(&wiring, sled), node, scenario, pool)
+    let wiring = wiring(node, &recipe.scenario, dice.next());
+    let sled = Sled::new(sled_config(node, dice.wide(), recipe), pool.clone());
+    if recipe.shape.served {
+        under_net(Served::sled(&wiring, sled), node, &recipe.scenario, pool)
     } else {
-        under_net(Direct::new(sled, wiring.salt), node, scenario, pool)
+        under_net(Direct::new(sled, wiring.salt), node, &recipe.scenario, pool)
     }
 }
 

@@ -255,25 +255,7 @@ impl Rogue {
                     self.held.push(Held { column, extent, next: 0 });
                 }
             }
-            Msg::ColumnWritten { req, status } => {
-                let Some(Asked::Write { held, stripe, device, forged, grant }) = self.asked.remove(&req)
-                else {
-                    return;
-                };
-                self.note(name(&status));
-                let same =
-                    grant == self.granted_by.get(&device).copied() && grant.is_some_and(|(by, _)| by == boot);
-                self.judge_write(device, forged, same, &status);
-                let Some(entry) = self.held.get_mut(held) else { return };
-                if status.is_ok() && entry.next == stripe {
-                    entry.next += 1;
-                    let ColumnRef { device, column, generation, .. } = entry.column;
-                    let mut ledger = self.ledger.borrow_mut();
-                    if !ledger.doomed.contains(&(device, column, generation)) {
-                        ledger.acked.insert((device, column, generation, stripe));
-                    }
-                }
-            }
+            Msg::ColumnWritten { req, status } => self.take_written(boot, req, &status),
             Msg::ColumnData { req, status, data } => self.take_data(req, &status, data),
             Msg::ColumnReleased { req, status } => {
                 let Some(Asked::Release { place }) = self.asked.remove(&req) else { return };
@@ -285,6 +267,24 @@ impl Rogue {
                 }
             }
             _ => {}
+        }
+    }
+
+    fn take_written(&mut self, boot: BootId, req: ReqId, status: &Status) {
+        let Some(Asked::Write { held, stripe, device, forged, grant }) = self.asked.remove(&req) else {
+            return;
+        };
+        self.note(name(status));
+        let same = grant == self.granted_by.get(&device).copied() && grant.is_some_and(|(by, _)| by == boot);
+        self.judge_write(device, forged, same, status);
+        let Some(entry) = self.held.get_mut(held) else { return };
+        if status.is_ok() && entry.next == stripe {
+            entry.next += 1;
+            let ColumnRef { device, column, generation, .. } = entry.column;
+            let mut ledger = self.ledger.borrow_mut();
+            if !ledger.doomed.contains(&(device, column, generation)) {
+                ledger.acked.insert((device, column, generation, stripe));
+            }
         }
     }
 

@@ -80,7 +80,6 @@ impl<S: Service> Service for Shared<S> {
 }
 
 /// How the simulator looks into a service's machine.
-/// How the simulator looks into a service's machine.
 pub trait View {
     /// Shows the machine.
     fn with<R>(&self, look: impl FnOnce(&dyn Machine) -> R) -> R;

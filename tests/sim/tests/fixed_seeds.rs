@@ -8,21 +8,20 @@ use palisade_sim::{Setup, run};
 /// Consecutive, so that every scenario comes up equally often.
 const FIXED: std::ops::Range<u64> = 0..34;
 
-/// Seeds that once found a violation, with their scenario, and its cause where one was confirmed. A seed
-/// names the same run only while machines and simulator draw and ask alike, so these guard by their kind of
-/// run; what was mended has tests of its own.
+/// Seeds that once found a violation, with their scenario and what was violated. A seed names the same run only
+/// while machines and simulator draw and ask alike, so these guard by their kind of run; what was mended has
+/// tests of its own.
 const REGRESSIONS: [(&str, u64); 6] = [
-    // The collector's extent from the reserve held up every flush (P-32).
+    // Liveness: the collector's extent from the reserve held up every flush (P-32).
     ("calm", 0),
-    // Records that had been durable were missing after a restart. It stopped when other changes came in;
-    // the cause is not known.
+    // AckedIsDurable: durable records were missing after a restart. Cause not isolated.
     ("three heads", 5),
-    // An overwritten block came back. It stopped when other changes came in; the cause is not known.
+    // NewestWins: an overwritten block came back. Cause not isolated.
     ("crashes", 32),
-    // No fault of the rack: the check of releases took an extent that a takeover had voided for one that
-    // was released too early.
+    // ReleaseLast: a column was released whose release no checkpoint covered. The check has since learnt that a
+    // takeover voids extents (`group`); whether that was all of it is not isolated.
     ("power cuts", 43),
-    // A secondary with a small log gave credit for less than a largest write, and never more (P-31).
+    // Liveness: a secondary with a small log gave credit for less than a largest write, and never more (P-31).
     ("full log", 1011),
     // A segment was released on the strength of a repoint whose commit the log had not told yet (P-08).
     ("full log", 1006),
