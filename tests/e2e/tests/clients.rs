@@ -5,7 +5,7 @@ use palisade_e2e::rack::{Shape, TestRack};
 use palisade_e2e::setting;
 use std::time::Duration;
 
-const SOON: Duration = Duration::from_secs(60);
+const SOON: Duration = Duration::from_secs(120);
 
 #[test]
 fn nbdinfo_sees_the_size_and_the_flags_that_hold() {
@@ -50,7 +50,7 @@ fn nbdcopy_in_and_out_gives_the_same_bytes() {
     let (from, to) = (rack.path("from"), rack.path("to"));
     random_file(&from, bytes, 11);
     let uri = rack.uri("vol0");
-    let limit = Duration::from_secs(60 + bytes / (4 << 20));
+    let limit = Duration::from_secs(120 + bytes / (1 << 20));
     run("nbdcopy", &["--flush", &from.display().to_string(), &uri], limit).good();
     run("nbdcopy", &[&uri, &to.display().to_string()], limit).good();
     let back = std::fs::File::options().write(true).open(&to).expect("the copy");

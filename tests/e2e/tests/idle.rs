@@ -15,11 +15,16 @@ fn ticks(pid: u32) -> u64 {
 #[test]
 fn an_idle_rack_uses_at_most_two_percent_of_a_core() {
     let rack = TestRack::up(&Shape::default());
-    rack.perf("vol0", &["--read", "50", "--seconds", "1", "--region", "16m"], Duration::from_secs(60)).good();
-    // What the load left to do in the background ends.
-    std::thread::sleep(Duration::from_secs(5));
-    let before = ticks(rack.pid());
-    std::thread::sleep(Duration::from_secs(10));
-    let used = ticks(rack.pid()) - before;
-    assert!(used <= 20, "{used} hundredths of a second in ten seconds");
+    rack.perf("vol0", &["--read", "50", "--seconds", "1", "--region", "16m"], Duration::from_secs(120))
+        .good();
+    // What the load left to do in the background takes as long as the host's other work lets it.
+    let used: Vec<u64> = std::iter::repeat_with(|| {
+        let before = ticks(rack.pid());
+        std::thread::sleep(Duration::from_secs(10));
+        ticks(rack.pid()) - before
+    })
+    .take(12)
+    .take_while(|used| *used > 20)
+    .collect();
+    assert!(used.len() < 12, "hundredths of a second in ten seconds, again and again: {used:?}");
 }
