@@ -14,7 +14,12 @@ use crate::api::model::Drill;
 
 /// A rack of fenced block storage.
 #[derive(Debug, Parser)]
-#[command(name = "palisade", version, about, arg_required_else_help = true)]
+#[command(
+    name = "palisade",
+    version,
+    about = "A rack of fenced block storage",
+    arg_required_else_help = true
+)]
 pub struct Cli {
     /// What to do.
     #[command(subcommand)]
