@@ -154,69 +154,51 @@ fn fabrics(rack: &Rack) -> Vec<(String, SocketAddr)> {
 }
 
 fn device_facts(judge: &mut Judge<'_>, path: &str, device: &Device, seen: &PathFacts) {
-    let at = format!("{path}.path");
     let name = device.kind.path().map_or_else(String::new, |path| path.display().to_string());
     match &device.kind {
-        DeviceKind::Block(_) if !seen.exists => {
-            judge.error(&at, format!("there is no device {name}"), "plug it in, or mend the path");
-        }
-        DeviceKind::Block(_) if !seen.block => {
-            judge.error(&at, format!("{name} is no block device"), "use kind = \"file\", or mend the path");
-        }
-        DeviceKind::Block(_) => {
-            if device.size_bytes > seen.bytes && seen.bytes > 0 {
-                let what = format!(
-                    "{name} holds {}, the file says {}",
-                    show_size(seen.bytes),
-                    show_size(device.size_bytes)
-                );
-                judge.error(
-                    &format!("{path}.size"),
-                    what,
-                    "give its size, or leave size out to take all of it",
-                );
-            }
-            if seen.volatile_cache {
-                let what = format!("{name} has a volatile write cache: every write is flushed (P-09)");
-                judge.note(&at, what, "power-protected devices are faster; nothing needs to be done");
-            }
-        }
-        DeviceKind::File(_) if seen.exists && !seen.file => {
-            judge.error(
-                &at,
-                format!("{name} is not an ordinary file"),
-                "use kind = \"block\", or mend the path",
-            );
-        }
-        DeviceKind::File(_) => {
-            if seen.exists && seen.bytes > 0 && seen.bytes != device.size_bytes {
-                let what = format!(
-                    "{name} has {}, the file says {}",
-                    show_size(seen.bytes),
-                    show_size(device.size_bytes)
-                );
-                judge.error(
-                    &format!("{path}.size"),
-                    what,
-                    "sizes are fixed when a device is formatted: write the old one",
-                );
-            }
-            if seen.tmpfs {
-                let what = format!(
-                    "{name} lies on a file system in memory: it is lost with the host's power (P-09)"
-                );
-                judge.warning(&at, what, "put it on a disk");
-            }
-            if !seen.exists && seen.free_bytes < device.size_bytes {
-                let what = format!(
-                    "{name} wants {}, its file system has {} free",
-                    show_size(device.size_bytes),
-                    show_size(seen.free_bytes)
-                );
-                judge.warning(&format!("{path}.size"), what, "free space, or make the device smaller");
-            }
-        }
+        DeviceKind::Block(_) => block_facts(judge, path, &name, device.size_bytes, seen),
+        DeviceKind::File(_) => file_facts(judge, path, &name, device.size_bytes, seen),
         DeviceKind::Memory => {}
+    }
+}
+
+fn block_facts(judge: &mut Judge<'_>, path: &str, name: &str, bytes: u64, seen: &PathFacts) {
+    let at = format!("{path}.path");
+    if !seen.exists {
+        return judge.error(&at, format!("there is no device {name}"), "plug it in, or mend the path");
+    }
+    if !seen.block {
+        let what = format!("{name} is no block device");
+        return judge.error(&at, what, "use kind = \"file\", or mend the path");
+    }
+    if bytes > seen.bytes && seen.bytes > 0 {
+        let what = format!("{name} holds {}, the file says {}", show_size(seen.bytes), show_size(bytes));
+        judge.error(&format!("{path}.size"), what, "give its size, or leave size out to take all of it");
+    }
+    if seen.volatile_cache {
+        let what = format!("{name} has a volatile write cache: every write is flushed (P-09)");
+        judge.note(&at, what, "power-protected devices are faster; nothing needs to be done");
+    }
+}
+
+fn file_facts(judge: &mut Judge<'_>, path: &str, name: &str, bytes: u64, seen: &PathFacts) {
+    let (at, size) = (format!("{path}.path"), format!("{path}.size"));
+    if seen.exists && !seen.file {
+        let what = format!("{name} is not an ordinary file");
+        return judge.error(&at, what, "use kind = \"block\", or mend the path");
+    }
+    if seen.exists && seen.bytes > 0 && seen.bytes != bytes {
+        let what = format!("{name} has {}, the file says {}", show_size(seen.bytes), show_size(bytes));
+        judge.error(&size, what, "sizes are fixed when a device is formatted: write the old one");
+    }
+    if seen.tmpfs {
+        let what = format!("{name} lies on a file system in memory: it is lost with the host's power (P-09)");
+        judge.warning(&at, what, "put it on a disk");
+    }
+    if !seen.exists && seen.free_bytes < bytes {
+        let (wants, free) = (show_size(bytes), show_size(seen.free_bytes));
+        let what = format!("{name} wants {wants}, its file system has {free} free");
+        judge.warning(&size, what, "free space, or make the device smaller");
     }
 }
 

@@ -120,44 +120,6 @@ fn log_value(report: &log::LogReport) -> Value {
 
 fn sled_value(report: &sled::Inspection) -> Value {
     let block = &report.superblock;
-    let slots = |verdicts: &sled::SlotVerdicts| -> Vec<String> {
-        let text = |slot: &Result<u64, _>| match slot {
-            Ok(sequence) => format!("good, sequence {sequence}"),
-            Err(error) => format!("bad: {error:?}"),
-        };
-        verdicts.slots.iter().map(text).collect()
-    };
-    let pages = report.pages.iter().map(|page| {
-        let records = page.records.iter().map(|record| {
-            json!({
-                "partition": record.partition.0,
-                "number": record.number.to_string(),
-                "grant": record.grant.0,
-                "head": record.head.0,
-                "doubtful": record.doubtful,
-            })
-        });
-        json!({ "page": page.page, "slots": slots(&page.verdicts), "records": records.collect::<Vec<_>>() })
-    });
-    let columns = report.columns.iter().map(|column| {
-        let record = column.record.as_ref().map(|record| {
-            json!({
-                "state": if record.hold == Hold::Free { "free" } else { "owned" },
-                "generation": record.generation,
-                "partition": record.partition.0,
-                "number": record.number.to_string(),
-                "extent": record.extent.0,
-                "position": record.position,
-            })
-        });
-        json!({
-            "column": column.column,
-            "slots": slots(&column.verdicts),
-            "record": record,
-            "units": column.units,
-            "corrupt_units": column.corrupt,
-        })
-    });
     json!({
         "kind": "sled",
         "superblock": {
@@ -169,8 +131,49 @@ fn sled_value(report: &sled::Inspection) -> Value {
             "columns": block.columns,
             "copies_good": !report.copy_bad,
         },
-        "records": pages.collect::<Vec<_>>(),
-        "columns": columns.collect::<Vec<_>>(),
+        "records": report.pages.iter().map(page_value).collect::<Vec<_>>(),
+        "columns": report.columns.iter().map(column_value).collect::<Vec<_>>(),
+    })
+}
+
+fn slots(verdicts: &sled::SlotVerdicts) -> Vec<String> {
+    let text = |slot: &Result<u64, _>| match slot {
+        Ok(sequence) => format!("good, sequence {sequence}"),
+        Err(error) => format!("bad: {error:?}"),
+    };
+    verdicts.slots.iter().map(text).collect()
+}
+
+fn page_value(page: &sled::InspectedPage) -> Value {
+    let records = page.records.iter().map(|record| {
+        json!({
+            "partition": record.partition.0,
+            "number": record.number.to_string(),
+            "grant": record.grant.0,
+            "head": record.head.0,
+            "doubtful": record.doubtful,
+        })
+    });
+    json!({ "page": page.page, "slots": slots(&page.verdicts), "records": records.collect::<Vec<_>>() })
+}
+
+fn column_value(column: &sled::InspectedColumn) -> Value {
+    let record = column.record.as_ref().map(|record| {
+        json!({
+            "state": if record.hold == Hold::Free { "free" } else { "owned" },
+            "generation": record.generation,
+            "partition": record.partition.0,
+            "number": record.number.to_string(),
+            "extent": record.extent.0,
+            "position": record.position,
+        })
+    });
+    json!({
+        "column": column.column,
+        "slots": slots(&column.verdicts),
+        "record": record,
+        "units": column.units,
+        "corrupt_units": column.corrupt,
     })
 }
 

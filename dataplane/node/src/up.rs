@@ -69,12 +69,7 @@ pub fn up(rack: &Rack, options: &UpOptions) -> ExitCode {
 
 fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Error>> {
     let stop = stop_flag()?;
-    if let Some(path) = &options.ready_file
-        && let Err(error) = std::fs::remove_file(path)
-        && error.kind() != std::io::ErrorKind::NotFound
-    {
-        return Err(format!("ready file {}: {error}", path.display()).into());
-    }
+    remove_ready_file(options)?;
     let control = Control::start(rack)?;
     let names: Vec<String> = names(rack);
     let mut nodes = if options.processes {
@@ -104,10 +99,7 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
             for line in status.ready_lines() {
                 println!("{line}");
             }
-            if let Some(path) = &options.ready_file {
-                let written = control.write_ready_file(path);
-                written.map_err(|error| format!("ready file {}: {error}", path.display()))?;
-            }
+            write_ready_file(&control, options)?;
         }
         if !ready && Instant::now() >= next_nag {
             next_nag = Instant::now() + NAG;
@@ -121,6 +113,22 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
     };
     screen.clear();
     Ok(nodes.stop() && healthy)
+}
+
+/// One of a run before would say that the rack serves.
+fn remove_ready_file(options: &UpOptions) -> Result<(), String> {
+    let Some(path) = &options.ready_file else { return Ok(()) };
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            Err(format!("ready file {}: {error}", path.display()))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn write_ready_file(control: &Control, options: &UpOptions) -> Result<(), String> {
+    let Some(path) = &options.ready_file else { return Ok(()) };
+    control.write_ready_file(path).map_err(|error| format!("ready file {}: {error}", path.display()))
 }
 
 /// Every node of a rack.

@@ -16,46 +16,46 @@ const COLOURS: [&str; 8] =
 const NINES: [(f64, &str); 6] =
     [(0.0, "0 %"), (1.0, "90 %"), (2.0, "99 %"), (3.0, "99.9 %"), (4.0, "99.99 %"), (5.0, "99.999 %")];
 
+/// Where values go on the paper.
+struct Scale {
+    /// Powers of ten at the ends of the y axis.
+    low: f64,
+    high: f64,
+}
+
+impl Scale {
+    fn of(used: &[&(String, &Histogram<u64>)]) -> Self {
+        let low = used.iter().map(|(_, h)| h.min().max(1)).min().unwrap_or(1_000) as f64;
+        let high = used.iter().map(|(_, h)| h.max()).max().unwrap_or(1_000_000) as f64;
+        let low = low.log10().floor();
+        Self { low, high: high.log10().ceil().max(low + 1.0) }
+    }
+
+    fn x(nines: f64) -> f64 {
+        LEFT + nines / 5.0 * (WIDTH - LEFT - RIGHT)
+    }
+
+    fn y(&self, nanos: f64) -> f64 {
+        let share = (nanos.max(1.0).log10() - self.low) / (self.high - self.low);
+        HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
+    }
+}
+
 /// The plot of histograms of nanoseconds.
 pub fn percentiles(title: &str, series: &[(String, &Histogram<u64>)]) -> String {
     let used: Vec<_> = series.iter().filter(|(_, h)| !h.is_empty()).collect();
-    let low = used.iter().map(|(_, h)| h.min().max(1)).min().unwrap_or(1_000) as f64;
-    let high = used.iter().map(|(_, h)| h.max()).max().unwrap_or(1_000_000) as f64;
-    let (low, high) = (low.log10().floor(), high.log10().ceil().max(low.log10().floor() + 1.0));
-    let x = |nines: f64| LEFT + nines / 5.0 * (WIDTH - LEFT - RIGHT);
-    let y = |nanos: f64| {
-        let share = (nanos.max(1.0).log10() - low) / (high - low);
-        HEIGHT - BOTTOM - share * (HEIGHT - TOP - BOTTOM)
-    };
+    let scale = Scale::of(&used);
     let mut out = format!(
         "<svg xmlns=\"http://www.w3.org/2000/svg\" viewBox=\"0 0 {WIDTH} {HEIGHT}\" font-family=\"sans-serif\" \
          font-size=\"12\">\n<rect width=\"100%\" height=\"100%\" fill=\"white\"/>\n\
          <text x=\"{LEFT}\" y=\"22\" font-size=\"15\">{}</text>\n",
         escape(title)
     );
-    for (nines, name) in NINES {
-        grid(&mut out, (x(nines), TOP), (x(nines), HEIGHT - BOTTOM));
-        let _ = writeln!(
-            out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"middle\">{name}</text>",
-            x(nines),
-            HEIGHT - BOTTOM + 18.0
-        );
-    }
-    for power in low as i32..=high as i32 {
-        let level = y(10f64.powi(power));
-        grid(&mut out, (LEFT, level), (WIDTH - RIGHT, level));
-        let _ = writeln!(
-            out,
-            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
-            LEFT - 6.0,
-            level + 4.0,
-            span(10f64.powi(power))
-        );
-    }
+    axes(&mut out, &scale);
     for (i, (name, histogram)) in used.iter().enumerate() {
         let colour = COLOURS[i % COLOURS.len()];
-        let points: Vec<String> = line(histogram).map(|(n, v)| format!("{:.1},{:.1}", x(n), y(v))).collect();
+        let point = |(nines, nanos)| format!("{:.1},{:.1}", Scale::x(nines), scale.y(nanos));
+        let points: Vec<String> = line(histogram).map(point).collect();
         let _ = writeln!(
             out,
             "<polyline fill=\"none\" stroke=\"{colour}\" stroke-width=\"2\" points=\"{}\"/>",
@@ -71,6 +71,27 @@ pub fn percentiles(title: &str, series: &[(String, &Histogram<u64>)]) -> String 
     }
     out.push_str("</svg>\n");
     out
+}
+
+/// The marks of both axes, with their lines.
+fn axes(out: &mut String, scale: &Scale) {
+    for (nines, name) in NINES {
+        let x = Scale::x(nines);
+        grid(out, (x, TOP), (x, HEIGHT - BOTTOM));
+        let below = HEIGHT - BOTTOM + 18.0;
+        let _ = writeln!(out, "<text x=\"{x:.1}\" y=\"{below:.1}\" text-anchor=\"middle\">{name}</text>");
+    }
+    for power in scale.low as i32..=scale.high as i32 {
+        let level = scale.y(10f64.powi(power));
+        grid(out, (LEFT, level), (WIDTH - RIGHT, level));
+        let _ = writeln!(
+            out,
+            "<text x=\"{:.1}\" y=\"{:.1}\" text-anchor=\"end\">{}</text>",
+            LEFT - 6.0,
+            level + 4.0,
+            span(10f64.powi(power))
+        );
+    }
 }
 
 fn grid(out: &mut String, from: (f64, f64), to: (f64, f64)) {
