@@ -118,7 +118,7 @@ mod tests {
         parker.waker().wake();
         let start = Instant::now();
         parker.sleep(WaitSet::default(), Some(Duration::from_secs(5)));
-        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(start.elapsed() < Duration::from_secs(4));
         // Its token is used up: the next sleep lasts.
         parker.announce();
         let start = Instant::now();
@@ -136,6 +136,6 @@ mod tests {
         assert_eq!((set.len(), set.is_empty()), (1, false));
         let start = Instant::now();
         parker.sleep(set, Some(Duration::from_secs(5)));
-        assert!(start.elapsed() < Duration::from_secs(1));
+        assert!(start.elapsed() < Duration::from_secs(4));
     }
 }

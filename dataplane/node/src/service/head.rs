@@ -5,7 +5,7 @@ use crate::bus::{ASKER_SHIFT, Askers, Post, drain};
 use crate::order::{HeadOrder, Report, Reporter};
 use palisade_protocol::head::Head;
 use palisade_protocol::wire::{ClientCmd, ClientOk, ClientTag, Envelope, NodeId, Out, PartitionId};
-use palisade_runtime::block::{BlockDriver, BlockPort};
+use palisade_runtime::block::BlockDriver;
 use palisade_runtime::clock::Nanos;
 use palisade_runtime::park::WaitSet;
 use palisade_runtime::reactor::Service;
@@ -162,14 +162,11 @@ impl Service for HeadService {
         if self.post.pending() {
             return Some(Nanos::ZERO);
         }
-        let machine = self.head.deadline().map(|at| Nanos(at.0));
-        [machine, self.devices.deadline()].into_iter().flatten().min()
+        self.devices.deadline(self.head.deadline())
     }
 
     fn wait_fds<'a>(&'a self, set: &mut WaitSet<'a>) {
-        for fd in self.devices.drivers().iter().filter_map(BlockPort::wait_fd) {
-            set.readable(fd);
-        }
+        self.devices.wait_fds(set);
     }
 
     fn stopping(&mut self, _now: Nanos) -> bool {

@@ -6,6 +6,7 @@ use palisade_runtime::block::{
     BlockCompletion, BlockDriver, BlockFault, BlockOk as PortOk, BlockPort, BlockRequest, BlockVerb,
 };
 use palisade_runtime::clock::Nanos;
+use palisade_runtime::park::WaitSet;
 
 /// The devices of one service, by [`DeviceIx`].
 pub struct Devices {
@@ -60,14 +61,15 @@ impl Devices {
         self.drivers.iter().map(BlockPort::in_flight).sum()
     }
 
-    /// The drivers, for descriptors and deadlines.
-    pub fn drivers(&self) -> &[BlockDriver] {
-        &self.drivers
+    /// Descriptors that end a sleep when a device has completed something.
+    pub fn wait_fds<'a>(&'a self, set: &mut WaitSet<'a>) {
+        self.drivers.iter().filter_map(BlockPort::wait_fd).for_each(|fd| set.readable(fd));
     }
 
-    /// Earliest time at which a driver wants to be polled.
-    pub fn deadline(&self) -> Option<Nanos> {
-        self.drivers.iter().filter_map(BlockPort::deadline).min()
+    /// When a service must run again, by its machine's deadline and those of the drivers.
+    pub fn deadline(&self, machine: Option<Time>) -> Option<Nanos> {
+        let drivers = self.drivers.iter().filter_map(BlockPort::deadline);
+        drivers.chain(machine.map(|at| Nanos(at.0))).min()
     }
 }
 

@@ -5,7 +5,7 @@ use crate::bus::{Post, drain};
 use crate::order::{Report, Reporter, SledOrder};
 use palisade_protocol::sled::Sled;
 use palisade_protocol::wire::{Envelope, NodeId, Out};
-use palisade_runtime::block::{BlockDriver, BlockPort};
+use palisade_runtime::block::BlockDriver;
 use palisade_runtime::clock::Nanos;
 use palisade_runtime::park::WaitSet;
 use palisade_runtime::reactor::Service;
@@ -114,14 +114,11 @@ impl Service for SledService {
         if self.post.pending() {
             return Some(Nanos::ZERO);
         }
-        let machine = self.sled.deadline().map(|at| Nanos(at.0));
-        [machine, self.devices.deadline()].into_iter().flatten().min()
+        self.devices.deadline(self.sled.deadline())
     }
 
     fn wait_fds<'a>(&'a self, set: &mut WaitSet<'a>) {
-        for fd in self.devices.drivers().iter().filter_map(BlockPort::wait_fd) {
-            set.readable(fd);
-        }
+        self.devices.wait_fds(set);
     }
 
     fn stopping(&mut self, _now: Nanos) -> bool {

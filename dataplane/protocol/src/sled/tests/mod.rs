@@ -440,6 +440,17 @@ impl Head {
                 buf.freeze()
             })
             .collect();
+        self.write_units(column, extent, stripe, units)
+    }
+
+    /// A write of these units.
+    pub(super) fn write_units(
+        &mut self,
+        column: ColumnRef,
+        extent: u64,
+        stripe: u32,
+        units: SmallVec<[palisade_dma::Buf; 4]>,
+    ) -> Msg {
         let crcs = units.iter().map(|unit| crc32c(unit)).collect();
         let (req, token) = (self.next(), self.token(column));
         Msg::ColumnWrite {

@@ -78,17 +78,7 @@ fn parts_of_units_are_returned_for_the_head_to_check() {
         *byte = (at / 4096) as u8;
     }
     let unit = unit.freeze();
-    let crc = crc32c(&unit);
-    let msg = Msg::ColumnWrite {
-        req: head.next(),
-        stamp: head.stamp,
-        column,
-        token: head.token(column),
-        extent: ExtentId(1),
-        stripe: 1,
-        units: smallvec::smallvec![unit],
-        crcs: smallvec::smallvec![crc],
-    };
+    let msg = head.write_units(column, 1, 1, smallvec::smallvec![unit]);
     assert_eq!(rig.status(&head, msg), Status::Ok);
     assert_eq!(rig.read(&mut head, column, 6, 1), (Status::Ok, vec![2; 4096]));
     assert_eq!(rig.read(&mut head, column, 3, 2).0, Status::Corrupt, "the unit before was never written");
@@ -102,17 +92,7 @@ fn units_that_the_transport_left_unaligned_are_copied() {
     let mut buf = rig.pool.alloc(2 * UNIT).expect("pool");
     buf.fill(0x3c);
     let unit = buf.freeze().slice(8..8 + UNIT);
-    let crc = crc32c(&unit);
-    let msg = Msg::ColumnWrite {
-        req: head.next(),
-        stamp: head.stamp,
-        column,
-        token: head.token(column),
-        extent: ExtentId(1),
-        stripe: 0,
-        units: smallvec::smallvec![unit],
-        crcs: smallvec::smallvec![crc],
-    };
+    let msg = head.write_units(column, 1, 0, smallvec::smallvec![unit]);
     assert_eq!(rig.status(&head, msg), Status::Ok);
     assert_eq!(rig.read(&mut head, column, 0, 1).1, vec![0x3c; UNIT]);
 }
