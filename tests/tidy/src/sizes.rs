@@ -1,5 +1,5 @@
-//! Size ratchets: files of at most 500 production lines (a reason on the first line lifts that to 800,
-//! where files of tests end too), and a count of long functions that may only fall.
+//! Sizes: files of at most 500 production lines (a reason on the first line lifts that to 800, where files of
+//! tests end too), and functions of at most 60.
 
 use crate::Finding;
 use crate::source::{functions, production_code, production_lines};
@@ -9,10 +9,8 @@ use crate::tree::File;
 pub const LINES_FREE: usize = 500;
 /// Production lines that no reason excuses.
 pub const LINES_MAX: usize = 800;
-/// A function above this many lines is counted by the ratchet (the aim is 40).
+/// Lines of a production function (the aim is 40). It may be lowered, never raised.
 pub const FUNCTION_LINES: usize = 60;
-/// How many such functions there are. It may be lowered, never raised.
-pub const LONG_FUNCTIONS_MAX: usize = 0;
 
 /// Checks one file's length.
 pub fn check(file: &File) -> Vec<Finding> {
@@ -42,7 +40,13 @@ pub fn long_functions(file: &File) -> Vec<Finding> {
     functions(&production_code(&file.text))
         .into_iter()
         .filter(|f| f.lines > FUNCTION_LINES)
-        .map(|f| Finding::new(&file.path, f.line, format!("fn {} has {} lines", f.name, f.lines)))
+        .map(|f| {
+            Finding::new(
+                &file.path,
+                f.line,
+                format!("fn {} has {} lines; at most {FUNCTION_LINES}", f.name, f.lines),
+            )
+        })
         .collect()
 }
 
@@ -62,7 +66,7 @@ mod tests {
     }
 
     #[test]
-    fn canary_a_long_function_is_counted() {
+    fn canary_a_long_function_is_found() {
         let text = format!("fn f() {{\n{}}}\n", "    x();\n".repeat(90));
         assert_eq!(long_functions(&File::sample("a/src/b.rs", &text)).len(), 1);
     }
