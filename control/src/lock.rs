@@ -25,7 +25,7 @@ pub enum LockError {
         pid: String,
     },
     /// The system says no.
-    #[error("data directory {}: {error}", data.display())]
+    #[error("data directory {}: {error}; choose another one with --data-dir or [rack] data", data.display())]
     Io {
         /// The directory.
         data: PathBuf,

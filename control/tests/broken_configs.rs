@@ -235,3 +235,30 @@ fn ten_thousand_mutilated_configs_are_judged_without_a_panic() {
         assert!(parsed.rack.heads.len() <= 64);
     }
 }
+
+#[test]
+fn a_file_that_declares_nothing_to_serve_is_refused() {
+    let part = |from: &str| GOOD[GOOD.find(from).expect("there")..].to_owned();
+    let sleds = part("[[sled]]").split("[[volume]]").next().expect("some").to_owned();
+    for text in [String::new(), "[rack]\nname = \"r\"\n".to_owned(), sleds] {
+        let (_, findings) = judge(&text);
+        let found = findings.iter().find(|finding| finding.what.contains("has no head"));
+        let found = found.unwrap_or_else(|| panic!("{text:?} gave {findings:#?}"));
+        assert_eq!(found.severity, Severity::Error);
+        assert!(found.remedy.contains("[[head]]") && found.remedy.contains("configs/one-box.toml"));
+    }
+}
+
+#[test]
+fn a_rack_with_one_head_is_warned_and_one_whose_secondary_is_lacking_is_refused() {
+    let mut blocks: Vec<&str> = GOOD.split("\n[[").collect();
+    blocks.retain(|block| !block.contains("name = \"head-2\"") && !block.contains("name = \"head-3\""));
+    let one = blocks.join("\n[[");
+    let (_, findings) = judge(&one);
+    let no_head = findings.iter().find(|finding| finding.what.contains("there is no head `head-2`"));
+    assert_eq!(no_head.map(|finding| finding.severity), Some(Severity::Error), "{findings:#?}");
+    let (_, findings) = judge(&one.replace("secondary = \"head-2\"", ""));
+    assert!(findings.iter().all(|finding| finding.severity != Severity::Error), "{findings:#?}");
+    let alone = findings.iter().find(|finding| finding.what.contains("has no secondary"));
+    assert_eq!(alone.map(|finding| finding.severity), Some(Severity::Warning), "{findings:#?}");
+}

@@ -300,12 +300,16 @@ fn a_replaced_device_is_formatted_once_and_only_after_replace() {
     let device =
         status(&socket).devices.into_iter().find(|device| device.name == "sled-1/0").expect("listed");
     assert_eq!(device.state, "missing");
+    let volume = status(&socket).volumes.remove(0);
+    assert_eq!((volume.degraded, volume.devices_away), (true, 1), "also while no head has noticed");
     assert!(call(&socket, "device.replace", json!({ "name": "sled-9/0" })).is_err());
     call(&socket, "device.replace", json!({ "name": "sled-1/0" })).expect("given up");
     let Decision::Format { id: fresh } = agent.decide("sled-1/0", &Medium::Blank).expect("decided") else {
         panic!()
     };
     assert_ne!(fresh, id);
+    agent.formatted("sled-1/0", fresh).expect("confirmed");
+    assert!(!status(&socket).volumes[0].degraded);
 }
 
 #[test]

@@ -1,5 +1,6 @@
 //! The blocking client of the control socket, for the command line: one request, one answer, in time.
 
+use std::io::ErrorKind;
 use std::os::unix::net::UnixStream;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
@@ -13,7 +14,11 @@ use super::rpc::{self, Message, RpcError};
 #[derive(Debug, thiserror::Error)]
 pub enum CallError {
     /// Nobody serves the socket.
-    #[error("no rack runs in {}: {error} (start one with `palisade up FILE`, or name its data directory with --data-dir)", socket.display())]
+    #[error(
+        "no rack runs in {}: {}; start one with `palisade up FILE`, or name its data directory with --data-dir",
+        folder(socket),
+        silence(error)
+    )]
     NotRunning {
         /// The socket tried.
         socket: PathBuf,
@@ -29,6 +34,20 @@ pub enum CallError {
     /// Control said no.
     #[error("{0}")]
     Refused(#[from] RpcError),
+}
+
+/// The data directory of a control socket.
+fn folder(socket: &Path) -> std::path::Display<'_> {
+    socket.parent().unwrap_or(socket).display()
+}
+
+/// Why nobody answers, in words.
+fn silence(error: &std::io::Error) -> String {
+    match error.kind() {
+        ErrorKind::NotFound => "it has no control socket".to_owned(),
+        ErrorKind::ConnectionRefused => "nobody answers at its control socket".to_owned(),
+        _ => format!("its control socket: {error}"),
+    }
 }
 
 /// A connection.

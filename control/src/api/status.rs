@@ -165,6 +165,16 @@ impl Status {
     pub fn of(authority: &Authority, rack: Option<&Rack>, live: &BTreeMap<u32, Live<'_>>) -> Self {
         let mut volumes: Vec<VolumeStatus> =
             authority.living().map(|volume| volume_status(authority, rack, live, volume)).collect();
+        // A head at rest asks no sled and notices nothing: what nodes said of their devices counts too.
+        let missing = |device: &&DeviceRecord| {
+            let known = matches!(device.known, Known::Active { .. } | Known::Formatting { .. });
+            !device.log && known && !device.trouble.is_empty()
+        };
+        let away = authority.devices().filter(missing).count() as u64;
+        for volume in &mut volumes {
+            volume.devices_away = volume.devices_away.max(away);
+            volume.degraded |= away > 0;
+        }
         volumes.extend(rack.into_iter().flat_map(|rack| &rack.volumes).filter_map(bare_status));
         let served = |v: &VolumeStatus| v.state == "serving" || v.state == "deleting";
         Self {

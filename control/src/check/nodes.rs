@@ -18,6 +18,11 @@ const COLUMNS_MIN: u64 = 4;
 
 pub(super) fn judge(judge: &mut Judge<'_>) {
     let rack = judge.rack;
+    let bare = rack.volumes.iter().any(|volume| matches!(volume.kind, VolumeKind::Bare { .. }));
+    if rack.heads.is_empty() && !bare {
+        let remedy = "add a [[head]] with a log; configs/one-box.toml shows a whole rack";
+        judge.error("head", "the rack has no head: nothing could serve a volume", remedy);
+    }
     for (index, head) in rack.heads.iter().enumerate() {
         core(judge, &format!("head[{index}].core"), head.core);
         log(judge, index);

@@ -1,7 +1,7 @@
 //! `palisade check`, and the loading of a rack file that `up` and `node` do first.
 
 use std::fs;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 use serde_json::json;
@@ -18,13 +18,19 @@ use crate::store::{Embedded, Store};
 
 /// Reads a rack file, whatever its size claims to be.
 pub(super) fn read(file: &Path) -> Result<String, String> {
-    let fail = |error: std::io::Error| {
-        format!("{}: {error} (give a rack file, such as configs/one-box.toml)", file.display())
+    let fail =
+        |why: String| format!("{}: {why}; give a rack file, such as configs/one-box.toml", file.display());
+    let system = |error: std::io::Error| match error.kind() {
+        ErrorKind::NotFound => "there is no such file".to_owned(),
+        ErrorKind::IsADirectory => "it is a directory".to_owned(),
+        _ => error.to_string(),
     };
     let mut text = Vec::new();
     let limit = config::FILE_BYTES_MAX as u64 + 1;
-    fs::File::open(file).and_then(|file| file.take(limit).read_to_end(&mut text)).map_err(fail)?;
-    String::from_utf8(text).map_err(|_| format!("{}: not a text file", file.display()))
+    fs::File::open(file)
+        .and_then(|file| file.take(limit).read_to_end(&mut text))
+        .map_err(|e| fail(system(e)))?;
+    String::from_utf8(text).map_err(|_| fail("it is not a text file".to_owned()))
 }
 
 /// Reads and judges a rack file for `up` and `node`. Errors come rendered, one finding after another;

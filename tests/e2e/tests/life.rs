@@ -49,15 +49,32 @@ fn wrong_words_on_the_command_line_are_answered_with_a_remedy() {
     let missing = rack.path("missing.toml").display().to_string();
     let data = rack.data().display().to_string();
     let elsewhere = rack.path("").display().to_string();
-    let cases: [(&[&str], &[&str]); 15] = [
-        (&["up", &missing], &["missing.toml", "give a rack file"]),
+    let file_of = |name: &str, bytes: &[u8]| {
+        std::fs::write(rack.path(name), bytes).expect("room for a file");
+        rack.path(name).display().to_string()
+    };
+    let (empty, bytes) = (file_of("empty", b""), file_of("bytes", &[0xff, 0xfe, 0, 0x80, 7]));
+    let text = std::fs::read_to_string(rack.file()).expect("readable");
+    let other = file_of("other.toml", text.replace("name = \"e2e\"", "name = \"other\"").as_bytes());
+    let cases: [(&[&str], &[&str]); 22] = [
+        (&["up", &missing], &["missing.toml: there is no such file; give a rack file"]),
+        (&["up", &elsewhere], &["it is a directory; give a rack file"]),
+        (&["up", &bytes], &["bytes: it is not a text file; give a rack file"]),
+        (&["up", &empty], &["has no head", "add a [[head]]"]),
+        (&["up", &other, "--data-dir", &data], &["is in use by process", "stop that one first"]),
+        (&["up", &other, "--data-dir", &empty], &["data directory", "empty", "choose another one"]),
         (&["check", &missing], &["missing.toml", "give a rack file"]),
         (&["apply", &missing], &["missing.toml", "give a rack file"]),
         (&["node", &file, "--name", "head-9"], &["no such node", "head-1"]),
         (&["node", &file, "--name", "head-1"], &["runs already"]),
         (&["inspect", &missing], &["missing.toml"]),
         (&["inspect", &file], &["neither a head log nor a sled device"]),
-        (&["status", "--data-dir", &elsewhere], &["no rack runs", "palisade up"]),
+        (
+            &["status", "--data-dir", &elsewhere],
+            &["no rack runs", "no control socket; start one", "palisade up"],
+        ),
+        (&["volume", "delete", "nope", "--data-dir", &data], &["no volume `nope`", "volume list"]),
+        (&["volume", "delete", "vol0", "--data-dir", &elsewhere], &["no rack runs", "palisade up"]),
         (&["volume", "create", "a/b", "--size", "1 MiB", "--data-dir", &data], &["no name", "letters"]),
         (
             &["volume", "create", "vol0", "--size", "1 MiB", "--data-dir", &data],
@@ -81,6 +98,58 @@ fn wrong_words_on_the_command_line_are_answered_with_a_remedy() {
         assert_eq!(said.count(), 1, "{args:?}: {}", ended.err);
     }
     assert_eq!(rack.status()["ready"], true, "none of it did any harm");
+}
+
+/// A small file system in memory, for disks that are full or read-only; none where the user may not mount.
+struct SmallDisk(std::path::PathBuf);
+
+impl SmallDisk {
+    fn new(at: std::path::PathBuf, options: &str) -> Option<Self> {
+        std::fs::create_dir(&at).expect("room for a folder");
+        let place = at.display().to_string();
+        let made = run("mount", &["-t", "tmpfs", "-o", options, "tmpfs", &place], SOON);
+        (made.code == Some(0)).then_some(Self(at))
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let _gone = run("umount", &["-l", &self.0.display().to_string()], SOON);
+    }
+}
+
+/// What hosts are short of: each gets one line that says what, where, and what to do.
+#[test]
+fn a_host_that_cannot_carry_the_rack_is_told_what_is_lacking() {
+    let rack = TestRack::new(&Shape::default());
+    let text = std::fs::read_to_string(rack.file()).expect("readable");
+    let port = std::net::TcpListener::bind("127.0.0.1:0").expect("a free port");
+    let taken = port.local_addr().expect("bound").to_string();
+    let deep = rack.path(&"d".repeat(120)).join("data").display().to_string();
+    let beside = rack.path("beside").display().to_string();
+    let read_only = SmallDisk::new(rack.path("read-only"), "size=1M,ro");
+    let full = SmallDisk::new(rack.path("full"), "size=8M");
+    let at = |disk: &SmallDisk| disk.0.join("data").display().to_string();
+    let mut cases = vec![
+        (deep, text.clone(), ["cannot listen", "head-1.sock", "at most 107 bytes: choose a shorter one"]),
+        (beside, text.replace("unix:head-1.sock", &taken), [&taken, "in use", "choose another address"]),
+    ];
+    if let (Some(read_only), Some(full)) = (&read_only, &full) {
+        let full = (at(full), text.clone(), ["device sled-", "no space left", "free space there"]);
+        cases.extend([
+            (at(read_only), text.clone(), ["data directory", "Read-only", "choose another one"]),
+            full,
+        ]);
+    }
+    for (data, text, words) in cases {
+        std::fs::write(rack.file(), text).expect("writable");
+        let file = rack.file().display().to_string();
+        let ended = run(palisade(), &["up", &file, "--data-dir", &data], SOON);
+        assert_eq!(ended.code, Some(1), "{data}: {}{}", ended.out, ended.err);
+        let said = ended.err.lines().filter(|line| words.iter().all(|word| line.contains(word)));
+        assert_eq!(said.count(), 1, "{words:?}: {}", ended.err);
+        assert!(!ended.err.contains("panicked") && !ended.err.contains("backtrace"), "{}", ended.err);
+    }
 }
 
 #[test]

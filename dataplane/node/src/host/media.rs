@@ -12,8 +12,8 @@ use palisade_protocol::log::format as log_format;
 use palisade_protocol::sled::format::{self as sled_format, FormatSpec, Superblock, Verdict};
 use palisade_protocol::wire::{DeviceId, DeviceIx, LogId, RackId};
 use palisade_runtime::block::{
-    BlockDriver, BlockOk, BlockPort, BlockRequest, BlockVerb, CreateFile, MemDriver, MemMedia, OpenError,
-    UringDriver, UringOptions,
+    BlockDriver, BlockFault, BlockOk, BlockPort, BlockRequest, BlockVerb, CreateFile, MemDriver, MemMedia,
+    OpenError, UringDriver, UringOptions,
 };
 use palisade_runtime::clock::Nanos;
 use smallvec::smallvec;
@@ -21,6 +21,9 @@ use std::time::{Duration, Instant};
 
 /// Longest wait for one read or write while a device is being opened.
 const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Said when the pool is out.
+const NO_BUFFER: &str = "no buffer is free; give a larger [reactors] pool";
 
 /// Pages of partition records on a sled device: room for several thousand partitions.
 const RECORD_PAGES: u32 = 64;
@@ -37,12 +40,14 @@ pub enum MediaError {
         source: OpenError,
     },
     /// A read or write failed, or did not end.
-    #[error("device {name}: {what} failed while it was being opened")]
+    #[error("device {name}: {what} failed while it was being opened: {why}")]
     Io {
         /// Name in the store.
         name: String,
         /// What was tried.
         what: &'static str,
+        /// What came of it, and what helps.
+        why: String,
     },
     /// The declared sizes give no format.
     #[error("device {name} cannot be formatted: {what}")]
@@ -156,8 +161,10 @@ impl Opener<'_> {
                 return Ok(None);
             }
             if let Some(folder) = path.parent() {
-                std::fs::create_dir_all(folder)
-                    .map_err(|_| MediaError::Io { name: device.name.clone(), what: "making its folder" })?;
+                std::fs::create_dir_all(folder).map_err(|error| {
+                    let why = format!("{}: {error}", folder.display());
+                    MediaError::Io { name: device.name.clone(), what: "making its folder", why }
+                })?;
             }
             options.create = Some(CreateFile { bytes: device.size_bytes, preallocate: false });
         }
@@ -198,9 +205,8 @@ impl Opener<'_> {
             write(driver, self.pool, *offset, image, place == 0, &device.name)?;
         }
         // Everything that the superblocks vouch for is durable before them.
-        if wait(driver, BlockVerb::Flush).is_none() {
-            return Err(MediaError::Io { name: device.name.clone(), what: "flushing its format" });
-        }
+        let failed = |why| MediaError::Io { name: device.name.clone(), what: "flushing its format", why };
+        wait(driver, BlockVerb::Flush).map_err(failed)?;
         for (offset, image) in supers {
             write(driver, self.pool, *offset, image, true, &device.name)?;
         }
@@ -251,15 +257,14 @@ fn sled_medium(verdict: &Verdict) -> Medium {
 
 /// The first `len` bytes of a device, before a reactor has it.
 fn read(driver: &mut BlockDriver, pool: &Pool, len: usize, name: &str) -> Result<Vec<u8>, MediaError> {
-    let failed = || MediaError::Io { name: name.to_owned(), what: "reading its start" };
+    let failed = |why| MediaError::Io { name: name.to_owned(), what: "reading its start", why };
     let mut bytes = Vec::with_capacity(len);
     while bytes.len() < len {
         let part = (len - bytes.len()).min(palisade_protocol::wire::limits::IO_BYTES_MAX);
-        let buf = pool.alloc(part).ok_or_else(failed)?;
+        let buf = pool.alloc(part).ok_or_else(|| failed(NO_BUFFER.to_owned()))?;
         let verb = BlockVerb::Read { offset: bytes.len() as u64, buf };
-        match wait(driver, verb) {
-            Some(BlockOk::Read(buf)) => bytes.extend_from_slice(&buf),
-            _ => return Err(failed()),
+        if let BlockOk::Read(buf) = wait(driver, verb).map_err(failed)? {
+            bytes.extend_from_slice(&buf);
         }
     }
     Ok(bytes)
@@ -273,24 +278,29 @@ fn write(
     fua: bool,
     name: &str,
 ) -> Result<(), MediaError> {
-    let failed = || MediaError::Io { name: name.to_owned(), what: "writing its format" };
-    let mut buf = pool.alloc(bytes.len()).ok_or_else(failed)?;
+    let failed = |why| MediaError::Io { name: name.to_owned(), what: "writing its format", why };
+    let mut buf = pool.alloc(bytes.len()).ok_or_else(|| failed(NO_BUFFER.to_owned()))?;
     buf.copy_from_slice(bytes);
     let verb = BlockVerb::Write { offset, bufs: smallvec![buf.freeze()], fua };
-    wait(driver, verb).map(|_| ()).ok_or_else(failed)
+    wait(driver, verb).map(|_| ()).map_err(failed)
 }
 
-/// One request, waited for; none when it failed or did not end.
-fn wait(driver: &mut BlockDriver, verb: BlockVerb) -> Option<BlockOk> {
+/// One request, waited for; or why it failed, in words.
+fn wait(driver: &mut BlockDriver, verb: BlockVerb) -> Result<BlockOk, String> {
     driver.submit(BlockRequest { key: 0, verb });
     driver.kick();
     let (start, mut done) = (Instant::now(), Vec::new());
     while start.elapsed() < PATIENCE {
         let now = Nanos(start.elapsed().as_nanos() as u64);
-        if driver.poll(now, &mut done) > 0 {
-            return done.pop().and_then(|completion| completion.result.ok());
+        if driver.poll(now, &mut done) > 0
+            && let Some(completion) = done.pop()
+        {
+            return completion.result.map_err(|error| match error {
+                BlockFault::NoSpace => format!("{error}; free space there, or make the device smaller"),
+                _ => error.to_string(),
+            });
         }
         std::thread::sleep(Duration::from_micros(50));
     }
-    None
+    Err(format!("no answer within {} s", PATIENCE.as_secs()))
 }

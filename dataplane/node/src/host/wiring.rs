@@ -27,6 +27,7 @@ use palisade_runtime::park::Parker;
 use palisade_runtime::reactor::{IdlePolicy, Reactor, ReactorConfig, ReactorHandle};
 use palisade_runtime::ring::{Receiver, Sender, channel};
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -44,6 +45,14 @@ pub enum HostError {
         /// The kernel's answer.
         source: std::io::Error,
     },
+    /// An address of clients.
+    #[error("cannot listen for NBD on {address}: {source}; {}", another(address, source))]
+    Listen {
+        /// The address.
+        address: NbdAddress,
+        /// The kernel's answer.
+        source: std::io::Error,
+    },
     /// Buffer memory.
     #[error(transparent)]
     Pool(#[from] palisade_dma::PoolError),
@@ -58,6 +67,17 @@ pub enum HostError {
 fn system(doing: impl Into<String>) -> impl FnOnce(std::io::Error) -> HostError {
     let doing = doing.into();
     move |source| HostError::System { doing, source }
+}
+
+/// What helps when an address cannot be listened at.
+fn another(address: &NbdAddress, source: &std::io::Error) -> &'static str {
+    match (address, source.kind()) {
+        (_, ErrorKind::AddrInUse) => "stop what listens there, or choose another address",
+        (NbdAddress::Unix(_), ErrorKind::InvalidInput) => {
+            "the path of a socket has at most 107 bytes: choose a shorter one, or a shorter data directory"
+        }
+        _ => "choose another address",
+    }
 }
 
 /// A core's reactor while it is being filled.
@@ -252,7 +272,7 @@ impl<'a> Wiring<'a> {
                 NbdAddress::Tcp(at) => Listener::tcp(*at),
                 NbdAddress::Unix(path) => Listener::unix(path),
             }
-            .map_err(system(format!("listen for NBD on {address}")))
+            .map_err(|source| HostError::Listen { address: address.clone(), source })
         };
         addresses.iter().map(open).collect()
     }
