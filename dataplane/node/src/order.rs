@@ -33,6 +33,9 @@ pub enum HeadOrder {
         /// Names the order.
         token: u64,
     },
+    /// The connection is lost: its commands for the partition that have no number are dropped (P-11). Follows
+    /// those that it sent.
+    Abort(PartitionId, u32),
     /// Messages to a node go into this ring.
     Route(NodeId, Sender<Envelope>),
     /// Answers to tags of this asker go into this ring.

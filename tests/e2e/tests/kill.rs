@@ -1,9 +1,11 @@
 //! kill -9 of the whole rack, and of single nodes, under verified load.
 
 use palisade_e2e::binary::palisade;
+use palisade_e2e::clients::run;
 use palisade_e2e::rack::{Shape, TestRack, signal};
 use palisade_e2e::setting;
 use rustix::process::Signal;
+use serde_json::Value;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -108,4 +110,39 @@ fn a_killed_sled_is_no_reason_for_an_error() {
     rack.start(&["--processes"]);
     let pid = rack.node_pid("sled-3");
     load_while(&rack, || signal(pid, Signal::KILL));
+}
+
+/// P-11: the head has no secondary, so that a write waits without a number; its client dies; the write must not
+/// be carried out later, when the client's successor has read the old contents.
+#[test]
+fn a_write_that_waited_is_not_carried_out_after_its_client_is_gone() {
+    let mut rack = TestRack::new(&Shape { fabric: true, ..Shape::default() });
+    rack.start(&["--processes"]);
+    let uri = rack.uri("vol0");
+    let io = |what: &str| run("qemu-io", &["-f", "raw", "-c", what, &uri], Duration::from_secs(60));
+    io("write -P 0xaa 0 64k").good();
+    let (primary, secondary) = (rack.node_pid("head-1"), rack.node_pid("head-2"));
+    signal(secondary, Signal::STOP);
+    signal(primary, Signal::KILL);
+    let volume = |status: &Value| status["volumes"][0].clone();
+    let limit = SOON;
+    rack.wait_for("the primary waits for its secondary", limit, |status| {
+        let nodes = status["nodes"].as_array().into_iter().flatten();
+        let again = nodes.filter(|node| node["name"] == "head-1").all(|node| node["pid"] != primary);
+        again && volume(status)["state"] == "reconciling"
+    });
+    let mut client = Command::new("qemu-io")
+        .args(["-f", "raw", "-c", "write -P 0xbb 0 64k", &uri])
+        .stdout(Stdio::null())
+        .spawn()
+        .expect("qemu-io starts");
+    rack.wait_for("its write waits", limit, |status| volume(status)["waiting"].as_u64() > Some(0));
+    client.kill().expect("it runs");
+    client.wait().expect("it ends");
+    rack.wait_for("nothing waits any more", limit, |status| volume(status)["waiting"] == 0);
+    signal(secondary, Signal::CONT);
+    rack.wait_for("the volume is served", limit, |status| volume(status)["state"] == "serving");
+    let read = io("read -P 0xaa 0 64k").good();
+    assert!(!read.out.contains("Pattern verification failed"), "{}", read.out);
+    io("write -P 0xcc 0 64k").good();
 }

@@ -1,7 +1,8 @@
 //! Sleds gone or rotten: two of six never hurt, three are an error and never wrong data.
 
-use palisade_e2e::rack::{Shape, TestRack};
+use palisade_e2e::rack::{Shape, TestRack, signal};
 use palisade_e2e::setting;
+use rustix::process::Signal;
 use serde_json::Value;
 use std::fs::File;
 use std::os::unix::fs::FileExt;
@@ -133,6 +134,40 @@ fn any_two_of_six_sleds_fail_or_rot_under_a_running_rack_and_all_reads_are_right
         assert!(!sled || device["counters"]["drilled"].as_u64() > Some(0), "no drill reached {device}");
     }
     assert!(rack.counter("corrupt") > 0, "rot is counted");
+}
+
+/// A blank device in the place of one that was given up gets its columns from the others: from then on any two
+/// may fail again. Until then the volume counts as degraded.
+#[test]
+fn a_device_replaced_in_a_running_rack_is_filled_and_two_others_may_be_gone_then() {
+    let mut rack = TestRack::new(&Shape { fabric: true, ..Shape::default() });
+    rack.start(&["--processes"]);
+    let state = rack.path("state").display().to_string();
+    let args =
+        ["--read", "0", "--size", "64k", "--pattern", "sequential", "--requests", "384", "--state", &state];
+    rack.perf("vol0", &[&args[..], &REGION].concat(), SOON).good();
+    rack.cli(&["volume", "flush", "vol0", "--wait"]).good();
+    let degraded = |is: bool| move |status: &Value| status["volumes"][0]["degraded"] == is;
+    rack.wait_for("protection is whole", SOON, degraded(false));
+    rack.cli(&["device", "replace", "sled-3/0"]).good();
+    rack.wait_for("columns of a device that was given up are gone", SOON, degraded(true));
+    std::fs::remove_file(rack.sled_file(3)).expect("a device file");
+    signal(rack.node_pid("sled-3"), Signal::KILL);
+    rack.wait_for("the new device holds columns, and protection is whole", SOON, |status| {
+        let devices = status["devices"].as_array().into_iter().flatten();
+        let mut filled = devices.filter(|device| device["name"] == "sled-3/0").map(|device| {
+            device["state"] == "active" && device["free"].as_u64() < device["columns"].as_u64()
+        });
+        filled.next() == Some(true) && degraded(false)(status)
+    });
+    assert!(rack.stop().success(), "{}", rack.log());
+    for sled in [1, 5] {
+        let file = rack.sled_file(sled);
+        std::fs::rename(&file, away(&file)).expect("a device file");
+    }
+    rack.start(&[]);
+    all_right(&read_back(&rack, &state), BLOCKS);
+    rack.wait_for("missing devices show", SOON, degraded(true));
 }
 
 #[test]

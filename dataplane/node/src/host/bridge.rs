@@ -6,7 +6,7 @@ use super::telling::{Valve, describe, device_report};
 use super::wiring::ExportPort;
 use crate::bus::CLIENT_RING;
 use crate::order::{HeadOrder, Report, SledOrder};
-use crate::service::export::ExportOrder;
+use crate::service::export::{ExportOrder, VolumeRing};
 use palisade_control::agent::{
     Agent, Command, Identity, PartitionSpec, Report as ControlReport, Reporter as ControlReporter,
 };
@@ -304,7 +304,8 @@ impl State {
             bytes: spec.bytes,
             readonly: false,
         });
-        if head.export.orders.send(ExportOrder::Volume(spec.partition, commands)).is_err() {
+        let ring = VolumeRing { commands, orders: head.orders.clone() };
+        if head.export.orders.send(ExportOrder::Volume(spec.partition, ring)).is_err() {
             tracing::error!(volume = spec.name, "the export takes no orders");
         }
         self.order(node, HeadOrder::Serve(spec.partition, commands_rx));

@@ -9,6 +9,7 @@
 
 use crate::bus::{ASKER_SHIFT, drain};
 use crate::exports::ExportList;
+use crate::order::HeadOrder;
 use crate::service::bare::{BareVolume, NoBuffer};
 use palisade_dma::Pool;
 use palisade_protocol::export::nbd::{Connection, Phase};
@@ -39,18 +40,26 @@ const SLOT_BITS: u32 = ASKER_SHIFT - 32;
 
 /// Tells the export which volumes there are, at run time.
 pub enum ExportOrder {
-    /// Commands of a partition go into this ring.
-    Volume(PartitionId, Sender<ClientCmd>),
+    /// Commands of a partition go to its head.
+    Volume(PartitionId, VolumeRing),
     /// A volume that is served in here.
     Bare(BareVolume),
     /// The partition is gone; its clients are sent away.
     Gone(PartitionId),
 }
 
+/// The way to a volume's head.
+pub struct VolumeRing {
+    /// Its commands.
+    pub commands: Sender<ClientCmd>,
+    /// The head's orders: which connections are lost (P-11).
+    pub orders: Sender<HeadOrder>,
+}
+
 /// Where commands go.
 #[derive(Default)]
 struct Volumes {
-    rings: BTreeMap<PartitionId, Sender<ClientCmd>>,
+    rings: BTreeMap<PartitionId, VolumeRing>,
     bare: Vec<BareVolume>,
 }
 
@@ -71,6 +80,8 @@ struct Client {
     blocked: bool,
     /// The peer sends no more.
     ended: bool,
+    /// The connection broke, and the head is still to be told.
+    lost: bool,
 }
 
 /// All NBD listeners of a node, with their connections.
@@ -179,6 +190,7 @@ impl ExportService {
                     waiting: VecDeque::new(),
                     blocked: false,
                     ended: false,
+                    lost: false,
                 };
                 if slot == self.clients.len() {
                     self.clients.push(Some(client));
@@ -210,6 +222,7 @@ impl ExportService {
             work += client.receive(&mut self.receive, &self.exports, &self.pool, &mut self.commands);
         }
         work += client.hand_over(&mut self.commands, &mut self.volumes);
+        client.tell_lost(&mut self.volumes);
         if !client.blocked {
             work += client.send();
         }
@@ -263,6 +276,8 @@ impl Client {
 
     fn received(&mut self, result: std::io::Result<usize>) -> usize {
         match result {
+            // Who has not said goodbye waits for answers no more, though the socket may close in good order.
+            Ok(0) if self.machine.phase() == Phase::Transmission => self.lost(),
             Ok(0) => self.ended = true,
             Ok(count) => return count,
             Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::Interrupted) => {}
@@ -271,13 +286,32 @@ impl Client {
         0
     }
 
-    /// The connection broke: commands that no head has seen yet are not carried out any more (P-11).
+    /// The connection broke: commands that have no number yet are not carried out any more (P-11).
     fn lost(&mut self) {
+        self.lost |= !self.ended;
         self.ended = true;
         self.backlog.clear();
+        self.drop_waiting();
+    }
+
+    fn drop_waiting(&mut self) {
         for cmd in std::mem::take(&mut self.waiting) {
             self.machine.complete(ClientDone { tag: cmd.tag, result: Err(ClientError::NotServed) });
         }
+    }
+
+    /// Tells the head of a lost connection, behind its commands. Their answers come back, and only then is the
+    /// connection's slot, and with it their tags, given to another.
+    fn tell_lost(&mut self, volumes: &mut Volumes) {
+        if !self.lost {
+            return;
+        }
+        self.drop_waiting();
+        let open = self.machine.partition().zip(self.machine.open_tags().next());
+        self.lost = open.is_some_and(|(partition, tag)| {
+            let abort = HeadOrder::Abort(partition, Connection::id_of(tag));
+            volumes.rings.get_mut(&partition).is_some_and(|ring| ring.orders.send(abort).is_err())
+        });
     }
 
     /// Starts commands in order, those that had to wait first.
@@ -319,7 +353,7 @@ impl Client {
             self.machine.complete(ClientDone { tag, result: Err(ClientError::NotServed) });
             return None;
         };
-        ring.push(ClientCmd { tag, partition, verb }).err().map(|Full(cmd)| cmd)
+        ring.commands.push(ClientCmd { tag, partition, verb }).err().map(|Full(cmd)| cmd)
     }
 
     fn send(&mut self) -> usize {
@@ -376,14 +410,16 @@ impl Service for ExportService {
             }
         }
         for ring in self.volumes.rings.values_mut() {
-            ring.kick();
+            ring.commands.kick();
         }
         work
     }
 
     fn deadline(&self) -> Option<Nanos> {
         let now = |client: &Client| {
-            !client.waiting.is_empty() || client.machine.wants_turn() && !client.machine.wants_pool()
+            !client.waiting.is_empty()
+                || client.lost
+                || client.machine.wants_turn() && !client.machine.wants_pool()
         };
         if self.clients.iter().flatten().any(now) {
             return Some(Nanos::ZERO);
@@ -434,6 +470,7 @@ mod tests {
     use palisade_protocol::export::nbd::ExportInfo;
     use palisade_runtime::park::Parker;
     use palisade_runtime::ring::channel;
+    use std::io::Write;
 
     const BYTES: u64 = 16 << 20;
     const STEP: u32 = 20 << 10;
@@ -513,5 +550,85 @@ mod tests {
         }
         stop.store(true, std::sync::atomic::Ordering::Relaxed);
         thread.join().expect("no panic");
+    }
+
+    /// What a client of the raw protocol says to attach to the export `v`.
+    fn attach(path: &std::path::Path) -> std::os::unix::net::UnixStream {
+        let mut socket = std::os::unix::net::UnixStream::connect(path).expect("a listener");
+        socket.write_all(b"\0\0\0\x03IHAVEOPT\0\0\0\x07\0\0\0\x07\0\0\0\x01v\0\0").expect("room");
+        socket
+    }
+
+    /// A write of 4 KiB at 0.
+    fn write(socket: &mut std::os::unix::net::UnixStream, cookie: u64) {
+        let mut bytes = vec![0x25, 0x60, 0x95, 0x13, 0, 0, 0, 1];
+        bytes.extend(cookie.to_be_bytes());
+        bytes.extend(0u64.to_be_bytes());
+        bytes.extend(4096u32.to_be_bytes());
+        bytes.resize(bytes.len() + 4096, cookie as u8);
+        socket.write_all(&bytes).expect("room");
+    }
+
+    #[test]
+    fn p11_a_heads_commands_of_a_lost_connection_are_aborted_before_their_tags_go_to_another() {
+        let dir = tempfile::tempdir().expect("dir");
+        let path = dir.path().join("nbd.sock");
+        let parker = Parker::new().expect("eventfd");
+        let (mut orders, orders_rx) = channel(4, parker.waker());
+        let (mut answers_tx, answers) = channel(16, parker.waker());
+        let (commands_tx, mut commands) = channel(16, parker.waker());
+        let (head_tx, mut head) = channel(16, parker.waker());
+        let (name, partition) = ("v".to_owned(), PartitionId(7));
+        let exports = Arc::new(ExportList::default());
+        let description = String::new();
+        exports.put(ExportInfo { name, description, partition, bytes: BYTES, readonly: false });
+        let mut service = ExportService::new(ExportParts {
+            name: "x".into(),
+            asker: 1,
+            listeners: vec![Listener::unix(&path).expect("listens")],
+            exports,
+            pool: Pool::new(PoolConfig::small()).expect("maps"),
+            orders: orders_rx,
+            answers,
+            clients_max: 4,
+        });
+        let ring = VolumeRing { commands: commands_tx, orders: head_tx };
+        assert!(orders.send(ExportOrder::Volume(partition, ring)).is_ok());
+        let mut now = 0;
+        let mut turns = |service: &mut ExportService| {
+            for _ in 0..50 {
+                now += 1_000_000;
+                service.turn(Nanos(now));
+            }
+        };
+        let connection = |cmd: &ClientCmd| Connection::id_of(cmd.tag);
+        let mut first = attach(&path);
+        write(&mut first, 1);
+        turns(&mut service);
+        let lost = commands.pop().expect("a write");
+        assert!(head.pop().is_none(), "all is well");
+        drop(first);
+        turns(&mut service);
+        let told = head.pop();
+        assert!(matches!(told, Some(HeadOrder::Abort(p, id)) if p == partition && id == connection(&lost)));
+        let mut second = attach(&path);
+        write(&mut second, 2);
+        turns(&mut service);
+        let other = commands.pop().expect("a write");
+        assert_ne!(connection(&other), connection(&lost), "its answers are still to come");
+        let result = || Err(ClientError::NotServed);
+        assert!(answers_tx.send(ClientDone { tag: lost.tag, result: result() }).is_ok());
+        turns(&mut service);
+        let mut third = attach(&path);
+        write(&mut third, 3);
+        turns(&mut service);
+        assert_eq!(commands.pop().map(|cmd| connection(&cmd)), Some(connection(&lost)), "now it is free");
+        // Goodbye is no loss: what was sent before it is carried out.
+        let mut goodbye = vec![0x25, 0x60, 0x95, 0x13, 0, 0, 0, 2];
+        goodbye.resize(28, 0);
+        second.write_all(&goodbye).expect("room");
+        drop(second);
+        turns(&mut service);
+        assert!(head.pop().is_none(), "nothing is aborted");
     }
 }

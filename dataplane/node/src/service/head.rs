@@ -3,13 +3,17 @@
 use super::port::{Devices, time};
 use crate::bus::{ASKER_SHIFT, Askers, Post, drain};
 use crate::order::{HeadOrder, Report, Reporter};
+use palisade_protocol::export::nbd::Connection;
 use palisade_protocol::head::Head;
-use palisade_protocol::wire::{ClientCmd, ClientOk, ClientTag, Envelope, NodeId, Out, PartitionId};
+use palisade_protocol::wire::{
+    ClientCmd, ClientDone, ClientError, ClientOk, ClientTag, Envelope, NodeId, Out, PartitionId,
+};
 use palisade_runtime::block::BlockDriver;
 use palisade_runtime::clock::Nanos;
 use palisade_runtime::park::WaitSet;
 use palisade_runtime::reactor::Service;
 use palisade_runtime::ring::Receiver;
+use std::collections::VecDeque;
 
 /// The asker number of this process's control side (flush orders).
 pub const CONTROL_ASKER: u8 = 255;
@@ -28,6 +32,28 @@ pub struct HeadRings {
 struct ClientRing {
     partition: PartitionId,
     ring: Receiver<ClientCmd>,
+    /// Taken from the ring to look for those of a lost connection; they go first.
+    early: VecDeque<ClientCmd>,
+}
+
+impl ClientRing {
+    fn pop(&mut self) -> Option<ClientCmd> {
+        self.early.pop_front().or_else(|| self.ring.pop())
+    }
+
+    /// Takes the commands of a connection out.
+    fn abort(&mut self, connection: u32, out: &mut Out) {
+        while let Some(cmd) = self.ring.pop() {
+            self.early.push_back(cmd);
+        }
+        self.early.retain(|ClientCmd { tag, .. }| {
+            let gone = Connection::id_of(*tag) == connection;
+            if gone {
+                out.done.push(ClientDone { tag: *tag, result: Err(ClientError::NotServed) });
+            }
+            !gone
+        });
+    }
 }
 
 /// A head as a service.
@@ -83,7 +109,14 @@ impl HeadService {
                 HeadOrder::Assign(assignment) => self.head.assign(at, assignment, &mut self.out),
                 HeadOrder::Create(config) => self.head.create_partition(at, config),
                 HeadOrder::Serve(partition, ring) => {
-                    self.clients.push(ClientRing { partition, ring });
+                    self.clients.push(ClientRing { partition, ring, early: VecDeque::new() });
+                }
+                HeadOrder::Abort(partition, connection) => {
+                    let gone = |tag| Connection::id_of(tag) == connection;
+                    self.head.abort(at, partition, &gone, &mut self.out);
+                    for client in self.clients.iter_mut().filter(|client| client.partition == partition) {
+                        client.abort(connection, &mut self.out);
+                    }
                 }
                 HeadOrder::Delete(partition) => self.head.delete_partition(at, partition, &mut self.out),
                 HeadOrder::Devices(partition, targets) => self.head.set_devices(at, partition, targets),
@@ -105,7 +138,7 @@ impl HeadService {
         for client in &mut self.clients {
             let most = count + BATCH;
             while count < most && self.head.ready(client.partition) {
-                let Some(cmd) = client.ring.pop() else { break };
+                let Some(cmd) = client.pop() else { break };
                 self.head.handle_client(time(now), cmd, &mut self.out);
                 count += 1;
             }
