@@ -286,9 +286,10 @@ impl Client {
         0
     }
 
-    /// The connection broke: commands that have no number yet are not carried out any more (P-11).
+    /// The connection broke: commands that have no number yet are not carried out any more (P-11), but for
+    /// those that came before a goodbye.
     fn lost(&mut self) {
-        self.lost |= !self.ended;
+        self.lost |= !self.ended && self.machine.phase() == Phase::Transmission;
         self.ended = true;
         self.backlog.clear();
         self.drop_waiting();
@@ -380,8 +381,8 @@ impl Client {
                     // The peer is gone: nothing more can be said to it.
                     let rest = self.machine.pending();
                     self.machine.sent(rest);
-                    self.machine.shutdown();
                     self.lost();
+                    self.machine.shutdown();
                     break;
                 }
             }
