@@ -130,7 +130,7 @@ fn findings_name_the_very_line_and_column() {
 #[test]
 fn more_broken_configs_as_whole_files() {
     let rows = [
-        ("", "no head", Severity::Error, false),
+        ("", "no head", Severity::Error, true),
         ("[[volume]]\nname = \"v\"\nsize = \"1 GiB\"\n", "no primary", Severity::Error, true),
         (
             "[[volume]]\nname = \"v\"\nkind = \"bare\"\nsize = \"1 GiB\"\n",
