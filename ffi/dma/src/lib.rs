@@ -15,11 +15,13 @@
 mod buf;
 mod free;
 mod pool;
+mod prefetch;
 mod region;
 mod sync;
 
 pub use buf::{Buf, BufMut};
 pub use pool::{Backing, Pool, PoolConfig, PoolError, PoolStats, SLOT_CLASSES};
+pub use prefetch::prefetch;
 
 /// Alignment of every slot in bytes: one logical block, enough for direct I/O.
 pub const SLOT_ALIGN: usize = 4096;

@@ -1,12 +1,14 @@
 //! A bare volume: memory exported without heads, the baseline of the benches (DESIGN section 6).
 //!
 //! It has no log, no replica and no checksum, and says so in `status`: what it measures is the cost of
-//! export and reactor alone. So it lives inside the export that serves it (no ring in between), and reads
-//! hand out handles of its memory, which the socket copies from. Memory that a reader still holds is
-//! replaced by a written copy, never changed under it. It is kept in pieces large enough for their
-//! handles and counts to stay in the cache: a slot per block costs two more cache misses a request.
+//! export and reactor alone. So it lives inside the export that serves it (no ring in between). Simple
+//! requests are carried out while they are parsed ([`Beside`]): their bytes are lent, and the volume has its
+//! memory to itself. The others come as commands, and large reads get handles of the memory, which the
+//! socket copies from; memory that a reader still holds is replaced by a written copy, never changed under
+//! it. It is kept in pieces large enough for their handles to stay in the cache.
 
-use palisade_dma::{Backing, Buf, BufMut, Pool, PoolConfig, PoolError, SLOT_CLASSES};
+use palisade_dma::{Backing, Buf, BufMut, Pool, PoolConfig, PoolError, SLOT_CLASSES, prefetch};
+use palisade_protocol::export::nbd::{Beside, Lent};
 use palisade_protocol::wire::volume::{Payload, zeroes};
 use palisade_protocol::wire::{ClientError, ClientOk, ClientVerb, PartitionId, StatusRun};
 
@@ -14,6 +16,9 @@ use palisade_protocol::wire::{ClientError, ClientOk, ClientVerb, PartitionId, St
 const CHUNK: usize = SLOT_CLASSES[1];
 /// Pieces beyond the volume's own: replaced ones on their way out.
 const SPARE: usize = 256;
+/// How much of the next request's bytes is brought near; the processor brings the rest by itself once it
+/// sees them read in a row.
+const NEAR: usize = 1 << 10;
 /// Most runs of one block status; the client asks again for what follows.
 const RUNS_MAX: usize = 256;
 
@@ -21,13 +26,47 @@ const RUNS_MAX: usize = 256;
 #[derive(Debug)]
 pub struct NoBuffer(pub ClientVerb);
 
+/// A piece of the memory.
+#[derive(Debug, Default)]
+enum Chunk {
+    /// Never written, or cleared.
+    #[default]
+    Hole,
+    /// Nobody else has it: it is written in place, without a look at its count.
+    Own(BufMut),
+    /// Readers were given handles of it, and may have them still.
+    Shared(Buf),
+}
+
+impl Chunk {
+    #[inline]
+    fn bytes(&self) -> Option<&[u8]> {
+        match self {
+            Self::Hole => None,
+            Self::Own(buf) => Some(buf),
+            Self::Shared(buf) => Some(buf),
+        }
+    }
+
+    /// A handle of its bytes, which makes it shared.
+    fn share(&mut self) -> Option<Buf> {
+        *self = match std::mem::take(self) {
+            Self::Own(buf) => Self::Shared(buf.freeze()),
+            other => other,
+        };
+        match self {
+            Self::Shared(buf) => Some(buf.clone()),
+            _ => None,
+        }
+    }
+}
+
 /// Memory behind an export.
 #[derive(Debug)]
 pub struct BareVolume {
     partition: PartitionId,
     bytes: u64,
-    /// Never written (or cleared) ones are holes.
-    chunks: Vec<Option<Buf>>,
+    chunks: Vec<Chunk>,
     pool: Pool,
 }
 
@@ -37,12 +76,8 @@ impl BareVolume {
     pub fn new(partition: PartitionId, bytes: u64, like: Backing) -> Result<Self, PoolError> {
         let count = bytes.div_ceil(CHUNK as u64) as usize;
         let config = PoolConfig { slots: [1, count + SPARE, 1], huge: like != Backing::Ordinary };
-        Ok(Self { partition, bytes, chunks: vec![None; count], pool: Pool::new(config)? })
-    }
-
-    /// Which commands are for it.
-    pub fn partition(&self) -> PartitionId {
-        self.partition
+        let chunks = (0..count).map(|_| Chunk::Hole).collect();
+        Ok(Self { partition, bytes, chunks, pool: Pool::new(config)? })
     }
 
     /// Carries a request out at once.
@@ -52,9 +87,9 @@ impl BareVolume {
             return Ok(Err(ClientError::Range));
         }
         match verb {
-            ClientVerb::Read { offset, len } => Ok(Ok(ClientOk::Data(self.read(offset, u64::from(len))))),
+            ClientVerb::Read { offset, len } => Ok(Ok(ClientOk::Data(self.pieces(offset, u64::from(len))))),
             ClientVerb::Write { offset, ref data } => {
-                self.write(offset, data).map(|()| Ok(ClientOk::Done)).ok_or(NoBuffer(verb))
+                self.put(offset, data).map(|()| Ok(ClientOk::Done)).ok_or(NoBuffer(verb))
             }
             ClientVerb::Trim { offset, len } | ClientVerb::WriteZeroes { offset, len } => {
                 self.clear(offset, len).map(|()| Ok(ClientOk::Done)).ok_or(NoBuffer(verb))
@@ -64,8 +99,8 @@ impl BareVolume {
         }
     }
 
-    fn read(&self, offset: u64, len: u64) -> Payload {
-        let piece = |(chunk, at, len): (usize, usize, usize)| match &self.chunks[chunk] {
+    fn pieces(&mut self, offset: u64, len: u64) -> Payload {
+        let piece = |(chunk, at, len): (usize, usize, usize)| match self.chunks[chunk].share() {
             Some(buf) => buf.slice(at..at + len),
             None => zeroes(len),
         };
@@ -73,12 +108,10 @@ impl BareVolume {
     }
 
     /// `None` when there is no buffer for a part of it; doing it again from the start is harmless.
-    fn write(&mut self, offset: u64, data: &[u8]) -> Option<()> {
+    fn put(&mut self, offset: u64, data: &[u8]) -> Option<()> {
         let mut taken = 0;
         for (chunk, at, len) in parts(offset, data.len() as u64) {
-            let mut buf = self.writable(chunk)?;
-            buf[at..at + len].copy_from_slice(&data[taken..taken + len]);
-            self.chunks[chunk] = Some(buf.freeze());
+            self.writable(chunk)?[at..at + len].copy_from_slice(&data[taken..taken + len]);
             taken += len;
         }
         Some(())
@@ -87,13 +120,11 @@ impl BareVolume {
     /// Whole pieces become holes, parts of pieces zeroes.
     fn clear(&mut self, offset: u64, len: u64) -> Option<()> {
         for (chunk, at, len) in parts(offset, len) {
-            if len == CHUNK || self.chunks[chunk].is_none() {
-                self.chunks[chunk] = None;
-                continue;
+            if len == CHUNK || matches!(self.chunks[chunk], Chunk::Hole) {
+                self.chunks[chunk] = Chunk::Hole;
+            } else {
+                self.writable(chunk)?[at..at + len].fill(0);
             }
-            let mut buf = self.writable(chunk)?;
-            buf[at..at + len].fill(0);
-            self.chunks[chunk] = Some(buf.freeze());
         }
         Some(())
     }
@@ -101,7 +132,8 @@ impl BareVolume {
     fn status(&self, offset: u64, len: u64) -> Vec<StatusRun> {
         let mut runs: Vec<StatusRun> = Vec::new();
         for (chunk, _, len) in parts(offset, len) {
-            let (len, data, full) = (len as u64, self.chunks[chunk].is_some(), runs.len() == RUNS_MAX);
+            let (len, data, full) =
+                (len as u64, self.chunks[chunk].bytes().is_some(), runs.len() == RUNS_MAX);
             match runs.last_mut() {
                 Some(run) if run.data == data => run.len += len,
                 _ if full => break,
@@ -111,19 +143,71 @@ impl BareVolume {
         runs
     }
 
-    /// A piece's bytes, to be changed and put back: in place when nobody else holds them.
-    fn writable(&mut self, chunk: usize) -> Option<BufMut> {
-        let old = match self.chunks[chunk].take().map(Buf::try_mut) {
-            None => return self.pool.alloc_zeroed(CHUNK),
-            Some(Ok(own)) => return Some(own),
-            Some(Err(shared)) => shared,
+    /// A piece's bytes, to be changed: in place when nobody else holds them, otherwise a copy that takes
+    /// their place.
+    #[inline]
+    fn writable(&mut self, chunk: usize) -> Option<&mut [u8]> {
+        if !matches!(self.chunks[chunk], Chunk::Own(_)) {
+            self.own(chunk)?;
+        }
+        match &mut self.chunks[chunk] {
+            Chunk::Own(buf) => Some(buf),
+            _ => None,
+        }
+    }
+
+    /// Makes a piece the volume's alone; it stays what it was should there be no buffer.
+    fn own(&mut self, chunk: usize) -> Option<()> {
+        let own = match std::mem::take(&mut self.chunks[chunk]) {
+            Chunk::Hole => self.pool.alloc_zeroed(CHUNK)?,
+            Chunk::Own(buf) => buf,
+            Chunk::Shared(buf) => match buf.try_mut() {
+                Ok(buf) => buf,
+                Err(shared) => match self.pool.alloc(CHUNK) {
+                    Some(mut copy) => {
+                        copy.copy_from_slice(&shared);
+                        copy
+                    }
+                    None => {
+                        self.chunks[chunk] = Chunk::Shared(shared);
+                        return None;
+                    }
+                },
+            },
         };
-        let copy = self.pool.alloc(CHUNK).map(|mut copy| {
-            copy.copy_from_slice(&old);
-            copy
-        });
-        self.chunks[chunk] = Some(old); // it stays what it was should there be no buffer
-        copy
+        self.chunks[chunk] = Chunk::Own(own);
+        Some(())
+    }
+}
+
+impl Beside for BareVolume {
+    fn partition(&self) -> PartitionId {
+        self.partition
+    }
+
+    #[inline]
+    fn read(&mut self, offset: u64, len: u32) -> Option<Lent<'_>> {
+        let (chunk, at) = place(offset);
+        let end = at + len as usize;
+        if end > CHUNK || offset.checked_add(u64::from(len)).is_none_or(|end| end > self.bytes) {
+            return None;
+        }
+        Some(self.chunks[chunk].bytes().map_or(Lent::Hole, |bytes| Lent::Bytes(&bytes[at..end])))
+    }
+
+    /// The payload's one copy: from where it was received into the volume.
+    #[inline]
+    fn write(&mut self, offset: u64, bytes: &[u8]) -> bool {
+        let end = offset.checked_add(bytes.len() as u64);
+        end.is_some_and(|end| end <= self.bytes) && self.put(offset, bytes).is_some()
+    }
+
+    #[inline]
+    fn expect(&self, offset: u64) {
+        let (chunk, at) = place(offset);
+        if let Some(bytes) = self.chunks.get(chunk).and_then(Chunk::bytes) {
+            prefetch(&bytes[at..(at + NEAR).min(CHUNK)]);
+        }
     }
 }
 
@@ -138,11 +222,17 @@ fn range_of(verb: &ClientVerb) -> (u64, u64) {
     }
 }
 
+/// A place as (piece, offset in it).
+#[inline]
+fn place(offset: u64) -> (usize, usize) {
+    ((offset / CHUNK as u64) as usize, (offset % CHUNK as u64) as usize)
+}
+
 /// A range as (piece, offset in it, bytes of it).
 fn parts(offset: u64, len: u64) -> impl Iterator<Item = (usize, usize, usize)> {
     let (mut at, end) = (offset, offset + len);
     std::iter::from_fn(move || {
-        let (chunk, into) = ((at / CHUNK as u64) as usize, (at % CHUNK as u64) as usize);
+        let (chunk, into) = place(at);
         let len = (end - at).min((CHUNK - into) as u64);
         at += len;
         (len > 0).then_some((chunk, into, len as usize))
@@ -163,7 +253,7 @@ mod tests {
         Pool::new(PoolConfig::small()).expect("maps")
     }
 
-    fn pieces(volume: &mut BareVolume, offset: u64, len: u32) -> Payload {
+    fn asked(volume: &mut BareVolume, offset: u64, len: u32) -> Payload {
         match volume.carry_out(ClientVerb::Read { offset, len }) {
             Ok(Ok(ClientOk::Data(data))) => data,
             other => panic!("{other:?}"),
@@ -171,7 +261,7 @@ mod tests {
     }
 
     fn read(volume: &mut BareVolume, offset: u64, len: u32) -> Vec<u8> {
-        pieces(volume, offset, len).iter().flat_map(|piece| piece.iter().copied()).collect()
+        asked(volume, offset, len).iter().flat_map(|piece| piece.iter().copied()).collect()
     }
 
     fn write(volume: &mut BareVolume, pool: &Pool, offset: u64, bytes: &[u8]) {
@@ -218,10 +308,29 @@ mod tests {
     }
 
     #[test]
+    fn what_is_carried_out_at_once_is_what_commands_see() {
+        let (mut volume, pool) = (volume(), payloads());
+        let seam = CHUNK as u64 - 512;
+        assert!(volume.write(seam, &[7; 1024]), "a write may cross pieces");
+        assert_eq!(read(&mut volume, seam, 1024), [7; 1024]);
+        assert!(Beside::read(&mut volume, seam, 1024).is_none(), "a read in one piece may not");
+        write(&mut volume, &pool, 4096, &[8; 512]);
+        let held = asked(&mut volume, 4096, 512);
+        assert!(volume.write(4096, &[9; 512]));
+        assert!(held[0].iter().all(|&byte| byte == 8), "what a reader holds is not changed");
+        assert_eq!(Beside::read(&mut volume, 4096, 512), Some(Lent::Bytes(&[9; 512])));
+        assert_eq!(Beside::read(&mut volume, 3 * CHUNK as u64, 4096), Some(Lent::Hole));
+        for outside in [BYTES, u64::MAX - 511] {
+            volume.expect(outside);
+            assert!(Beside::read(&mut volume, outside, 512).is_none() && !volume.write(outside, &[0; 512]));
+        }
+    }
+
+    #[test]
     fn a_reader_keeps_the_bytes_that_it_was_given() {
         let (mut volume, pool) = (volume(), payloads());
         write(&mut volume, &pool, 0, &[1; 4096]);
-        let held = pieces(&mut volume, 0, 4096);
+        let held = asked(&mut volume, 0, 4096);
         write(&mut volume, &pool, 0, &[2; 4096]);
         assert!(held[0].iter().all(|&byte| byte == 1), "what a reader holds is not changed");
         write(&mut volume, &pool, 512, &[3; 512]);
@@ -234,7 +343,7 @@ mod tests {
         let free = |volume: &BareVolume| volume.pool.stats().free[1];
         let empty = free(&volume);
         write(&mut volume, &pool, 0, &[1; 4096]);
-        let held = pieces(&mut volume, 0, 512);
+        let held = asked(&mut volume, 0, 512);
         write(&mut volume, &pool, 0, &[2; 4096]);
         assert_eq!(free(&volume), empty - 2, "the reader's and the volume's");
         drop(held);

@@ -2,17 +2,23 @@
 //!
 //! Per turn each connection is first sent its answers, which came back by ring (one vectored write), then
 //! read once (into one large buffer that all connections share; what the machine does not take at once
-//! waits in the connection's own backlog), and its commands go to the volumes' rings. The payload of a
-//! small write is copied once, from the receive buffer to a pool slot that the log may hand to the device
-//! as it is; a large one is received straight into its slot. Bare volumes live in here: their commands are
-//! carried out at once and answered in the same turn.
+//! waits in the connection's own backlog), and its commands go to the volumes' rings. A call that moved
+//! less than it could is not repeated in the same turn: it would only be told to wait.
+//!
+//! Copies of payload, besides the kernel's: a small write's, once, from the receive buffer to a pool slot
+//! that the log may hand to the device as it is (a large one is received straight into its slot); a read's,
+//! once, into the transmit ring when many small answers leave together. Bare volumes live in here: simple
+//! requests are carried out while they are parsed, a write's payload is copied once, from the receive
+//! buffer into the volume, a small read's once, from the volume into the transmit ring, and the answers
+//! leave in the same turn.
 
 use crate::bus::{ASKER_SHIFT, drain};
 use crate::exports::ExportList;
 use crate::order::HeadOrder;
 use crate::service::bare::{BareVolume, NoBuffer};
+use crate::service::pace::Pace;
 use palisade_dma::Pool;
-use palisade_protocol::export::nbd::{Connection, Phase};
+use palisade_protocol::export::nbd::{Beside, Connection, Phase};
 use palisade_protocol::wire::{ClientCmd, ClientDone, ClientError, PartitionId};
 use palisade_runtime::clock::Nanos;
 use palisade_runtime::net::stream::{Listener, Stream};
@@ -27,8 +33,9 @@ use std::time::Duration;
 
 /// Receive buffer: below 512 KiB small requests cost 15-20 % more.
 const RECEIVE: usize = 1 << 20;
-/// Pieces of one vectored write (IOV_MAX is 1024).
-const PIECES: usize = 512;
+/// Slices of one vectored write (IOV_MAX is 1024): few small answers, or large ones, which fill a socket
+/// soon; many small ones are packed.
+const SLICES: usize = 32;
 /// Answers taken per turn.
 const BATCH: usize = 1024;
 /// How often listeners are asked while the reactor is busy.
@@ -76,6 +83,8 @@ struct Client {
     backlog: Vec<u8>,
     /// Commands that found their volume's ring full, or no buffer.
     waiting: VecDeque<ClientCmd>,
+    /// How often the socket is looked at.
+    pace: Pace,
     /// The socket takes no more bytes for now.
     blocked: bool,
     /// The peer sends no more.
@@ -188,6 +197,7 @@ impl ExportService {
                     machine: Connection::new(id),
                     backlog: Vec::new(),
                     waiting: VecDeque::new(),
+                    pace: Pace::default(),
                     blocked: false,
                     ended: false,
                     lost: false,
@@ -218,8 +228,15 @@ impl ExportService {
         let Some(client) = self.clients[slot].as_mut() else { return (0, true) };
         // Answers first: their clients wait, while what comes in may wait a little.
         let mut work = client.send();
-        if client.waiting.is_empty() {
-            work += client.receive(&mut self.receive, &self.exports, &self.pool, &mut self.commands);
+        if client.waiting.is_empty() && client.pace.due(self.now) {
+            let input = Input {
+                exports: &self.exports,
+                pool: &self.pool,
+                commands: &mut self.commands,
+                volumes: &mut self.volumes,
+            };
+            work += client.receive(&mut self.receive, input);
+            client.pace.looked(self.now, client.machine.stats().requests);
         }
         work += client.hand_over(&mut self.commands, &mut self.volumes);
         client.tell_lost(&mut self.volumes);
@@ -232,6 +249,25 @@ impl ExportService {
     }
 }
 
+/// What received bytes meet.
+struct Input<'a> {
+    exports: &'a ExportList,
+    pool: &'a Pool,
+    commands: &'a mut Vec<ClientCmd>,
+    volumes: &'a mut Volumes,
+}
+
+impl Input<'_> {
+    /// Gives bytes to the machine; returns how many it took.
+    fn offer(&mut self, machine: &mut Connection, bytes: &[u8]) -> usize {
+        let bare = machine.partition().and_then(|partition| self.volumes.bare(partition));
+        match bare {
+            Some(volume) => machine.input_beside(bytes, self.exports, self.pool, self.commands, volume),
+            None => machine.input(bytes, self.exports, self.pool, self.commands),
+        }
+    }
+}
+
 impl Client {
     /// Nothing is open and nothing waits to be sent.
     fn idle(&self) -> bool {
@@ -239,15 +275,9 @@ impl Client {
     }
 
     /// Takes what the socket has, or gives the machine its backlog again.
-    fn receive(
-        &mut self,
-        buffer: &mut [u8],
-        exports: &ExportList,
-        pool: &Pool,
-        commands: &mut Vec<ClientCmd>,
-    ) -> usize {
+    fn receive(&mut self, buffer: &mut [u8], mut input: Input<'_>) -> usize {
         if !self.backlog.is_empty() {
-            let taken = self.machine.input(&self.backlog, exports, pool, commands);
+            let taken = input.offer(&mut self.machine, &self.backlog);
             self.backlog.drain(..taken);
             if !self.backlog.is_empty() || self.ended {
                 return taken;
@@ -261,7 +291,7 @@ impl Client {
             return match self.received(count) {
                 0 => 0,
                 count => {
-                    self.machine.payload_received(count, commands);
+                    self.machine.payload_received(count, input.commands);
                     count
                 }
             };
@@ -269,7 +299,7 @@ impl Client {
         let count = self.socket.recv(buffer);
         let count = self.received(count);
         // Also without bytes: held-back parts of large requests move on.
-        let taken = self.machine.input(&buffer[..count], exports, pool, commands);
+        let taken = input.offer(&mut self.machine, &buffer[..count]);
         self.backlog.extend_from_slice(&buffer[taken..count]);
         count
     }
@@ -361,16 +391,22 @@ impl Client {
         let mut sent = 0;
         self.blocked = false;
         while self.machine.pending() > 0 {
+            self.machine.pack_many();
             // Inline storage: no allocation, and only what is used is written.
-            let mut pieces = SmallVec::<[IoSlice<'_>; PIECES]>::new();
-            pieces.extend(self.machine.pieces().take(PIECES).map(IoSlice::new));
-            let result = self.socket.send(&pieces);
-            drop(pieces);
+            let mut slices = SmallVec::<[IoSlice<'_>; SLICES]>::new();
+            self.machine.each_piece(SLICES, |slice| slices.push(IoSlice::new(slice)));
+            let offered: usize = slices.iter().map(|slice| slice.len()).sum();
+            let result = self.socket.send(&slices);
+            drop(slices);
             match result {
                 Ok(0) => break,
                 Ok(bytes) => {
                     sent += bytes;
                     self.machine.sent(bytes);
+                    if bytes < offered {
+                        self.blocked = true; // It is full: asking again would only be told so.
+                        break;
+                    }
                 }
                 Err(error) if error.kind() == ErrorKind::WouldBlock => {
                     self.blocked = true;

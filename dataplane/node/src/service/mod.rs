@@ -5,6 +5,7 @@ pub mod bare;
 pub mod export;
 pub mod fabric;
 pub mod head;
+pub mod pace;
 pub mod port;
 pub mod sled;
 

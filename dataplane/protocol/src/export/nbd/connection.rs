@@ -145,7 +145,7 @@ impl Connection {
         commands: &mut Vec<ClientCmd>,
     ) -> bool {
         match self.receive {
-            Receive::Header => self.header(rest),
+            Receive::Header => self.header(rest, pool, commands),
             Receive::Waiting(header) => self.admit(header, pool, commands),
             Receive::Payload { .. } => self.fill(rest, pool, commands),
             Receive::Discard { .. } => self.discard(rest),
@@ -158,7 +158,7 @@ impl Connection {
     }
 
     /// Parses a request's header, in place when it lies whole in the input.
-    fn header(&mut self, rest: &mut &[u8]) -> bool {
+    fn header(&mut self, rest: &mut &[u8], pool: &Pool, commands: &mut Vec<ClientCmd>) -> bool {
         let parsed = match rest.split_first_chunk::<HEADER_BYTES>() {
             Some((bytes, after)) if self.carry.is_empty() => {
                 *rest = after;
@@ -174,7 +174,7 @@ impl Connection {
             }
         };
         match parsed {
-            Some(header) => self.receive = Receive::Waiting(header),
+            Some(header) => return self.admit(header, pool, commands),
             None => self.close(Reason::Violation("a request does not start with the request magic")),
         }
         true
@@ -206,9 +206,21 @@ impl Connection {
         }
     }
 
+    /// Copies answers into a transmit ring, as far as it has room, if they are many and small: then one
+    /// contiguous write is cheaper than a gather of many slices. Call it before [`Connection::pieces`].
+    pub fn pack_many(&mut self) {
+        self.output.pack_many();
+    }
+
     /// The bytes to send, in order, as pieces for one vectored write.
     pub fn pieces(&self) -> impl Iterator<Item = &[u8]> {
         self.output.slices()
+    }
+
+    /// The first of those pieces, at most `most`, one call each: cheaper than the iterator.
+    #[inline]
+    pub fn each_piece<'a>(&'a self, most: usize, each: impl FnMut(&'a [u8])) {
+        self.output.gather(most, each);
     }
 
     /// Bytes that wait to be sent.

@@ -1,20 +1,22 @@
 //! NBD server side of one connection: newstyle fixed, structured replies, block status.
 //!
 //! [`Connection`] takes received bytes and answers of the volume, and gives commands for the volume and
-//! bytes to send. It owns no socket and knows no time. What comes in faster than it can be served is
+//! bytes to send; or it has simple requests carried out on the spot by a volume that is there ([`Beside`]).
+//! It owns no socket and knows no time. What comes in faster than it can be served is
 //! simply not consumed (back-pressure); nothing is dropped. Section names in comments are those of the
 //! protocol's document, `doc/proto.md` of the NetworkBlockDevice project.
 //!
 //! Per turn the owner of the socket: receives (into its own buffer, or through
 //! [`Connection::want_payload`] straight into a pool buffer), calls [`Connection::input`] and hands the
-//! commands on; gives answers to [`Connection::complete`]; sends [`Connection::pieces`] and reports with
-//! [`Connection::sent`] what the socket took; and closes the socket when [`Connection::closed`] says so.
+//! commands on; gives answers to [`Connection::complete`]; has many answers packed ([`Connection::pack_many`]),
+//! sends [`Connection::pieces`] and reports with [`Connection::sent`] what the socket took; and closes the socket when [`Connection::closed`] says so.
 //!
 //! Not here: TLS (refused), NBD_CMD_CACHE and NBD_CMD_RESIZE (not offered, answered with EINVAL), extended
 //! headers. A write of a lost connection that was not numbered yet is aborted by the owner, who learns
 //! the tags from [`Connection::open_tags`] (P-11). NBD has no stable request ids, so a client that
 //! reconnects must wait for the old connection to be gone before it repeats writes.
 
+mod beside;
 mod connection;
 mod handshake;
 pub mod limits;
@@ -27,6 +29,7 @@ mod serve;
 mod tests;
 mod words;
 
+pub use beside::{Beside, Lent};
 pub use connection::{Connection, Phase, Reason};
 
 use crate::wire::PartitionId;

@@ -103,9 +103,22 @@ impl Connection {
         }
     }
 
+    /// A hole chunk.
+    pub(super) fn hole(&mut self, flags: u16, cookie: u64, offset: u64, len: u32) {
+        self.chunk(flags, chunk::OFFSET_HOLE, cookie, 12);
+        self.output.put(&offset.to_be_bytes());
+        self.output.put(&len.to_be_bytes());
+    }
+
     /// Content chunks of consecutive pieces; runs of zeroes become hole chunks, unless the client wants
     /// the data in one piece.
     fn content(&mut self, cookie: u64, mut offset: u64, mut pieces: Payload, last: bool, whole: bool) {
+        if pieces.len() == 1 && (whole || !is_zeroes(&pieces[0])) {
+            let Some(piece) = pieces.pop() else { unreachable!("there is one") };
+            let flags = if last { chunk::DONE } else { 0 };
+            self.output.put(&data_head(flags, cookie, offset, piece.len() as u32));
+            return self.output.put_payload(piece);
+        }
         let mut from = 0;
         while from < pieces.len() {
             let hole = !whole && is_zeroes(&pieces[from]);
@@ -114,12 +127,9 @@ impl Connection {
             let len: usize = pieces[from..to].iter().map(|piece| piece.len()).sum();
             let flags = if last && to == pieces.len() { chunk::DONE } else { 0 };
             if hole {
-                self.chunk(flags, chunk::OFFSET_HOLE, cookie, 12);
-                self.output.put(&offset.to_be_bytes());
-                self.output.put(&(len as u32).to_be_bytes());
+                self.hole(flags, cookie, offset, len as u32);
             } else {
-                self.chunk(flags, chunk::OFFSET_DATA, cookie, 8 + len as u32);
-                self.output.put(&offset.to_be_bytes());
+                self.output.put(&data_head(flags, cookie, offset, len as u32));
                 for piece in &mut pieces[from..to] {
                     self.output.put_payload(std::mem::replace(piece, Buf::from_static(&[])));
                 }
@@ -237,23 +247,14 @@ impl Connection {
         }
     }
 
-    fn simple(&mut self, cookie: u64, error: u32) {
-        let mut bytes = [0u8; 16];
-        bytes[..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
-        bytes[4..8].copy_from_slice(&error.to_be_bytes());
-        bytes[8..].copy_from_slice(&cookie.to_be_bytes());
-        self.output.put(&bytes);
+    #[inline]
+    pub(super) fn simple(&mut self, cookie: u64, error: u32) {
+        self.output.put(&simple_head(cookie, error));
     }
 
     /// The header of a chunk with `len` bytes behind it.
     fn chunk(&mut self, flags: u16, kind: u16, cookie: u64, len: u32) {
-        let mut bytes = [0u8; 20];
-        bytes[..4].copy_from_slice(&CHUNK_MAGIC.to_be_bytes());
-        bytes[4..6].copy_from_slice(&flags.to_be_bytes());
-        bytes[6..8].copy_from_slice(&kind.to_be_bytes());
-        bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
-        bytes[16..].copy_from_slice(&len.to_be_bytes());
-        self.output.put(&bytes);
+        self.output.put(&chunk_head(flags, kind, cookie, len));
     }
 
     fn error_chunk(&mut self, cookie: u64, errno: Errno, at: Option<u64>, last: bool) {
@@ -269,6 +270,37 @@ impl Connection {
             self.output.put(&offset.to_be_bytes());
         }
     }
+}
+
+/// A simple reply.
+#[inline]
+pub(super) fn simple_head(cookie: u64, error: u32) -> [u8; 16] {
+    let mut bytes = [0u8; 16];
+    bytes[..4].copy_from_slice(&SIMPLE_REPLY_MAGIC.to_be_bytes());
+    bytes[4..8].copy_from_slice(&error.to_be_bytes());
+    bytes[8..].copy_from_slice(&cookie.to_be_bytes());
+    bytes
+}
+
+/// The start of a content chunk of `len` bytes.
+#[inline]
+pub(super) fn data_head(flags: u16, cookie: u64, offset: u64, len: u32) -> [u8; 28] {
+    let mut bytes = [0u8; 28];
+    bytes[..20].copy_from_slice(&chunk_head(flags, chunk::OFFSET_DATA, cookie, 8 + len));
+    bytes[20..].copy_from_slice(&offset.to_be_bytes());
+    bytes
+}
+
+/// The header of a chunk with `len` bytes behind it.
+#[inline]
+fn chunk_head(flags: u16, kind: u16, cookie: u64, len: u32) -> [u8; 20] {
+    let mut bytes = [0u8; 20];
+    bytes[..4].copy_from_slice(&CHUNK_MAGIC.to_be_bytes());
+    bytes[4..6].copy_from_slice(&flags.to_be_bytes());
+    bytes[6..8].copy_from_slice(&kind.to_be_bytes());
+    bytes[8..16].copy_from_slice(&cookie.to_be_bytes());
+    bytes[16..].copy_from_slice(&len.to_be_bytes());
+    bytes
 }
 
 /// The pieces of a read's answer, which must be what was asked for.

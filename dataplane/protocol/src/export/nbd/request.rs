@@ -20,6 +20,7 @@ pub(super) struct Header {
 
 impl Header {
     /// The fields, or `None` when the magic is wrong.
+    #[inline]
     pub(super) fn parse(bytes: &[u8; HEADER_BYTES]) -> Option<Self> {
         let (magic, rest) = bytes.split_first_chunk()?;
         let (flags, rest) = rest.split_first_chunk()?;
@@ -34,6 +35,18 @@ impl Header {
             offset: u64::from_be_bytes(*offset),
             len: u32::from_be_bytes(*len),
         })
+    }
+
+    /// Where the request at the start of these bytes goes, if so much of it is there: a hint, not checked.
+    #[inline]
+    pub(super) fn peek_offset(bytes: &[u8]) -> Option<u64> {
+        bytes.get(16..24)?.first_chunk().map(|offset| u64::from_be_bytes(*offset))
+    }
+
+    /// Bytes that follow it.
+    #[inline]
+    pub(super) fn payload_bytes(&self) -> usize {
+        if self.command == cmd::WRITE { self.len as usize } else { 0 }
     }
 }
 
@@ -50,6 +63,7 @@ pub(super) struct Attached {
 }
 
 /// What to do for a request, or the error to answer.
+#[inline]
 pub(super) fn judge(header: &Header, attached: &Attached) -> Result<Kind, Errno> {
     let kind = kind_of(header, attached)?;
     if kind == Kind::Flush {

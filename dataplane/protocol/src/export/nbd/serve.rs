@@ -19,7 +19,7 @@ pub(super) enum Wait {
 }
 
 impl Connection {
-    /// Starts the request, answers it, or lets it wait. Returns whether input may go on.
+    /// Starts the request, answers it, or lets it wait (and remembers it). Returns whether input may go on.
     pub(super) fn admit(&mut self, header: Header, pool: &Pool, commands: &mut Vec<ClientCmd>) -> bool {
         let Some(attached) = self.attached else { unreachable!("requests follow an attach") };
         if header.command == cmd::DISC {
@@ -27,9 +27,12 @@ impl Connection {
             return false;
         }
         if self.exclusive.is_some() || self.output.header_bytes() > REPLY_BYTES_MAX {
+            self.receive = Receive::Waiting(header);
             return self.wait(Wait::Limit);
         }
-        self.receive = Receive::Header;
+        if !matches!(self.receive, Receive::Header) {
+            self.receive = Receive::Header;
+        }
         let kind = match judge(&header, &attached) {
             Ok(kind) => kind,
             Err(errno) => return self.turn_down(header, errno),

@@ -124,6 +124,7 @@ fn fuzz(seeds: std::ops::Range<u64>) {
         template.open.clear();
         template.backlog.clear();
         let rig = &mut template;
+        rig.beside = [None, Some(2), Some(5)][seed as usize % 3];
         let structured = dice.below(4) > 0;
         let (mut bytes, cookies) = session(&mut dice, structured);
         let damaged = dice.below(2) == 0;

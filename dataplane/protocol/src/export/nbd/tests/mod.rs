@@ -1,5 +1,6 @@
 //! Tests of the NBD machine: a client that speaks bytes, a volume in memory that answers commands.
 
+mod beside;
 mod fuzz;
 mod options;
 mod pressure;
@@ -94,6 +95,8 @@ pub(super) struct Rig {
     pub(super) volume: Volume,
     pub(super) open: Vec<ClientCmd>,
     backlog: Vec<u8>,
+    /// The volume carries simple requests out at once; every so many of them it says that it cannot.
+    pub(super) beside: Option<u32>,
 }
 
 impl Rig {
@@ -109,6 +112,7 @@ impl Rig {
             volume: Volume::default(),
             open: Vec::new(),
             backlog: Vec::new(),
+            beside: None,
         }
     }
 
@@ -124,7 +128,14 @@ impl Rig {
     /// Offers bytes behind those that were not consumed yet.
     pub(super) fn feed(&mut self, bytes: &[u8]) {
         self.backlog.extend_from_slice(bytes);
-        let taken = self.conn.input(&self.backlog, &self.exports, &self.pool, &mut self.open);
+        let (backlog, exports, pool, open) = (&self.backlog, &self.exports, &self.pool, &mut self.open);
+        let taken = match self.beside {
+            Some(every) => {
+                let mut near = beside::Near::new(&mut self.volume, pool, every);
+                self.conn.input_beside(backlog, exports, pool, open, &mut near)
+            }
+            None => self.conn.input(backlog, exports, pool, open),
+        };
         self.backlog.drain(..taken);
     }
 
