@@ -224,7 +224,12 @@ fn polled(uri: &str, verb: Verb, depth: u32, time: Duration) -> Result<Numbers, 
 
 /// What one request costs the export's machine, beside the rows that it stands in.
 fn instructions() {
-    for (name, what) in [("nbd-read", "read"), ("nbd-write", "write")] {
+    for (name, what) in [
+        ("nbd-read", "read"),
+        ("nbd-write", "write"),
+        ("nbd-read-beside", "read of a bare volume"),
+        ("nbd-write-beside", "write of a bare volume"),
+    ] {
         match micro::instructions(name) {
             Ok(count) => println!("NBD machine, instructions of a 4 KiB {what}: {count:.0} (callgrind)"),
             Err(why) => skip(&format!("instructions of a {what}"), why),

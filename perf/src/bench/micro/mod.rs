@@ -82,7 +82,8 @@ pub(crate) struct Work {
 
 /// All of them.
 fn works() -> Vec<Work> {
-    vec![fence::work(), turn::work(), export::read(), export::write()]
+    let export = [export::read(), export::write(), export::read_beside(), export::write_beside()];
+    [fence::work(), turn::work()].into_iter().chain(export).collect()
 }
 
 /// Arguments of `perf micro`.
