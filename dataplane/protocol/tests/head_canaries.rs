@@ -55,6 +55,24 @@ fn p06_a_write_waits_for_the_peer() {
 }
 
 #[test]
+fn p06_the_end_of_the_own_log_is_not_the_end_of_what_was_acknowledged() {
+    let scenario = |rack: &mut Rack| {
+        rack.serve();
+        let tags: Vec<u64> = (0..24).map(|at| rack.write(at * 16, 16)).collect();
+        rack.wait_all(&tags);
+        rack.crash(0);
+        rack.crash(1);
+        assert!(rack.rot(0, 1) > 0);
+        rack.start(0, false);
+        rack.start(1, false);
+        rack.serve();
+        rack.verify();
+        true
+    };
+    caught(|faults| faults.skip_probe = true, cold, scenario);
+}
+
+#[test]
 fn p06_a_write_waits_for_the_own_log() {
     let scenario = |rack: &mut Rack| {
         rack.serve();

@@ -281,19 +281,28 @@ fn any_two_of_six_sleds_rot_and_are_made_good_by_scrub() {
     assert_eq!(rack.counter("corrupt"), 0, "{}", rack.log());
 }
 
-/// Nothing was flushed, so that all data lies in the logs of the two heads.
-#[test]
-fn flipped_bits_in_a_log_are_mended_from_the_other_head() {
+/// Nothing was flushed, so that all data lies in the logs of the two heads; the rack is killed right after its
+/// last answer, and of one head's log any part may rot, its end too (P-06).
+fn a_log_rots(head: usize, seed: u64) -> (TestRack, String) {
     let mut rack = TestRack::up(&Shape { flush_ms: 120_000, ..Shape::default() });
     let state = rack.path("state").display().to_string();
     let args =
         ["--read", "0", "--size", "64k", "--pattern", "sequential", "--requests", "384", "--state", &state];
     rack.perf("vol0", &[&args[..], &REGION].concat(), SOON).good();
     rack.kill();
-    let log = rack.log_file(1);
-    flip(&log, &written(&log, 0), 40, 9);
+    let log = rack.log_file(head);
+    let held = written(&log, 0);
+    flip(&log, &held, 40, seed);
+    // The records that were appended last.
+    flip(&log, &held[held.len() * 15 / 16..], 20, seed);
     rack.start(&[]);
     all_right(&read_back(&rack, &state), BLOCKS);
+    (rack, state)
+}
+
+#[test]
+fn flipped_bits_in_a_log_are_mended_from_the_other_head() {
+    let (mut rack, state) = a_log_rots(1, 9);
     rack.wait_for("rot is counted and mended", SOON, |status| {
         let counters = &status["volumes"][0]["counters"];
         counters["corrupt"].as_u64() > Some(0) && counters["repaired"].as_u64() > Some(0)
@@ -302,6 +311,17 @@ fn flipped_bits_in_a_log_are_mended_from_the_other_head() {
     rack.start(&[]);
     all_right(&read_back(&rack, &state), BLOCKS);
     assert_eq!(rack.counter("corrupt"), 0, "nothing rotten is left\n{}", rack.log());
+}
+
+#[test]
+fn flipped_bits_in_the_secondarys_log_leave_all_data_in_both() {
+    let (mut rack, state) = a_log_rots(2, 10);
+    // The primary's log rots next, so that all of it has to come from the one that was mended.
+    rack.kill();
+    let log = rack.log_file(1);
+    flip(&log, &written(&log, 0), 40, 11);
+    rack.start(&[]);
+    all_right(&read_back(&rack, &state), BLOCKS);
 }
 
 #[test]

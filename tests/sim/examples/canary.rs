@@ -22,7 +22,7 @@ macro_rules! switches {
 
 switches! {
     head.ack_before_peer, head.ack_before_log, head.number_kept_over_restart, head.foreign_log_accepted,
-    head.grant_ignored, head.skip_reconcile, head.skip_confirm, head.confirm_reuse_old_nonce,
+    head.grant_ignored, head.skip_probe, head.skip_reconcile, head.skip_confirm, head.confirm_reuse_old_nonce,
     head.stale_token_retry, head.false_fence_demotes, head.claim_unchecked, head.seal_skipped,
     head.flush_below_k1, head.no_list_after_claim, head.release_early, head.rmw_on_committed,
     head.spend_reserve, head.no_credit, head.no_crc_check, head.read_any_generation,

@@ -9,7 +9,7 @@
 use crate::dice::Dice;
 use palisade_protocol::wire::limits::{BLOCK, SECTOR};
 use palisade_protocol::wire::{BlockCmd, BlockDone, BlockError, BlockOk, BlockOp, Key, Time};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 use std::rc::Rc;
 use std::time::Duration;
 
@@ -125,6 +125,9 @@ pub struct CrashToll {
     pub lost: u64,
 }
 
+/// Blocks that [`Disk::newest`] remembers.
+const NEWEST: usize = 24;
+
 /// A simulated device.
 #[derive(Debug)]
 pub struct Disk {
@@ -137,6 +140,8 @@ pub struct Disk {
     age: u64,
     /// How it behaves.
     pub health: Health,
+    /// Blocks written durably last, the newest behind.
+    newest: VecDeque<u64>,
     /// Commands it has finished.
     pub finished: u64,
     /// How long a command takes, about, in microseconds.
@@ -159,6 +164,7 @@ impl Disk {
             flights: BTreeMap::new(),
             next_flight: 0,
             age: 0,
+            newest: VecDeque::new(),
             health: Health::Good,
             finished: 0,
             base_us: 40,
@@ -277,6 +283,8 @@ impl Disk {
         self.current.write(offset, bytes);
         if fua {
             self.durable.share(&self.current, offset, bytes.len());
+            self.newest.extend((0..(bytes.len() / BLOCK) as u64).map(|at| offset / BLOCK as u64 + at));
+            self.newest.drain(..self.newest.len().saturating_sub(NEWEST));
         }
         for (index, chunk) in bytes.chunks_exact(SECTOR).enumerate() {
             let sector = offset / SECTOR as u64 + index as u64;
@@ -360,6 +368,11 @@ impl Disk {
         }
         self.current = self.durable.clone();
         lost
+    }
+
+    /// The blocks written durably last.
+    pub fn newest(&self) -> impl Iterator<Item = u64> + '_ {
+        self.newest.iter().copied()
     }
 
     /// Flips one bit of the medium.

@@ -83,6 +83,8 @@ messages! {
     26 1 ColumnList { req, device, partition, from }
     27 1 ColumnListed { req, status, columns, more }
     28 1 ColumnRotten { partition, column, extent, position }
+    29 1 Probe { adopt, held }
+    30 1 Probed { stamp, log, tail, damaged, whole, entries }
 }
 
 /// The message of `meta` and `pieces`, which must be used up exactly.
@@ -100,7 +102,9 @@ pub fn decode(meta: &[u8], pieces: Pieces) -> Result<Msg, MessageError> {
 /// What fields must say of one another, so that machines can rely on it.
 fn check(msg: &Msg) -> Result<(), DecodeError> {
     match msg {
-        Msg::Replicate { entries, .. } => entries.iter().try_for_each(check_entry),
+        Msg::Replicate { entries, .. } | Msg::Probed { entries, .. } => {
+            entries.iter().try_for_each(check_entry)
+        }
         Msg::ColumnWrite { units, crcs, .. } => {
             let whole = |unit: &Buf| !unit.is_empty() && unit.len().is_multiple_of(BLOCK);
             let sound = units.len() == crcs.len() && !units.is_empty() && units.iter().all(whole);

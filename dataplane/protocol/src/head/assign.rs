@@ -3,6 +3,7 @@
 
 use super::core::Core;
 use super::part::{Adoption, Part, Peer, Phase};
+use super::replicate::cost;
 use crate::wire::*;
 use smallvec::SmallVec;
 
@@ -19,7 +20,9 @@ impl Core {
             return;
         }
         let part = &self.parts[p];
-        let current = part.adoption.as_ref().map_or(part.stamp.number, |adoption| adoption.adopt.number);
+        let adopting = part.adoption.as_ref().map(|adoption| adoption.adopt.number);
+        let probing = part.probing.as_ref().map(|probing| probing.adopt.number);
+        let current = adopting.or(probing).unwrap_or(part.stamp.number);
         let stamp = assignment.stamp;
         if stamp.number == part.stamp.number && stamp.grant != part.stamp.grant {
             return self.conflict(p, stamp, out);
@@ -39,12 +42,13 @@ impl Core {
     }
 
     fn adopt_as_primary(&mut self, now: Time, p: usize, assignment: &Assignment, out: &mut Out) {
-        if self.parts[p].damaged {
+        let alone = assignment.members.len() < 2;
+        if self.parts[p].damaged || (self.parts[p].short && alone) {
             let why = "log damaged: a full copy from the peer is needed";
             return self.stop(p, why, ClientError::Unreadable, out);
         }
         self.abort_background(p);
-        let part = &mut self.parts[p];
+        let part = &self.parts[p];
         let adopt = Adopt {
             partition: part.cfg.partition,
             number: assignment.stamp.number,
@@ -52,20 +56,7 @@ impl Core {
             members: assignment.members.iter().copied().collect(),
             tail: part.tail,
         };
-        match self.log.push_adopt(&adopt, part.committed) {
-            Ok(placed) => {
-                part.phase = Phase::Adopting;
-                part.peer = adopt.members.get(1).map(|&member| Peer::new(member, now, self.cfg.retry.first));
-                part.adoption = Some(Adoption { adopt, lsn: placed.lsn, committed: Op(0) });
-            }
-            Err(_) => {
-                // The authority's grant stands; control repeats it until the head has adopted.
-                out.events.push(Event::Note(format!(
-                    "head {}: no room in the log to adopt {} for partition {}",
-                    self.cfg.node, assignment.stamp.number, part.cfg.partition
-                )));
-            }
-        }
+        self.begin_probe(now, p, adopt, out);
     }
 
     /// An adoption is durable in the own log.
@@ -119,37 +110,46 @@ impl Core {
         let Some(p) = self.peer_speaks(from, boot, stamp) else { return };
         let foreign_ok = self.cfg.faults.foreign_log_accepted();
         let first = self.cfg.retry.first;
-        let part = &mut self.parts[p];
-        let Some(peer) = &mut part.peer else { return };
+        let part = &self.parts[p];
+        let Some(peer) = &part.peer else { return };
         if part.phase != Phase::Announcing || peer.announced || (log != peer.member.log && !foreign_ok) {
             return;
         }
-        if damaged || (durable < part.committed && !part.deleted) {
-            // Its log cannot be filled from ours: it needs a full copy. Requests wait, nothing is lost.
-            if !peer.away {
-                peer.away = true;
-                out.events.push(Event::PeerAway { partition: part.cfg.partition, peer: from });
-                out.events.push(Event::Note(format!(
-                    "partition {}: secondary {from} holds operations up to {durable} only, {} are committed",
-                    part.cfg.partition, part.committed
-                )));
-            }
-            return;
+        if damaged || !part.reaches(durable) {
+            return self.peer_needs_copy(p, from, durable, out);
         }
+        let part = &mut self.parts[p];
+        let Some(peer) = &mut part.peer else { return };
         peer.announced = true;
-        peer.durable = durable.min(part.tail).max(part.committed);
+        peer.durable = durable.min(part.tail);
+        if part.deleted {
+            peer.durable = peer.durable.max(part.committed);
+        }
         peer.sent = peer.durable;
         peer.covered = covered;
         peer.progress(now, first);
-        let skip = peer.durable.0 - part.committed.0;
-        peer.spent =
-            part.pending.iter().skip(skip as usize).map(|op| super::replicate::cost(&op.entry.body)).sum();
-        (peer.credit, peer.window) = (0, 0);
+        let durable = peer.durable;
+        part.loading = Op(0);
+        let spent = part.held_after(durable).map(|held| cost(&held.entry.body)).sum();
+        let Some(peer) = &mut part.peer else { return };
+        (peer.spent, peer.credit, peer.window) = (spent, 0, 0);
         peer.grant(credit);
-        self.load_pending(now, p, out);
         if self.cfg.faults.skip_reconcile() {
             self.serve(now, p, out);
         }
+    }
+
+    /// The peer's log and ours cannot be made one from what they hold: one needs a full copy. Requests wait,
+    /// nothing is lost.
+    pub(super) fn peer_needs_copy(&mut self, p: usize, from: NodeId, durable: Op, out: &mut Out) {
+        let part = &mut self.parts[p];
+        let Some(peer) = part.peer.as_mut().filter(|peer| !peer.away) else { return };
+        peer.away = true;
+        out.events.push(Event::PeerAway { partition: part.cfg.partition, peer: from });
+        out.events.push(Event::Note(format!(
+            "partition {}: secondary {from} holds operations up to {durable}, here {} are committed and {} held",
+            part.cfg.partition, part.committed, part.tail
+        )));
     }
 
     /// The peer's log and ours hold the whole tail under the new number: commit it, then serve (P-13).

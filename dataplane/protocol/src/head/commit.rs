@@ -72,21 +72,23 @@ impl Core {
     }
 
     fn apply(&mut self, now: Time, p: usize, pending: Pending, out: &mut Out) {
-        let Pending { entry, addr, cmd, loaded, at, logged_at, replicated_at, .. } = pending;
+        let Pending { addr, cmd, loaded, at, logged_at, replicated_at, .. } = pending;
+        let (op, entry) = (pending.entry.op, &pending.entry);
         let part = &mut self.parts[p];
-        assert!(entry.op.0 == part.committed.0 + 1, "operations apply in order, one by one (P-07)");
-        part.committed = entry.op;
-        part.local = part.local.max(entry.op);
-        match entry.body {
+        assert!(op.0 == part.committed.0 + 1, "operations apply in order, one by one (P-07)");
+        part.committed = op;
+        part.local = part.local.max(op);
+        match &entry.body {
             Body::Write { lba, crcs, .. } if !loaded => {
-                let body = LoggedBody::Write { lba, crcs };
-                self.log.apply_logged(&mut part.index, entry.op, &body, addr);
+                let body = LoggedBody::Write { lba: *lba, crcs: crcs.clone() };
+                self.log.apply_logged(&mut part.index, op, &body, addr);
             }
             Body::Write { .. } | Body::Clear { .. } => {
-                self.log.apply(&mut part.index, entry.op, &entry.body, addr);
+                self.log.apply(&mut part.index, op, &entry.body, addr);
             }
-            body => self.apply_metadata(now, p, entry.op, body, out),
+            body => self.apply_metadata(now, p, op, body.clone(), out),
         }
+        self.parts[p].remember(pending);
         self.release_due = true;
         if cmd != Id::NONE {
             self.done_op(now, p, cmd, logged_at, replicated_at, at, out);

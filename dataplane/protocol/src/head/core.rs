@@ -4,14 +4,14 @@ use super::batch::Batch;
 use super::config::{HeadConfig, PartitionConfig};
 use super::confirm::Link;
 use super::merge::Merge;
-use super::part::{Part, Parts, Phase};
+use super::part::{Part, Parts, Pending, Phase};
 use super::piece::Piece;
 use super::read::Read;
 use super::slab::{Id, Slab};
 use super::sleds::{Ask, Sled};
 use super::stats::{DeviceStatus, HeadStatus, PartitionStatus, RoleState};
 use super::write::Cmd;
-use crate::log::{Log, LoggedBody, Lsn, Mapping, RecoveredPartition, RecoveryReport, is_log_key};
+use crate::log::{Log, LoggedBody, Lsn, Mapping, PendingOp, RecoveredPartition, RecoveryReport, is_log_key};
 use crate::wire::*;
 use palisade_dma::{Buf, Pool};
 use palisade_isal::Codec;
@@ -111,6 +111,7 @@ impl Core {
         part.tail = found.tail;
         part.local = found.tail;
         part.damaged = found.damaged;
+        part.short = found.short;
         part.deleted = found.deleted;
         part.bad = found.bad;
         part.released_op = found.committed;
@@ -119,25 +120,9 @@ impl Core {
             part.stamp = Stamp { partition: adopt.partition, number: adopt.number, grant: adopt.grant };
             part.members = adopt.members;
         }
-        for op in found.pending {
-            let (body, loaded) = match op.body {
-                LoggedBody::Write { lba, crcs } => {
-                    (Body::Write { lba, crcs, data: Buf::from_static(&[]) }, false)
-                }
-                LoggedBody::Other(body) => (body, true),
-            };
-            let entry = Entry { partition: part.id(), number: op.number, op: op.op, body };
-            part.pending.push_back(super::part::Pending {
-                entry,
-                addr: op.addr,
-                lsn: Lsn(0),
-                cmd: Id::NONE,
-                loaded,
-                at: Time::ZERO,
-                logged_at: Time::ZERO,
-                replicated_at: Time::ZERO,
-            });
-        }
+        let id = part.id();
+        part.recent.extend(found.recent.into_iter().map(|op| recovered_op(id, op)));
+        part.pending.extend(found.pending.into_iter().map(|op| recovered_op(id, op)));
         let at = self.parts.add(part);
         if self.cfg.faults.number_kept_over_restart() {
             self.keep_number(at);
@@ -184,9 +169,18 @@ impl Core {
         }
         for p in 0..self.parts.len() {
             if self.cfg.faults.number_kept_over_restart() {
-                self.load_pending(Time::ZERO, p, out);
+                let committed = self.parts[p].committed;
+                self.load_after(Time::ZERO, p, committed, out);
             }
             let part = &mut self.parts[p];
+            part.whole = report.torn == 0 && report.lost == 0;
+            if part.short {
+                let what = format!(
+                    "partition {}: records behind operation {} are lost",
+                    part.cfg.partition, part.tail
+                );
+                out.events.push(Event::Corrupt { place: "log", what });
+            }
             part.stats.counters.corrupt += part.bad.len() as u64;
             for bad in &part.bad {
                 let what = format!("partition {} block {} op {}", part.cfg.partition, bad.lba, bad.op);
@@ -202,6 +196,10 @@ impl Core {
     pub(super) fn handle_msg(&mut self, now: Time, from: NodeId, boot: BootId, msg: Msg, out: &mut Out) {
         self.busy = true;
         match msg {
+            Msg::Probe { adopt, held } => self.on_probe(now, from, boot, adopt, held, out),
+            Msg::Probed { stamp, log, tail, damaged, whole, entries } => {
+                self.on_probed(now, from, boot, stamp, log, tail, (damaged, whole), entries, out);
+            }
             Msg::Announce { adopt, committed } => self.on_announce(from, boot, adopt, committed, out),
             Msg::Announced { stamp, log, durable, credit, covered, damaged } => {
                 self.on_announced(now, from, boot, stamp, log, durable, (credit, covered, damaged), out);
@@ -265,6 +263,8 @@ impl Core {
             self.commit(now, p, out);
             self.pump(now, p, out);
             self.reply(now, p, out);
+            self.probe_on(now, p, out);
+            self.answer_probe(now, p, out);
             self.replicate(now, p, out);
         }
         self.send_confirms(now, out);
@@ -360,6 +360,8 @@ fn part_status(part: &Part) -> PartitionStatus {
     let peer_away = part.peer.as_ref().is_some_and(|peer| peer.away);
     let (role, why) = match part.phase {
         Phase::Idle => (RoleState::Idle, "waits for a number"),
+        Phase::Probing if peer_away => (RoleState::Reconciling, "secondary is away"),
+        Phase::Probing => (RoleState::Reconciling, "asks the secondary where the log ends"),
         Phase::Adopting => (RoleState::Reconciling, "number on its way into the log"),
         Phase::Announcing if peer_away => (RoleState::Reconciling, "secondary is away"),
         Phase::Announcing => (RoleState::Reconciling, "secondary is catching up"),
@@ -392,5 +394,23 @@ fn part_status(part: &Part) -> PartitionStatus {
         extent_room: room,
         devices: part.claims.iter().map(device).collect(),
         stats: part.stats.clone(),
+    }
+}
+
+/// An operation that the log gave back: its bytes stay there.
+fn recovered_op(partition: PartitionId, op: PendingOp) -> Pending {
+    let (body, loaded) = match op.body {
+        LoggedBody::Write { lba, crcs } => (Body::Write { lba, crcs, data: Buf::from_static(&[]) }, false),
+        LoggedBody::Other(body) => (body, true),
+    };
+    Pending {
+        entry: Entry { partition, number: op.number, op: op.op, body },
+        addr: op.addr,
+        lsn: Lsn(0),
+        cmd: Id::NONE,
+        loaded,
+        at: Time::ZERO,
+        logged_at: Time::ZERO,
+        replicated_at: Time::ZERO,
     }
 }

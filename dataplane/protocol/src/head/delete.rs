@@ -62,6 +62,7 @@ impl Core {
         let part = &mut self.parts[p];
         part.index = Index::new(part.cfg.blocks);
         part.deleted = true;
+        part.recent.clear();
         part.released_op = op;
         part.bad.clear();
         part.rot.clear();

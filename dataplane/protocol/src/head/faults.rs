@@ -13,6 +13,8 @@ switches! {
     foreign_log_accepted,
     /// Breaks P-04: an equal number with another grant is taken for the same.
     grant_ignored,
+    /// Breaks P-06: takes the end of its own log for the end of what was acknowledged.
+    skip_probe,
     /// Breaks P-13: serves before it reconciled.
     skip_reconcile,
     /// Breaks P-12: reads do not wait for a confirm.

@@ -18,6 +18,8 @@ const CREDIT_LOW: u64 = 1024;
 pub(super) enum Phase {
     /// No number under this boot (P-01).
     Idle,
+    /// Primary: asks the secondary whether its log goes on where ours ends (P-06).
+    Probing,
     /// Primary: the adoption is on its way into the own log.
     Adopting,
     /// Primary: the secondary has to adopt and to hold the tail (P-13).
@@ -97,6 +99,32 @@ pub(super) struct Adoption {
     pub(super) lsn: Lsn,
     /// Secondary: what the primary knew committed.
     pub(super) committed: Op,
+}
+
+/// A primary that asks where the log ends.
+#[derive(Clone, Debug)]
+pub(super) struct Probing {
+    /// The pair to adopt, once the tail is known.
+    pub(super) adopt: Adopt,
+    /// Where the secondary's log ends.
+    pub(super) end: Option<Op>,
+    /// The own tail that was asked from.
+    pub(super) asked: Option<Op>,
+    /// The secondary never held more than it says.
+    pub(super) whole: bool,
+    /// Operations up to here are readable here, or the secondary has them.
+    pub(super) readable: Op,
+}
+
+/// A secondary that owes the answer to a probe.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Owed {
+    pub(super) to: NodeId,
+    pub(super) stamp: Stamp,
+    /// First operation that the primary lacks.
+    pub(super) next: Op,
+    /// Where the own log ends.
+    pub(super) end: Op,
 }
 
 /// A device's claim (EF-15, P-26).
@@ -213,16 +241,28 @@ pub(super) struct Part {
     pub(super) members: SmallVec<[Member; 2]>,
     pub(super) phase: Phase,
     pub(super) adoption: Option<Adoption>,
+    pub(super) probing: Option<Probing>,
+    pub(super) owed: Option<Owed>,
+    /// Nothing is taken under a lower number: a probe was answered under this one.
+    pub(super) promised: Number,
     /// The pair as it was logged, for checkpoints.
     pub(super) adopted: Option<Adopt>,
     /// Recovery could not vouch for the index.
     pub(super) damaged: bool,
+    /// Recovery lost records behind the tail: a peer whose log is whole has to fill it.
+    pub(super) short: bool,
+    /// The log ends where it ended: recovery met nothing behind that might have been durable.
+    pub(super) whole: bool,
     pub(super) committed: Op,
     /// Last operation numbered (primary) or appended (secondary).
     pub(super) tail: Op,
     /// Contiguous durable in the own log.
     pub(super) local: Op,
     pub(super) pending: VecDeque<Pending>,
+    /// The last committed operations, up to `committed` without a gap.
+    pub(super) recent: VecDeque<Pending>,
+    /// Bytes of operations up to here are being read back.
+    pub(super) loading: Op,
     pub(super) peer: Option<Peer>,
     pub(super) follow: Follow,
     pub(super) waiting: VecDeque<(ClientCmd, Time)>,
@@ -288,12 +328,19 @@ impl Part {
             members: SmallVec::new(),
             phase: Phase::Idle,
             adoption: None,
+            probing: None,
+            owed: None,
+            promised: Number::ZERO,
             adopted: None,
             damaged: false,
+            short: false,
+            whole: true,
             committed: Op(0),
             tail: Op(0),
             local: Op(0),
             pending: VecDeque::new(),
+            recent: VecDeque::new(),
+            loading: Op(0),
             peer: None,
             follow: Follow::default(),
             waiting: VecDeque::new(),
@@ -334,12 +381,6 @@ impl Part {
 
     pub(super) fn serving(&self) -> bool {
         self.phase == Phase::Serving
-    }
-
-    /// The pending operation `op`.
-    pub(super) fn pending_at(&mut self, op: Op) -> Option<&mut Pending> {
-        let at = op.0.checked_sub(self.committed.0 + 1)?;
-        self.pending.get_mut(at as usize)
     }
 
     /// Claim of a device.

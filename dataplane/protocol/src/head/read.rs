@@ -266,7 +266,7 @@ impl Core {
         };
         match read.owner {
             ReadOwner::Merge(merge) => self.merge_read(now, merge, result, out),
-            ReadOwner::Load(p, op) => self.loaded(p, op, result, out),
+            ReadOwner::Load(p, op) => self.loaded(now, p, op, result, out),
             ReadOwner::Peer(peer, req) => out.net.push((peer, Msg::Fetched { req, data: result.ok() })),
             ReadOwner::Copy(copy) => self.copy_read(copy, result),
             ReadOwner::Mend | ReadOwner::Cmd(_) | ReadOwner::Batch(_) => {}

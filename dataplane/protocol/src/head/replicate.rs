@@ -2,18 +2,15 @@
 
 use super::core::Core;
 use super::part::Phase;
-use super::read::ReadOwner;
 use super::stats::Stage;
-use crate::log::{Loc, Mapping};
-use crate::wire::limits::BLOCK;
 use crate::wire::*;
 use smallvec::SmallVec;
 use std::time::Duration;
 
 /// Operations of one message: as many as lie in it without memory of their own.
-const ENTRIES: usize = 4;
+pub(super) const ENTRIES: usize = 4;
 /// Payload of one message.
-const MESSAGE_BLOCKS: u64 = 64;
+pub(super) const MESSAGE_BLOCKS: u64 = 64;
 /// Operations repeated at once; the rest follows when these are answered.
 const REPEATED: u64 = 64;
 /// How long the peer may wait for a watermark that no operation carries.
@@ -54,16 +51,20 @@ impl Core {
 
     /// Sends operations `from..=upto` as far as they are in memory.
     fn send(&mut self, now: Time, p: usize, from: Op, upto: Op, out: &mut Out) {
-        let part = &mut self.parts[p];
-        let Some(peer) = &mut part.peer else { return };
+        let part = &self.parts[p];
+        let Some(peer) = &part.peer else { return };
         let to = peer.member.head;
         let mut entries: SmallVec<[Entry; 4]> = SmallVec::new();
         let mut blocks = 0;
         let (stamp, committed) = (part.stamp, part.committed);
-        let skip = (from.0 - 1).saturating_sub(part.committed.0) as usize;
         let mut last = Op(from.0 - 1);
-        for pending in part.pending.iter().skip(skip) {
-            if pending.entry.op > upto || !pending.loaded {
+        let mut lacking = None;
+        for pending in part.held_after(last) {
+            if pending.entry.op > upto {
+                break;
+            }
+            if !pending.loaded {
+                lacking = Some(last);
                 break;
             }
             let cost = cost(&pending.entry.body);
@@ -79,6 +80,7 @@ impl Core {
         if !entries.is_empty() {
             out.net.push((to, Msg::Replicate { stamp, committed, entries }));
         }
+        let Some(peer) = &mut self.parts[p].peer else { return };
         peer.sent = peer.sent.max(last);
         peer.told = committed;
         peer.tell_at = None;
@@ -87,6 +89,9 @@ impl Core {
             let gap = peer.gap;
             let at = *peer.repeat_at.get_or_insert(now + gap);
             self.arm(at);
+        }
+        if let Some(after) = lacking {
+            self.load_after(now, p, after, out);
         }
     }
 
@@ -115,6 +120,9 @@ impl Core {
         peer.durable = durable;
         peer.progress(now, first);
         let next = peer.repeat_at;
+        if part.phase == Phase::Announcing {
+            part.unload_upto(durable);
+        }
         for op in old.0 + 1..=durable.0 {
             let Some(pending) = part.pending_at(Op(op)) else { break };
             pending.replicated_at = now;
@@ -133,7 +141,7 @@ impl Core {
         let retry = self.cfg.retry;
         let part = &mut self.parts[p];
         let Some(peer) = &mut part.peer else { return };
-        if !matches!(part.phase, Phase::Announcing | Phase::Serving) {
+        if !matches!(part.phase, Phase::Probing | Phase::Announcing | Phase::Serving) {
             return;
         }
         if let Some(at) = peer.tell_at {
@@ -153,59 +161,18 @@ impl Core {
         }
         peer.gap = (peer.gap * 2).min(retry.last);
         peer.repeat_at = None;
+        if self.parts[p].phase == Phase::Probing {
+            return self.probe(now, p, out);
+        }
+        let Some(peer) = &self.parts[p].peer else { return };
         if !peer.announced {
             return self.announce(now, p, out);
         }
         let (durable, sent) = (peer.durable, peer.sent);
         if sent > durable {
-            part.stats.counters.resends += 1;
+            self.parts[p].stats.counters.resends += 1;
             let upto = Op(sent.0.min(durable.0 + REPEATED));
             self.send(now, p, Op(durable.0 + 1), upto, out);
-        }
-    }
-
-    /// Reads back the bytes of recovered operations that the peer lacks, so that they can be sent.
-    pub(super) fn load_pending(&mut self, now: Time, p: usize, out: &mut Out) {
-        let part = &self.parts[p];
-        let durable = part.peer.as_ref().map_or(part.tail, |peer| peer.durable);
-        let mut wanted = Vec::new();
-        for pending in &part.pending {
-            if let Body::Write { lba, crcs, .. } = &pending.entry.body
-                && !pending.loaded
-                && pending.entry.op > durable
-            {
-                let op = pending.entry.op;
-                let blocks = crcs.iter().enumerate().map(|(at, &crc)| {
-                    let at = at as u64;
-                    (Lba(lba.0 + at), Mapping { op, loc: Loc::Log(pending.addr.plus(at)), crc })
-                });
-                wanted.push((op, blocks.collect::<Vec<_>>()));
-            }
-        }
-        for (op, blocks) in wanted {
-            self.read_blocks(now, p, ReadOwner::Load(p, op), &blocks, out);
-        }
-    }
-
-    pub(super) fn loaded(
-        &mut self,
-        p: usize,
-        op: Op,
-        result: Result<palisade_dma::Buf, ClientError>,
-        out: &mut Out,
-    ) {
-        match result {
-            Ok(bytes) => {
-                if let Some(pending) = self.parts[p].pending_at(op)
-                    && let Body::Write { data, crcs, .. } = &mut pending.entry.body
-                    && crcs.len() * BLOCK == bytes.len()
-                {
-                    *data = bytes;
-                    pending.loaded = true;
-                }
-                self.busy = true;
-            }
-            Err(_) => self.stop(p, "log rot in operations that the peer lacks", ClientError::Device, out),
         }
     }
 }

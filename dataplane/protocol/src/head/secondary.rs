@@ -36,12 +36,7 @@ impl Core {
             out.net.push((from, Msg::Refused { refused: stamp, held }));
             return;
         }
-        let primary = adopt.members.first();
-        let speaks = primary.is_some_and(|first| first.head == from && self.same_boot(first.boot, boot));
-        let me = adopt.members.iter().skip(1).find(|member| member.head == self.cfg.node);
-        let Some(me) = me.filter(|_| speaks) else { return };
-        let foreign = me.log != self.log.id() && !self.cfg.faults.foreign_log_accepted();
-        if me.boot != self.cfg.boot || foreign {
+        if !self.speaks_to_us(from, boot, &adopt) || stamp.number < self.parts[p].promised {
             return;
         }
         if stamp.number == held.number {
@@ -70,6 +65,15 @@ impl Core {
         self.take_pair(p, adopt, committed, out);
     }
 
+    /// Whether a pair comes from its primary and names this boot of this log (P-01, P-03).
+    pub(super) fn speaks_to_us(&self, from: NodeId, boot: BootId, adopt: &Adopt) -> bool {
+        let primary = adopt.members.first();
+        let speaks = primary.is_some_and(|first| first.head == from && self.same_boot(first.boot, boot));
+        let me = adopt.members.iter().skip(1).find(|member| member.head == self.cfg.node);
+        let ours = |log| log == self.log.id() || self.cfg.faults.foreign_log_accepted();
+        me.is_some_and(|me| speaks && me.boot == self.cfg.boot && ours(me.log))
+    }
+
     /// Cuts back to the primary's tail and logs the pair (P-01).
     fn take_pair(&mut self, p: usize, adopt: Adopt, committed: Op, out: &mut Out) {
         if self.parts[p].peer.is_some() {
@@ -78,7 +82,18 @@ impl Core {
         }
         let part = &mut self.parts[p];
         let Ok(placed) = self.log.push_adopt(&adopt, part.committed) else { return };
-        while part.tail > adopt.tail {
+        self.cut_back(p, adopt.tail);
+        let part = &mut self.parts[p];
+        part.follow.early.clear();
+        part.owed = None;
+        part.phase = Phase::Idle;
+        part.adoption = Some(Adoption { adopt, lsn: placed.lsn, committed });
+    }
+
+    /// Drops pending operations above `tail`.
+    pub(super) fn cut_back(&mut self, p: usize, tail: Op) {
+        let part = &mut self.parts[p];
+        while part.tail > tail {
             let Some(cut) = part.pending.pop_back() else { break };
             part.tail = Op(part.tail.0 - 1);
             if let Body::Write { crcs, .. } = &cut.entry.body {
@@ -86,15 +101,14 @@ impl Core {
             }
         }
         part.local = part.local.min(part.tail);
-        part.follow.early.clear();
-        part.phase = Phase::Idle;
-        part.adoption = Some(Adoption { adopt, lsn: placed.lsn, committed });
     }
 
     /// The pair is durable: follow it.
     pub(super) fn follow(&mut self, p: usize, committed: Op, out: &mut Out) {
         let part = &mut self.parts[p];
         part.phase = Phase::Following;
+        part.whole = true;
+        part.short = false;
         part.follow = Follow { committed, ..Follow::default() };
         // The primary releases orphans once both checkpoints are past the takeover (P-27, P-28).
         part.released_op = part.released_op.max(part.tail);
@@ -159,7 +173,7 @@ impl Core {
     }
 
     /// Appends what is next in order. What the log cannot take yet stays and is tried again.
-    fn append(&mut self, now: Time, p: usize) {
+    pub(super) fn append(&mut self, now: Time, p: usize) {
         let part = &mut self.parts[p];
         while let Some(first) = part.follow.early.first_entry() {
             if first.get().op.0 != part.tail.0 + 1 {
@@ -186,7 +200,8 @@ impl Core {
                 lsn: placed.lsn,
                 cmd: Id::NONE,
                 loaded: true,
-                at: now,
+                // What a primary gets back from its secondary is no client's fresh write.
+                at: if part.phase == Phase::Following { now } else { Time::ZERO },
                 logged_at: Time::ZERO,
                 replicated_at: Time::ZERO,
             });
@@ -221,7 +236,7 @@ impl Core {
         ));
     }
 
-    fn append_stuck(&mut self, now: Time, p: usize) {
+    pub(super) fn append_stuck(&mut self, now: Time, p: usize) {
         let part = &self.parts[p];
         let next = part.follow.early.first_key_value().is_some_and(|(op, _)| op.0 <= part.tail.0 + 1);
         if next {
@@ -267,7 +282,7 @@ impl Core {
 }
 
 /// Whether a replicated operation is what its sender meant: bytes that rotted on the way are not logged.
-fn sound(entry: &Entry) -> bool {
+pub(super) fn sound(entry: &Entry) -> bool {
     match &entry.body {
         Body::Write { crcs, data, .. } => {
             (1..=IO_BLOCKS_MAX).contains(&crcs.len())

@@ -19,6 +19,8 @@ impl Core {
     pub(super) fn stop(&mut self, p: usize, why: &'static str, error: ClientError, out: &mut Out) {
         self.parts[p].phase = Phase::Stopped(why);
         self.parts[p].adoption = None;
+        self.parts[p].probing = None;
+        self.parts[p].owed = None;
         self.abort_background(p);
         let waiting = std::mem::take(&mut self.parts[p].waiting);
         out.done.extend(waiting.into_iter().map(|(cmd, _)| ClientDone { tag: cmd.tag, result: Err(error) }));

@@ -28,7 +28,11 @@ pub(super) struct Part {
     last: Option<Op>,
     adopted: Option<Adopt>,
     pending: VecDeque<PendingOp>,
+    recent: VecDeque<PendingOp>,
     suspect: bool,
+    /// Committed operations are among lost records: what follows them cannot be applied, and comes from a
+    /// peer together with them.
+    hole: bool,
     damaged: bool,
     deleted: bool,
 }
@@ -138,8 +142,12 @@ impl Replay {
         if part.deleted {
             return;
         }
-        part.commit(committed, &self.faults);
+        part.hole |= part.suspect && committed > part.last.unwrap_or(part.covered);
+        if !part.hole {
+            part.commit(committed, &self.faults);
+        }
         match entry {
+            Logged::Op { .. } if part.hole => {}
             Logged::Op { number, op, body, .. } => {
                 part.operation(PendingOp { op, number, body, addr }, &self.faults);
             }
@@ -226,7 +234,19 @@ impl Part {
             let Some(pending) = self.pending.pop_front() else { return };
             self.deleted |= matches!(pending.body, LoggedBody::Other(Body::Delete));
             self.index.apply(pending.op, Change::from(&pending.body), pending.addr, faults, &mut |_| {});
+            self.remember(pending);
         }
+    }
+
+    /// Keeps the last committed operations: the peer's log may have lost its end.
+    fn remember(&mut self, pending: PendingOp) {
+        if self.recent.back().is_some_and(|last| last.op.0 + 1 != pending.op.0) {
+            self.recent.clear();
+        }
+        if self.recent.len() >= RECENT_OPS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(pending);
     }
 
     fn operation(&mut self, pending: PendingOp, faults: &Faults) {
@@ -240,6 +260,10 @@ impl Part {
                 true
             }
         };
+        if !follows && self.suspect {
+            self.hole = true;
+            return;
+        }
         self.damaged |= !follows;
         self.suspect = false;
         // Numbers are used again only below a cut: what followed it is void, even if the adoption that says
@@ -248,7 +272,7 @@ impl Part {
         self.pending.truncate(kept);
         self.last = Some(op);
         if op <= self.covered {
-            return;
+            return self.remember(pending);
         }
         self.pending.push_back(pending);
         self.commit(self.committed, faults);
@@ -286,6 +310,11 @@ impl Part {
     }
 
     fn into_recovered(mut self, partition: PartitionId, bad: Vec<BadBlock>) -> RecoveredPartition {
+        // Lost records may have voided what is not committed.
+        let short = self.suspect && !self.damaged && !self.deleted;
+        if short {
+            self.pending.clear();
+        }
         // Only what follows without a gap is held.
         let gap = (1..).zip(&self.pending).position(|(i, pending)| pending.op.0 != self.committed.0 + i);
         if let Some(gap) = gap {
@@ -293,6 +322,9 @@ impl Part {
             self.damaged = true;
         }
         let tail = self.pending.back().map_or(self.committed, |pending| pending.op);
+        if self.deleted || self.recent.back().is_some_and(|last| last.op != self.committed) {
+            self.recent.clear();
+        }
         RecoveredPartition {
             partition,
             index: self.index,
@@ -300,8 +332,10 @@ impl Part {
             tail,
             adopted: self.adopted,
             pending: self.pending.into(),
+            recent: self.recent,
             bad,
-            damaged: self.damaged || self.suspect,
+            damaged: self.damaged || (self.suspect && !short),
+            short,
             deleted: self.deleted,
         }
     }

@@ -4,6 +4,7 @@ use super::Faults;
 use super::index::Index;
 use crate::wire::*;
 use palisade_dma::Buf;
+use std::collections::VecDeque;
 
 /// Number of a log record: rises by one with every record, over restarts too. 0 is "none".
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -284,7 +285,11 @@ pub enum LoggedBody {
     Other(Body),
 }
 
-/// An operation that is in the log and not known to be committed.
+/// Committed operations that are remembered for a peer whose log lost its end. An append that was under way
+/// at a crash is what rot there can take, so this is more than commands that a head holds at once.
+pub const RECENT_OPS: usize = 2 * limits::COMMANDS_MAX;
+
+/// An operation of the log, as recovery found it.
 #[derive(Clone, Debug)]
 pub struct PendingOp {
     /// Its place.
@@ -325,11 +330,17 @@ pub struct RecoveredPartition {
     pub adopted: Option<Adopt>,
     /// `committed + 1 ..= tail`, in order.
     pub pending: Vec<PendingOp>,
+    /// The last operations up to `committed`, without a gap, as far as the log still has them; at most
+    /// [`RECENT_OPS`].
+    pub recent: VecDeque<PendingOp>,
     /// Live blocks whose bytes rotted.
     pub bad: Vec<BadBlock>,
     /// Set when records that were durable are lost, so that operations up to `committed` may be missing:
     /// the index must not be served from.
     pub damaged: bool,
+    /// Set when records that were durable are lost behind what is held: nothing that is here is in doubt, but
+    /// more may have been, and only a peer whose log is whole can tell.
+    pub short: bool,
     /// A committed `Delete` was found: the partition is gone.
     pub deleted: bool,
 }

@@ -28,6 +28,29 @@ pub struct Envelope {
 #[allow(clippy::large_enum_variant)] // The largest variants are the hot ones: boxing them would allocate.
 pub enum Msg {
     // ---- primary to secondary and back ----
+    /// P is about to take a number and knows where its own log ends: does the receiver's go on (P-06)? From
+    /// its answer on the receiver takes nothing under lower numbers.
+    Probe {
+        /// The pair to come; `tail` is the end of P's log.
+        adopt: Adopt,
+        /// The pair that P held before.
+        held: Stamp,
+    },
+    /// Where the secondary's log ends, and what follows the asked tail in it.
+    Probed {
+        /// Of the pair to come.
+        stamp: Stamp,
+        /// Its log, so that P refuses another (P-03).
+        log: LogId,
+        /// Contiguous durable tail; with `damaged`, what it has committed.
+        tail: Op,
+        /// Set when it cannot follow from its log (see [`Msg::Announced`]).
+        damaged: bool,
+        /// Set when its log ends where it ended: recovery met nothing behind that might have been durable.
+        whole: bool,
+        /// Consecutive operations behind the asked tail, under the numbers that they were given.
+        entries: SmallVec<[Entry; 4]>,
+    },
     /// P took a number: its tail and what it knows committed (P-01, P-13). The receiver persists the
     /// pair, cuts back to `tail`, answers [`Msg::Announced`].
     Announce {

@@ -62,6 +62,8 @@ pub struct World {
     pub(crate) odds: Odds,
     /// Since when nothing goes wrong; later than any moment while something may.
     pub(crate) calm_since: Time,
+    /// Of a write's two log copies one at most rots: that of this head.
+    pub(crate) rotten_head: Option<NodeId>,
     queue: BTreeMap<(Time, u64), Happening>,
     next_event: u64,
     pub(crate) nodes: BTreeMap<NodeId, Node>,
@@ -116,6 +118,7 @@ impl World {
             scenario,
             odds: Odds::CALM,
             calm_since: Time(1_000_000_000),
+            rotten_head: None,
             queue: BTreeMap::new(),
             next_event: 0,
             nodes: nodes.into_iter().map(|node| (node.id, node)).collect(),
@@ -258,6 +261,7 @@ impl World {
             self.tally.lost_sectors += toll.lost;
         }
         let role = node.role;
+        self.rot_the_end(id);
         self.fence.died(id);
         self.group.iter_mut().for_each(|group| group.died(id));
         if role == Role::Head {

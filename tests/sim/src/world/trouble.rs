@@ -18,6 +18,11 @@ impl World {
     pub(crate) fn start_trouble(&mut self, odds: Odds) {
         self.odds = odds;
         self.calm_since = Time(u64::MAX);
+        if odds.rot_per_s > 0.0 {
+            let heads = self.nodes.values().filter(|node| node.role == Role::Head).map(|node| node.id);
+            let heads: Vec<NodeId> = heads.collect();
+            self.rotten_head = Some(*self.dice.pick(&heads));
+        }
         self.send_away();
         self.after(TICK_NS, Happening::Trouble);
     }
@@ -143,29 +148,47 @@ impl World {
         self.after(away, Happening::Heal { node: id, disk });
     }
 
-    /// A bit flips: on a hurt sled anywhere, or in client data in the log of the last head.
+    /// A bit flips: on a hurt sled anywhere, or in client data in the log of the head that may rot.
     fn rot(&mut self) {
         let hurt = self.hurt_sleds();
-        let head = self.nodes.values().rfind(|node| node.role == Role::Head).map(|node| node.id);
-        let (id, head) = match head {
+        let (id, head) = match self.rotten_head {
             Some(head) if self.dice.chance(0.4) || hurt.is_empty() => (head, true),
             _ if hurt.is_empty() => return,
             _ => (*self.dice.pick(&hurt), false),
         };
-        let offset_in_block = self.dice.below(BLOCK as u64);
         let (draw, bit) = (self.dice.next(), self.dice.below(8) as u8);
-        let Some(disk) = self.node_mut(id).disks.first_mut() else { return };
+        let Some(disk) = self.nodes[&id].disks.first() else { return };
         let blocks: Vec<u64> = disk.durable().touched().collect();
-        if blocks.is_empty() {
+        if !blocks.is_empty() {
+            self.rot_block(id, blocks[(draw % blocks.len() as u64) as usize], bit, head);
+        }
+    }
+
+    /// At a crash rot takes some of what the head that may rot has written last: nothing tells that from a
+    /// torn write (P-06).
+    pub(crate) fn rot_the_end(&mut self, id: NodeId) {
+        if self.rotten_head != Some(id) || self.odds == Odds::CALM || self.dice.chance(0.5) {
             return;
         }
-        let block = blocks[(draw % blocks.len() as u64) as usize];
+        let Some(disk) = self.nodes[&id].disks.first() else { return };
+        let newest: Vec<u64> = disk.newest().collect();
+        for block in newest {
+            if self.dice.chance(0.2) {
+                let bit = self.dice.below(8) as u8;
+                self.rot_block(id, block, bit, true);
+            }
+        }
+    }
+
+    /// Flips a bit of a block; with `client_data` only if it holds some.
+    fn rot_block(&mut self, id: NodeId, block: u64, bit: u8, client_data: bool) {
+        let within = self.dice.below(BLOCK as u64);
+        let Some(disk) = self.node_mut(id).disks.first_mut() else { return };
         let mut sector = [0u8; SECTOR];
         disk.durable().read(block * BLOCK as u64, &mut sector);
-        if head && !is_client_data(&sector) {
-            return;
+        if !client_data || is_client_data(&sector) {
+            disk.rot(block * BLOCK as u64 + within, bit);
         }
-        disk.rot(block * BLOCK as u64 + offset_in_block, bit);
     }
 
     /// The whole rack loses power at once, and comes back.

@@ -51,6 +51,15 @@ fn samples(pool: &Pool) -> Vec<Msg> {
     let (column, extent, partition) = (column(), ExtentId(3), PartitionId(7));
     let owned = OwnedColumn { column: 5, generation: 6, extent, position: 1, number, stripes: 9 };
     let mut all = vec![
+        Msg::Probe { adopt: adopt.clone(), held: stamp },
+        Msg::Probed {
+            stamp,
+            log: LogId(0x10),
+            tail: Op(40),
+            damaged: false,
+            whole: true,
+            entries: entries(pool),
+        },
         Msg::Announce { adopt, committed: Op(39) },
         Msg::Announced {
             stamp,

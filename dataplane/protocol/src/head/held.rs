@@ -1,0 +1,149 @@
+//! The operations that a head can still give to its peer: those not committed, and the last committed ones.
+//!
+//! A restarted head may have lost the end of its log to rot (P-06), and with it operations that the other
+//! one has committed meanwhile. So the last of them are remembered without their bytes, which are read back
+//! from the log when they are asked for: records stay on the medium long after their blocks died, and a
+//! checksum tells whether one has been overwritten. What is read back is bounded, and let go of as soon as
+//! the other side has it.
+
+use super::core::Core;
+use super::part::{Part, Pending};
+use super::read::ReadOwner;
+use super::replicate::cost;
+use crate::log::{Loc, Mapping, RECENT_OPS};
+use crate::wire::limits::BLOCK;
+use crate::wire::*;
+use palisade_dma::Buf;
+use palisade_isal::crc32c;
+
+/// Payload of operations that is read back at once, in blocks.
+const LOAD_BLOCKS: u64 = 256;
+
+impl Part {
+    /// Remembers a committed operation, without its bytes.
+    pub(super) fn remember(&mut self, mut pending: Pending) {
+        pending.unload();
+        if self.recent.len() >= RECENT_OPS {
+            self.recent.pop_front();
+        }
+        self.recent.push_back(pending);
+    }
+
+    /// Whether every operation above `op` can be given, so that a log that ends there can be filled.
+    pub(super) fn reaches(&self, op: Op) -> bool {
+        // Of a deleted partition either member's checkpoints may have forgotten everything.
+        self.deleted || op.0 + self.recent.len() as u64 >= self.committed.0
+    }
+
+    /// Operations above `op`, in order.
+    pub(super) fn held_after(&self, op: Op) -> impl Iterator<Item = &Pending> {
+        let first = self.committed.0 - self.recent.len() as u64;
+        let old = (op.0.saturating_sub(first) as usize).min(self.recent.len());
+        let new = (op.0.saturating_sub(self.committed.0) as usize).min(self.pending.len());
+        self.recent.range(old..).chain(self.pending.range(new..))
+    }
+
+    /// The pending operation `op`.
+    pub(super) fn pending_at(&mut self, op: Op) -> Option<&mut Pending> {
+        let at = op.0.checked_sub(self.committed.0 + 1)?;
+        self.pending.get_mut(at as usize)
+    }
+
+    /// The operation `op`, committed or not.
+    fn held_at(&mut self, op: Op) -> Option<&mut Pending> {
+        let first = self.committed.0 + 1 - self.recent.len() as u64;
+        if op > self.committed {
+            return self.pending_at(op);
+        }
+        self.recent.get_mut(op.0.checked_sub(first)? as usize)
+    }
+
+    /// Lets go of bytes up to `op` that came from a log: its own durable one, or the peer's.
+    pub(super) fn unload_upto(&mut self, op: Op) {
+        let upto = op.min(self.local);
+        let old = self.recent.iter_mut().take_while(|held| held.entry.op <= upto);
+        old.for_each(Pending::unload);
+        let new = self.pending.iter_mut().take_while(|held| held.entry.op <= upto);
+        // A client's own bytes stay until they are committed: the log's copy may rot meanwhile.
+        new.filter(|held| held.at == Time::ZERO).for_each(Pending::unload);
+    }
+}
+
+impl Pending {
+    /// Lets go of its bytes, which lie in the log.
+    pub(super) fn unload(&mut self) {
+        if let Body::Write { data, .. } = &mut self.entry.body {
+            *data = Buf::from_static(&[]);
+            self.loaded = false;
+        }
+    }
+
+    /// Where its bytes lie in the own log, if they are not in memory.
+    fn logged(&self) -> Option<(Op, Vec<(Lba, Mapping)>)> {
+        let Body::Write { lba, crcs, .. } = &self.entry.body else { return None };
+        let op = self.entry.op;
+        let block = |(at, &crc): (u64, &u32)| {
+            (Lba(lba.0 + at), Mapping { op, loc: Loc::Log(self.addr.plus(at)), crc })
+        };
+        (!self.loaded).then(|| (op, (0..).zip(crcs).map(block).collect()))
+    }
+}
+
+impl Core {
+    /// Reads back operations above `after`, a bounded part of them, unless that is under way.
+    pub(super) fn load_after(&mut self, now: Time, p: usize, after: Op, out: &mut Out) {
+        let part = &mut self.parts[p];
+        if part.loading > after {
+            return;
+        }
+        let (mut blocks, mut upto, mut wanted) = (0, after, Vec::new());
+        for held in part.held_after(after) {
+            blocks += cost(&held.entry.body);
+            if blocks > LOAD_BLOCKS && upto > after {
+                break;
+            }
+            upto = held.entry.op;
+            wanted.extend(held.logged());
+        }
+        part.loading = upto;
+        for (op, blocks) in wanted {
+            self.read_blocks(now, p, ReadOwner::Load(p, op), &blocks, out);
+        }
+    }
+
+    /// Bytes of an operation were read back, or cannot be had.
+    pub(super) fn loaded(
+        &mut self,
+        now: Time,
+        p: usize,
+        op: Op,
+        result: Result<Buf, ClientError>,
+        out: &mut Out,
+    ) {
+        self.busy = true;
+        let part = &mut self.parts[p];
+        let Some(held) = part.held_at(op) else { return };
+        let Body::Write { data, crcs, .. } = &mut held.entry.body else { return };
+        // An old place in the log may hold something else by now.
+        let sound = |bytes: &Buf| {
+            crcs.len() * BLOCK == bytes.len()
+                && bytes.chunks_exact(BLOCK).zip(crcs.iter()).all(|(block, &crc)| crc32c(block) == crc)
+        };
+        if let Some(bytes) = result.ok().filter(sound) {
+            *data = bytes;
+            held.loaded = true;
+            return;
+        }
+        part.loading = Op(0);
+        if part.owed.is_some() {
+            self.refuse_probe(p, out);
+        } else if op <= part.committed {
+            let peer = part.peer.as_ref().map(|peer| (peer.member.head, peer.durable));
+            if let Some((head, durable)) = peer {
+                self.peer_needs_copy(p, head, durable, out);
+            }
+        } else {
+            self.end_before(now, p, op, out);
+        }
+    }
+}
