@@ -108,7 +108,7 @@ rack_canary!(p12_reads_without_confirm_are_caught, head.skip_confirm, "unruly");
 rack_canary!(p12_a_confirm_of_before_the_read_is_caught, head.confirm_reuse_old_nonce, "unruly");
 rack_canary!(p06_taking_the_own_logs_end_for_the_end_is_caught, head.skip_probe, "rot");
 rack_canary!(p13_serving_before_reconciling_is_caught, head.skip_reconcile, "crashes");
-rack_canary!(p25_flushing_below_the_minimum_is_caught, head.flush_below_k1, "rot");
+rack_canary!(p25_flushing_below_the_minimum_is_caught, head.flush_below_k1, "small code");
 rack_canary!(nothing_silent_unchecked_reads_are_caught, head.no_crc_check, "rot");
 rack_canary!(p15_reads_of_any_generation_are_caught, head.read_any_generation, "unruly");
 
