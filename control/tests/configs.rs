@@ -56,9 +56,9 @@ fn one_box_memory_forgets_everything_and_puts_the_full_path_before_the_baseline(
     let rack = &parsed.rack;
     assert_eq!(rack.control.store, StoreKind::Memory);
     assert_eq!(rack.reactors.cores, [0], "one reactor, the other core is the client's");
-    let kinds = rack.heads.iter().map(|head| &head.log.kind);
-    let devices = rack.sleds.iter().flat_map(|sled| &sled.devices).map(|device| &device.kind);
-    assert!(kinds.chain(devices).all(|kind| *kind == DeviceKind::Memory));
+    let logs = rack.heads.iter().map(|head| &head.log);
+    let mut devices = logs.chain(rack.sleds.iter().flat_map(|sled| &sled.devices));
+    assert!(devices.all(|device| device.kind == DeviceKind::Memory && device.populate));
     assert_eq!(rack.volumes[0].name, "vol0");
     assert_eq!(rack.volumes[0].members(), ["head-1", "head-2"]);
     assert_eq!(rack.volumes[1].name, "bare0");

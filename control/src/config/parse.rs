@@ -221,7 +221,8 @@ fn device(reader: &mut Reader, section: &mut Section<'_>, name: String, data: &P
         _ => DeviceKind::Memory,
     };
     let size_bytes = reader.size(section, "size").unwrap_or(0);
-    Device { name, kind, size_bytes }
+    let populate = reader.truth(section, "populate");
+    Device { name, kind, size_bytes, populate }
 }
 
 fn addresses(reader: &mut Reader, section: &mut Section<'_>, data: &Path) -> Vec<NbdAddress> {

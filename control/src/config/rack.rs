@@ -191,6 +191,8 @@ pub struct Device {
     pub kind: DeviceKind,
     /// `size`; 0 for a block device means all of it.
     pub size_bytes: u64,
+    /// Whether a memory device takes all its memory at the start rather than as it is written.
+    pub populate: bool,
 }
 
 /// What stands behind a device.

@@ -14,12 +14,14 @@
 
 mod buf;
 mod free;
+mod memory;
 mod pool;
 mod prefetch;
 mod region;
 mod sync;
 
 pub use buf::{Buf, BufMut};
+pub use memory::Memory;
 pub use pool::{Backing, Pool, PoolConfig, PoolError, PoolStats, SLOT_CLASSES};
 pub use prefetch::prefetch;
 

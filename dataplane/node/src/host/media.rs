@@ -148,7 +148,10 @@ impl Opener<'_> {
     fn driver(&self, device: &Device) -> Result<Option<BlockDriver>, MediaError> {
         let (path, block) = match &device.kind {
             DeviceKind::Memory => {
-                let media = MemMedia::new(device.size_bytes);
+                let mut media = MemMedia::new(device.size_bytes);
+                if device.populate {
+                    media.populate();
+                }
                 return Ok(Some(BlockDriver::Mem(MemDriver::new(&device.name, media))));
             }
             DeviceKind::File(path) => (path, false),

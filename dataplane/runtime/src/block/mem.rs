@@ -2,21 +2,40 @@
 //!
 //! Its media ([`MemMedia`]) can be taken out and put into a new driver, as a disk moves to another
 //! host, and hold what a driver acknowledged. They are sparse: chunks that were never written read as
-//! zeroes and take no memory. Durable for the life of the process only, which [`BlockInfo`] says (P-09).
+//! zeroes and take no memory, unless they are populated: the kernel clears a page when it is touched first,
+//! which a device that is to be fast does not leave to its first writes. Durable for the life of the process only, which [`BlockInfo`] says (P-09).
 
 use super::{
     BlockCompletion, BlockFault, BlockInfo, BlockOk, BlockPort, BlockRequest, BlockVerb, SECTOR, in_range,
 };
 use crate::clock::Nanos;
+use palisade_dma::Memory;
 
-/// Bytes of a chunk that is allocated at its first write.
-const CHUNK: usize = 1 << 20;
+/// Bytes of a chunk that is allocated at its first write: a huge page.
+const CHUNK: usize = 2 << 20;
 
 /// Contents of a memory device.
-#[derive(Clone)]
 pub struct MemMedia {
     bytes: u64,
-    chunks: Vec<Option<Box<[u8]>>>,
+    chunks: Vec<Option<Memory>>,
+}
+
+impl Clone for MemMedia {
+    fn clone(&self) -> Self {
+        let mut copy = Self::new(self.bytes);
+        for (to, from) in copy.chunks.iter_mut().zip(&self.chunks) {
+            if let Some(from) = from {
+                to.get_or_insert_with(chunk).copy_from_slice(from);
+            }
+        }
+        copy
+    }
+}
+
+/// # Panics
+/// When the host has no memory left, as any allocation would.
+fn chunk() -> Memory {
+    Memory::zeroed(CHUNK).expect("the host has memory for its memory devices")
 }
 
 impl MemMedia {
@@ -24,7 +43,17 @@ impl MemMedia {
     pub fn new(bytes: u64) -> Self {
         let bytes = bytes.next_multiple_of(SECTOR as u64);
         let count = usize::try_from(bytes.div_ceil(CHUNK as u64)).expect("a memory device fits memory");
-        Self { bytes, chunks: vec![None; count] }
+        Self { bytes, chunks: (0..count).map(|_| None).collect() }
+    }
+
+    /// Touches all memory, so that no later write has to wait for pages.
+    pub fn populate(&mut self) {
+        for chunk in self.chunks.iter_mut().map(|slot| slot.get_or_insert_with(chunk)) {
+            for page in chunk.chunks_mut(4096) {
+                // Written through a value that the compiler cannot see, or it would drop the write of a zero.
+                page[0] = std::hint::black_box(page[0]);
+            }
+        }
     }
 
     /// Media with the contents of `image`.
@@ -53,7 +82,7 @@ impl MemMedia {
         while !bytes.is_empty() {
             let (index, at) = ((offset / CHUNK as u64) as usize, (offset % CHUNK as u64) as usize);
             let len = bytes.len().min(CHUNK - at);
-            let chunk = self.chunks[index].get_or_insert_with(|| vec![0; CHUNK].into_boxed_slice());
+            let chunk = self.chunks[index].get_or_insert_with(chunk);
             chunk[at..at + len].copy_from_slice(&bytes[..len]);
             bytes = &bytes[len..];
             offset += len as u64;
@@ -199,6 +228,18 @@ mod tests {
         let done = out.pop().expect("one completion");
         assert_eq!(done.key, 9);
         done.result
+    }
+
+    #[test]
+    fn a_populated_device_holds_all_its_memory_and_reads_zeroes() {
+        let mut media = MemMedia::new(5 << 20);
+        assert_eq!(media.allocated(), 0);
+        media.populate();
+        assert_eq!(media.allocated(), 6 << 20, "whole chunks");
+        let mut bytes = vec![1; 4096];
+        media.read((5 << 20) - 4096, &mut bytes);
+        assert!(bytes.iter().all(|&byte| byte == 0));
+        assert_eq!(media.clone().allocated(), media.allocated());
     }
 
     #[test]
