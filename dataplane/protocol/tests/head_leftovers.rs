@@ -176,3 +176,48 @@ fn extents_on_a_device_that_was_given_up_count_as_degraded_until_they_are_rewrit
     (0..3).for_each(|sled| rack.crash(2 + sled));
     rack.verify();
 }
+
+/// One partition waits for its secondary with a few writes that nothing can commit; the other goes on, many times
+/// around the log. Then the head crashes, too, and still has the writes.
+#[test]
+fn p31_writes_that_wait_for_a_secondary_do_not_hold_up_the_log_of_other_partitions() {
+    for seed in 610..614 {
+        let mut shape = Shape { blocks: 1024, log_segments: 24, ..Shape::new(seed) };
+        shape.flush.fill_low = 20;
+        shape.columns = 48;
+        let mut rack = Rack::new(shape);
+        rack.serve();
+        rack.workload(50, 256, 8);
+        rack.serve_alone();
+        rack.crash(1);
+        let first = rack.rand(64) as usize;
+        let waiting: Vec<u64> = (0..6).map(|at| rack.write((first + 20 * at) * 8, 8 + 8 * at)).collect();
+        let trim = rack.trim(2000, 64);
+        rack.run_for(Duration::from_millis(20));
+        let laps = if seed % 2 == 0 { 5 } else { 9 };
+        let log = 24 * (512 << 10) / (64 << 10);
+        for at in 0..laps * log {
+            let tag = rack.write_alone(at % 64 * 16, seed + at);
+            rack.wait_all(&[tag]);
+        }
+        assert!(waiting.iter().all(|tag| !rack.done.contains_key(tag)), "they wait still");
+        if seed < 612 {
+            rack.crash(0);
+            rack.start(0, false);
+        }
+        rack.start(1, false);
+        rack.serve();
+        // What the primary's log held is committed now, whether or not somebody was left to be told.
+        for at in 0..6 {
+            let sectors = (first + 20 * at) * 8..(first + 20 * at) * 8 + 8 + 8 * at;
+            sectors.for_each(|sector| drop(rack.model[sector].drain(..rack.model[sector].len() - 1)));
+        }
+        (2000..2064).for_each(|sector| rack.model[sector] = vec![0]);
+        rack.verify();
+        if seed >= 612 {
+            rack.wait_all(&waiting);
+            rack.wait_all(&[trim]);
+        }
+        assert_eq!(rack.counters().corrupt, 0);
+    }
+}

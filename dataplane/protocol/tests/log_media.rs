@@ -276,7 +276,7 @@ fn hex(bytes: &[u8]) -> String {
 fn entry_bytes(body: Body) -> String {
     let entry = Entry { partition: PartitionId(1), number: Number { epoch: 2, counter: 3 }, op: Op(4), body };
     let mut w = Writer::new();
-    put_entry(&mut w, &entry, Op(3));
+    put_entry(&mut w, &entry, Op(3), false);
     let mut r = Reader::new(&w.bytes);
     let (back, committed) = take_entry(&mut r).expect("decodes");
     assert!(r.rest().is_empty() && committed == Op(3) && back.partition() == PartitionId(1));

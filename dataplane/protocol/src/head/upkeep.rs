@@ -1,11 +1,10 @@
 //! Background work of a head: what runs when, checkpoints, log release and copy-forward (P-08, P-28, P-31).
 
 use super::core::Core;
-use super::part::{Parts, Phase};
+use super::part::{Part, Parts, Pending, Phase};
 use super::read::ReadOwner;
 use super::slab::{Id, Slab};
-use crate::log::{CopyForward, LiveRun, Loc, Lsn, Mapping, PartitionMeta, Placed};
-use crate::wire::limits::BLOCK;
+use crate::log::{CopyForward, LiveRun, Loc, LogAddr, Lsn, Mapping, PartitionMeta, Placed};
 use crate::wire::*;
 use palisade_dma::Buf;
 use std::collections::VecDeque;
@@ -22,11 +21,20 @@ const COPY_BLOCKS: usize = 256;
 /// Log fill in percent from which blocked tail segments are copied forward.
 const COPY_FILL: u8 = 85;
 
+/// What is moved to the log's head.
+#[derive(Debug)]
+enum Moving {
+    /// Committed blocks.
+    Blocks(CopyForward),
+    /// An operation that is not committed.
+    Pending(Entry),
+}
+
 /// Copies under way.
 #[derive(Debug, Default)]
 pub(super) struct Copying {
-    reading: Slab<(usize, CopyForward)>,
-    writing: VecDeque<(usize, CopyForward, Placed)>,
+    reading: Slab<(usize, Moving)>,
+    writing: VecDeque<(usize, Moving, Placed)>,
     checkpoint_at: Time,
     /// A checkpoint is being written.
     checkpoint: bool,
@@ -159,6 +167,48 @@ impl Core {
             self.copy_run(now, p, run, out);
         }
         self.copying.runs = runs;
+        for p in 0..self.parts.len() {
+            self.move_pending(now, p, &mut blocks, out);
+        }
+    }
+
+    /// Logs pending operations of the tail segment again: a volume whose secondary is away would hold up the
+    /// log of all others (P-31). When there are none the segment waits for the partition no more.
+    fn move_pending(&mut self, now: Time, p: usize, blocks: &mut usize, out: &mut Out) {
+        let (part, Some(last)) = (&self.parts[p], self.log.tail_last()) else { return };
+        let old = |pending: &&Pending| pending.lsn <= last && pending.entry.op <= part.local;
+        let mut moving: Vec<(Entry, bool, LogAddr)> = Vec::new();
+        for pending in part.pending.iter().filter(old) {
+            *blocks += 1 + written(&pending.entry) as usize;
+            if *blocks > COPY_BLOCKS && !moving.is_empty() {
+                break;
+            }
+            moving.push((pending.entry.clone(), pending.loaded, pending.addr));
+        }
+        if moving.is_empty() {
+            let staged = part.pending.iter().any(|pending| pending.lsn <= last);
+            if !staged {
+                let (id, committed) = (part.cfg.partition, part.committed);
+                self.log.unpin_tail(id, committed);
+            }
+            return;
+        }
+        for (entry, loaded, addr) in moving {
+            let Body::Write { lba, crcs, .. } = &entry.body else {
+                self.stage_move(p, Moving::Pending(entry));
+                continue;
+            };
+            if loaded {
+                self.stage_move(p, Moving::Pending(entry));
+                continue;
+            }
+            let block = |(at, &crc): (u64, &u32)| {
+                (Lba(lba.0 + at), Mapping { op: entry.op, loc: Loc::Log(addr.plus(at)), crc })
+            };
+            let wanted: Vec<(Lba, Mapping)> = (0..).zip(crcs).map(block).collect();
+            let id = self.copying.reading.insert((p, Moving::Pending(entry)));
+            self.read_blocks(now, p, ReadOwner::Copy(id), &wanted, out);
+        }
     }
 
     fn copy_run(&mut self, now: Time, p: usize, run: &LiveRun, out: &mut Out) {
@@ -176,19 +226,34 @@ impl Core {
         let data = Buf::from_static(&[]);
         let (partition, op, lba, from) = (run.partition, run.op, run.lba, run.addr);
         let copy = CopyForward { partition, op, lba, crcs, from, data };
-        let id = self.copying.reading.insert((p, copy));
+        let id = self.copying.reading.insert((p, Moving::Blocks(copy)));
         self.read_blocks(now, p, ReadOwner::Copy(id), &wanted, out);
     }
 
     /// The bytes of a copy are there: stage it.
     pub(super) fn copy_read(&mut self, id: Id, result: Result<Buf, ClientError>) {
-        let Some((p, mut copy)) = self.copying.reading.remove(id) else { return };
-        let Ok(data) = result else { return };
-        copy.data = data;
-        let committed = self.parts[p].committed;
-        if let Ok(placed) = self.log.push_copy(&copy, committed) {
-            self.parts[p].stats.counters.copied_forward += (copy.data.len() / BLOCK) as u64;
-            self.copying.writing.push_back((p, copy, placed));
+        let Some((p, mut moving)) = self.copying.reading.remove(id) else { return };
+        let Ok(bytes) = result else { return };
+        match &mut moving {
+            Moving::Blocks(copy) => copy.data = bytes,
+            Moving::Pending(Entry { body: Body::Write { data, .. }, .. }) => *data = bytes,
+            Moving::Pending(_) => {}
+        }
+        self.stage_move(p, moving);
+    }
+
+    /// Puts a copy into the log. What finds no room is tried again.
+    fn stage_move(&mut self, p: usize, moving: Moving) {
+        let part = &mut self.parts[p];
+        let (placed, blocks) = match &moving {
+            Moving::Blocks(copy) => (self.log.push_copy(copy, part.committed), copy.crcs.len() as u64),
+            // Committed, or cut, while it was read.
+            Moving::Pending(entry) if !part.holds(entry) => return,
+            Moving::Pending(entry) => (self.log.push_again(entry, part.committed), written(entry)),
+        };
+        if let Ok(placed) = placed {
+            part.stats.counters.copied_forward += blocks;
+            self.copying.writing.push_back((p, moving, placed));
             self.busy = true;
         }
     }
@@ -196,9 +261,39 @@ impl Core {
     /// Copies that are durable take their blocks' place.
     pub(super) fn settle_copies(&mut self, durable: Lsn) {
         while self.copying.writing.front().is_some_and(|(_, _, placed)| placed.lsn <= durable) {
-            let Some((p, copy, placed)) = self.copying.writing.pop_front() else { return };
-            self.log.settle_copy(&mut self.parts[p].index, &copy, placed);
+            let Some((p, moving, placed)) = self.copying.writing.pop_front() else { return };
+            let part = &mut self.parts[p];
+            match moving {
+                Moving::Blocks(copy) => {
+                    self.log.settle_copy(&mut part.index, &copy, placed);
+                }
+                Moving::Pending(entry) => {
+                    let blocks = written(&entry) as u32;
+                    let held = part.holds(&entry).then(|| part.pending_at(entry.op)).flatten();
+                    let dead = held.map_or(placed.addr, |pending| {
+                        pending.lsn = placed.lsn;
+                        std::mem::replace(&mut pending.addr, placed.addr)
+                    });
+                    self.log.dead(dead, blocks);
+                }
+            }
             self.release_due = true;
+            self.background_at = Time::ZERO;
         }
+    }
+}
+
+impl Part {
+    /// Whether the very operation is pending still.
+    fn holds(&mut self, entry: &Entry) -> bool {
+        self.pending_at(entry.op).is_some_and(|pending| pending.entry.number == entry.number)
+    }
+}
+
+/// Payload blocks of an operation.
+fn written(entry: &Entry) -> u64 {
+    match &entry.body {
+        Body::Write { crcs, .. } => crcs.len() as u64,
+        _ => 0,
     }
 }

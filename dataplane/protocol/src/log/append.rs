@@ -127,6 +127,17 @@ pub(super) struct Start {
     pub(super) at: u32,
 }
 
+/// How an operation is staged.
+#[derive(Clone, Copy)]
+struct Kind {
+    /// Its payload stays in memory.
+    hot: bool,
+    /// It stands in the log already.
+    again: bool,
+    /// The room of user data.
+    user: Room,
+}
+
 /// Blocks that go with an entry.
 #[derive(Clone, Copy)]
 struct Payload<'a> {
@@ -204,30 +215,32 @@ impl Log {
     /// Writes are [`Room::User`], clears [`Room::Replica`] (they make space, and a full rack must not keep
     /// them out; the head lets them pass ordinary clients' limits only then), the rest [`Room::Metadata`].
     pub fn push(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
-        self.push_entry(entry, committed, true, Room::User)
+        self.push_entry(entry, committed, Kind { hot: true, again: false, user: Room::User })
     }
 
     /// As [`Log::push`], for a secondary. The payload is not kept in memory once it is written: a secondary
     /// serves no reads, and the buffers are the primary's. Clears and writes are [`Room::Replica`].
     pub fn push_cold(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
-        self.push_entry(entry, committed, false, Room::Replica)
+        self.push_entry(entry, committed, Kind { hot: false, again: false, user: Room::Replica })
     }
 
-    fn push_entry(
-        &mut self,
-        entry: &Entry,
-        committed: Op,
-        hot: bool,
-        user: Room,
-    ) -> Result<Placed, PushError> {
+    /// Stages a pending operation once more, so that the segment in which it stands can go (P-31): once
+    /// durable, what refers to the old place refers to the new one, and the old payload is [`Log::dead`].
+    pub fn push_again(&mut self, entry: &Entry, committed: Op) -> Result<Placed, PushError> {
+        self.push_entry(entry, committed, Kind { hot: false, again: true, user: Room::Copy })
+    }
+
+    fn push_entry(&mut self, entry: &Entry, committed: Op, kind: Kind) -> Result<Placed, PushError> {
+        let Kind { hot, again, user } = kind;
         if !record::entry_ok(entry) {
             return Err(PushError::TooLarge);
         }
         let mut bytes = std::mem::take(&mut self.entry);
         bytes.bytes.clear();
-        record::put_entry(&mut bytes, entry, committed);
+        record::put_entry(&mut bytes, entry, committed, again);
         let (data, room) = match &entry.body {
             Body::Write { lba, data, .. } => (Some((*lba, data)), user),
+            _ if again => (None, Room::Copy),
             Body::Clear { .. } => (None, Room::Replica),
             _ => (None, Room::Metadata),
         };

@@ -119,6 +119,8 @@ pub enum Logged {
         op: Op,
         /// What it does, without the bytes of a write.
         body: LoggedBody,
+        /// It stood in an older segment before and was moved here while it was pending (P-31).
+        again: bool,
     },
     /// A (number, group) pair was adopted (P-01).
     Adopt(Adopt),
@@ -163,6 +165,8 @@ const DELETE: u8 = 7;
 const NOTHING: u8 = 8;
 const ADOPT: u8 = 9;
 const COPY: u8 = 10;
+/// Added to the kind of an operation that is logged again while it is pending.
+const AGAIN: u8 = 0x80;
 
 fn common(w: &mut Writer, kind: u8, partition: PartitionId, number: Number, op: Op, committed: Op) {
     w.u8(kind).u64(partition.0).u32(number.epoch).u64(number.counter).u64(op.0).u64(committed.0);
@@ -175,9 +179,11 @@ fn put_blocks(w: &mut Writer, lba: Lba, crcs: &[u32]) {
     }
 }
 
-/// Appends the bytes of an operation.
-pub fn put_entry(w: &mut Writer, entry: &Entry, committed: Op) {
-    let start = |w: &mut Writer, kind| common(w, kind, entry.partition, entry.number, entry.op, committed);
+/// Appends the bytes of an operation; `again` when it stands in the log already and was moved here (P-31).
+pub fn put_entry(w: &mut Writer, entry: &Entry, committed: Op, again: bool) {
+    let mark = if again { AGAIN } else { 0 };
+    let start =
+        |w: &mut Writer, kind: u8| common(w, kind | mark, entry.partition, entry.number, entry.op, committed);
     match &entry.body {
         Body::Write { lba, crcs, .. } => {
             start(w, WRITE);
@@ -286,7 +292,8 @@ pub fn take_entry(r: &mut Reader<'_>) -> Result<(Logged, Op), DecodeError> {
     let number = Number { epoch: r.u32()?, counter: r.u64()? };
     let op = Op(r.u64()?);
     let committed = Op(r.u64()?);
-    let body = match kind {
+    let again = kind & AGAIN != 0 && !matches!(kind & !AGAIN, ADOPT | COPY);
+    let body = match if again { kind & !AGAIN } else { kind } {
         ADOPT => return Ok((take_adopt(r, partition, number, op)?, committed)),
         COPY => {
             let (lba, crcs) = take_blocks(r)?;
@@ -311,7 +318,7 @@ pub fn take_entry(r: &mut Reader<'_>) -> Result<(Logged, Op), DecodeError> {
         NOTHING => LoggedBody::Other(Body::Nothing),
         _ => return Err(DecodeError::Range("entry kind")),
     };
-    Ok((Logged::Op { partition, number, op, body }, committed))
+    Ok((Logged::Op { partition, number, op, body, again }, committed))
 }
 
 fn take_blocks(r: &mut Reader<'_>) -> Result<(Lba, CrcList), DecodeError> {

@@ -91,6 +91,18 @@ impl Log {
         }
     }
 
+    /// The newest record of the oldest segment, once another one is being written: a pending operation that is
+    /// no newer stands in it.
+    pub fn tail_last(&self) -> Option<Lsn> {
+        (self.ring.tail < self.ring.head).then(|| self.ring.peek(self.ring.tail).last)
+    }
+
+    /// Every pending operation of the partition has a durable place behind the oldest segment
+    /// ([`Log::push_again`]), which so waits for none of them.
+    pub fn unpin_tail(&mut self, partition: PartitionId, committed: Op) {
+        self.ring.unpin_tail(partition, committed);
+    }
+
     /// Releases segments from the tail while nothing in them is live, pinned, uncommitted
     /// (`committed`: highest committed op of a partition, `None` if it is unknown or deleted) or needed
     /// metadata that no durable checkpoint covers (P-08). Says how many went.

@@ -2,7 +2,8 @@
 //!
 //! Starts from what the checkpoint holds. Operations above its C are applied in order once an entry says
 //! that they are committed; the rest stays pending for the head to reconcile. An adoption voids pending
-//! operations above its tail. Records that were lost make a partition suspect until its next operation
+//! operations above its tail. A pending operation may stand in the log again, where it was moved so that its
+//! segment could go (P-31). Records that were lost make a partition suspect until its next operation
 //! shows that nothing of it was in them.
 
 use super::Faults;
@@ -24,7 +25,8 @@ pub(super) struct Part {
     listed: bool,
     newest: Lsn,
     committed: Op,
-    /// Highest operation met in the log.
+    /// First and highest operation met in the log, but for those that were moved.
+    first: Option<Op>,
     last: Option<Op>,
     adopted: Option<Adopt>,
     pending: VecDeque<PendingOp>,
@@ -148,8 +150,9 @@ impl Replay {
         }
         match entry {
             Logged::Op { .. } if part.hole => {}
-            Logged::Op { number, op, body, .. } => {
-                part.operation(PendingOp { op, number, body, addr }, &self.faults);
+            Logged::Op { number, op, body, again, .. } => {
+                let pending = PendingOp { op, number, body, addr };
+                if again { part.moved(pending) } else { part.operation(pending, &self.faults) }
             }
             Logged::Adopt(adopt) => part.adopt(adopt),
             Logged::Copy { op, lba, crcs, .. } => {
@@ -174,6 +177,7 @@ impl Replay {
         let Self { faults, parts, lost, bad, report, checkpoint_begin, .. } = self;
         let mut found = Vec::new();
         for (partition, mut part) in parts {
+            part.settle(&faults);
             if !part.listed && part.newest <= checkpoint_begin {
                 part = Part { deleted: true, ..Part::default() };
             }
@@ -255,8 +259,7 @@ impl Part {
             Some(last) => op.0 <= last.0 + 1,
             None if self.suspect => op.0 <= self.covered.0 + 1,
             None => {
-                // Segments released before this one held committed operations only.
-                self.committed = self.committed.max(Op(op.0.saturating_sub(1)));
+                self.first = Some(op);
                 true
             }
         };
@@ -276,6 +279,32 @@ impl Part {
         }
         self.pending.push_back(pending);
         self.commit(self.committed, faults);
+    }
+
+    /// A pending operation was moved to a new place, or out of a segment that has been released since.
+    fn moved(&mut self, pending: PendingOp) {
+        if pending.op <= self.committed {
+            return;
+        }
+        let at = self.pending.partition_point(|held| held.op < pending.op);
+        match self.pending.get_mut(at).filter(|held| held.op == pending.op) {
+            Some(held) => *held = pending,
+            None => self.pending.insert(at, pending),
+        }
+    }
+
+    /// All records were taken. Segments released before the first operation held committed ones, and pending
+    /// ones that were moved: the highest that was not moved is committed, and all below it.
+    fn settle(&mut self, faults: &Faults) {
+        let Some(first) = self.first else { return };
+        let mut highest = first.0.saturating_sub(1);
+        for held in self.pending.iter().rev().skip_while(|held| held.op >= first) {
+            if held.op.0 != highest {
+                break;
+            }
+            highest -= 1;
+        }
+        self.commit(Op(highest), faults);
     }
 
     /// P-01: operations above the tail that came before are void.

@@ -185,6 +185,16 @@ impl Ring {
         }
     }
 
+    /// No operation of a partition above `committed` stands in the oldest segment any more (P-31).
+    pub(super) fn unpin_tail(&mut self, partition: PartitionId, committed: Op) {
+        let tail = self.tail;
+        let tops = self.segment(tail).tops.iter_mut();
+        for top in tops.filter(|top| top.partition == partition) {
+            top.op = top.op.min(committed);
+            top.meta = top.meta.min(committed);
+        }
+    }
+
     /// Frees the oldest segment.
     pub(super) fn release_tail(&mut self) {
         assert!(self.tail < self.head, "the segment being written is never released");
