@@ -210,9 +210,11 @@ fn p31_writes_that_wait_for_a_secondary_do_not_hold_up_the_log_of_other_partitio
         // What the primary's log held is committed now, whether or not somebody was left to be told.
         for at in 0..6 {
             let sectors = (first + 20 * at) * 8..(first + 20 * at) * 8 + 8 + 8 * at;
-            sectors.for_each(|sector| drop(rack.model[sector].drain(..rack.model[sector].len() - 1)));
+            for held in &mut rack.model[sectors] {
+                held.drain(..held.len() - 1);
+            }
         }
-        (2000..2064).for_each(|sector| rack.model[sector] = vec![0]);
+        rack.model[2000..2064].fill(vec![0]);
         rack.verify();
         if seed >= 612 {
             rack.wait_all(&waiting);

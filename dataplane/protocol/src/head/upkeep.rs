@@ -159,7 +159,9 @@ impl Core {
         for run in &runs {
             let Some(p) = self.parts.find(run.partition) else { continue };
             let part = &self.parts[p];
-            let flushed_here = part.phase == Phase::Serving && part.no_columns_since.is_none();
+            // A repoint needs the peer, too.
+            let away = part.peer.as_ref().is_some_and(|peer| peer.away);
+            let flushed_here = part.phase == Phase::Serving && part.no_columns_since.is_none() && !away;
             if flushed_here || blocks + run.blocks as usize > COPY_BLOCKS {
                 continue;
             }
