@@ -313,6 +313,8 @@ impl Part {
             self.pending.pop_back();
         }
         self.last = self.last.map(|last| last.min(adopt.tail));
+        // Operations that were moved and then cut are void, not committed.
+        self.first = self.first.map(|first| first.min(Op(adopt.tail.0 + 1)));
         if self.adopted.as_ref().is_none_or(|held| held.number <= adopt.number) {
             self.adopted = Some(adopt);
         }
