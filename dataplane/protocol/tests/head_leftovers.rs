@@ -188,7 +188,7 @@ fn p31_writes_that_wait_for_a_secondary_do_not_hold_up_the_log_of_other_partitio
         let mut rack = Rack::new(shape);
         rack.serve();
         rack.workload(50, 256, 8);
-        rack.serve_alone();
+        rack.serve_alone(0);
         rack.crash(1);
         let first = rack.rand(64) as usize;
         let waiting: Vec<u64> = (0..6).map(|at| rack.write((first + 20 * at) * 8, 8 + 8 * at)).collect();
@@ -197,7 +197,7 @@ fn p31_writes_that_wait_for_a_secondary_do_not_hold_up_the_log_of_other_partitio
         let laps = if seed % 2 == 0 { 5 } else { 9 };
         let log = 24 * (512 << 10) / (64 << 10);
         for at in 0..laps * log {
-            let tag = rack.write_alone(at % 64 * 16, seed + at);
+            let tag = rack.write_alone(0, at % 64 * 16, seed + at);
             rack.wait_all(&[tag]);
         }
         assert!(waiting.iter().all(|tag| !rack.done.contains_key(tag)), "they wait still");
@@ -220,6 +220,67 @@ fn p31_writes_that_wait_for_a_secondary_do_not_hold_up_the_log_of_other_partitio
             rack.wait_all(&waiting);
             rack.wait_all(&[trim]);
         }
+        assert_eq!(rack.counters().corrupt, 0);
+    }
+}
+
+/// Heads crash at any moment while they move what waits: a primary without its secondary, or a secondary
+/// without its primary, which holds writes that nobody has acknowledged. Then both are there again.
+#[test]
+fn p31_a_head_that_crashes_while_it_moves_what_waits_still_has_it() {
+    for seed in 620..630 {
+        let mut shape = Shape { blocks: 1024, log_segments: 24, ..Shape::new(seed) };
+        shape.flush.fill_low = 20;
+        shape.columns = 64;
+        let mut rack = Rack::new(shape);
+        rack.serve();
+        rack.workload(50, 256, 8);
+        let (alive, away) = if seed % 2 == 0 { (0, 1) } else { (1, 0) };
+        if away == 1 {
+            rack.crash(1);
+        }
+        let first = rack.rand(64) as usize;
+        let writes: Vec<u64> =
+            (0..12).map(|at| rack.write((first + 20 * at) * 8, 8 + 8 * (at % 6))).collect();
+        // A secondary has got all, some or none of them when its primary dies.
+        let span = if away == 1 { 20_000 } else { rack.rand(120) };
+        rack.run_for(Duration::from_micros(span));
+        if away == 0 {
+            rack.crash(0);
+        }
+        for life in 0..4 {
+            rack.serve_alone(alive);
+            let span = 100 + rack.rand(60);
+            for at in 0..span {
+                let tag = rack.write_alone(alive, at % 64 * 16, seed + at + life);
+                rack.wait_all(&[tag]);
+            }
+            rack.write_alone(alive, 0, seed);
+            let span = rack.rand(3000);
+            rack.run_for(Duration::from_micros(span));
+            rack.crash(alive);
+            rack.start(alive, false);
+            rack.run_for(Duration::from_millis(50));
+        }
+        rack.start(away, false);
+        rack.serve();
+        if away == 1 {
+            // What the primary's log held is committed now.
+            for at in 0..writes.len() {
+                let sectors = (first + 20 * at) * 8..(first + 20 * at) * 8 + 8 + 8 * (at % 6);
+                for held in &mut rack.model[sectors] {
+                    held.drain(..held.len() - 1);
+                }
+            }
+        }
+        rack.verify();
+        rack.workload(50, 256, 8);
+        rack.crash(0);
+        rack.crash(1);
+        rack.start(0, false);
+        rack.start(1, false);
+        rack.serve();
+        rack.verify();
         assert_eq!(rack.counters().corrupt, 0);
     }
 }

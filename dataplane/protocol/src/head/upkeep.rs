@@ -26,8 +26,8 @@ const COPY_FILL: u8 = 85;
 enum Moving {
     /// Committed blocks.
     Blocks(CopyForward),
-    /// An operation that is not committed.
-    Pending(Entry),
+    /// An operation that is not committed, and the record from which it is moved.
+    Pending(Entry, Lsn),
 }
 
 /// Copies under way.
@@ -179,36 +179,31 @@ impl Core {
     fn move_pending(&mut self, now: Time, p: usize, blocks: &mut usize, out: &mut Out) {
         let (part, Some(last)) = (&self.parts[p], self.log.tail_last()) else { return };
         let old = |pending: &&Pending| pending.lsn <= last && pending.entry.op <= part.local;
-        let mut moving: Vec<(Entry, bool, LogAddr)> = Vec::new();
+        let mut moving: Vec<(Entry, Lsn, bool, LogAddr)> = Vec::new();
         for pending in part.pending.iter().filter(old) {
             *blocks += 1 + written(&pending.entry) as usize;
             if *blocks > COPY_BLOCKS && !moving.is_empty() {
                 break;
             }
-            moving.push((pending.entry.clone(), pending.loaded, pending.addr));
+            moving.push((pending.entry.clone(), pending.lsn, pending.loaded, pending.addr));
         }
         if moving.is_empty() {
             let staged = part.pending.iter().any(|pending| pending.lsn <= last);
             if !staged {
-                let (id, committed) = (part.cfg.partition, part.committed);
-                self.log.unpin_tail(id, committed);
+                self.log.unpin_tail(part.cfg.partition, part.committed, part.tail);
             }
             return;
         }
-        for (entry, loaded, addr) in moving {
-            let Body::Write { lba, crcs, .. } = &entry.body else {
-                self.stage_move(p, Moving::Pending(entry));
+        for (entry, from, loaded, addr) in moving {
+            let (Body::Write { lba, crcs, .. }, false) = (&entry.body, loaded) else {
+                self.stage_move(p, Moving::Pending(entry, from));
                 continue;
             };
-            if loaded {
-                self.stage_move(p, Moving::Pending(entry));
-                continue;
-            }
             let block = |(at, &crc): (u64, &u32)| {
                 (Lba(lba.0 + at), Mapping { op: entry.op, loc: Loc::Log(addr.plus(at)), crc })
             };
             let wanted: Vec<(Lba, Mapping)> = (0..).zip(crcs).map(block).collect();
-            let id = self.copying.reading.insert((p, Moving::Pending(entry)));
+            let id = self.copying.reading.insert((p, Moving::Pending(entry, from)));
             self.read_blocks(now, p, ReadOwner::Copy(id), &wanted, out);
         }
     }
@@ -238,8 +233,8 @@ impl Core {
         let Ok(bytes) = result else { return };
         match &mut moving {
             Moving::Blocks(copy) => copy.data = bytes,
-            Moving::Pending(Entry { body: Body::Write { data, .. }, .. }) => *data = bytes,
-            Moving::Pending(_) => {}
+            Moving::Pending(Entry { body: Body::Write { data, .. }, .. }, _) => *data = bytes,
+            Moving::Pending(..) => {}
         }
         self.stage_move(p, moving);
     }
@@ -250,8 +245,8 @@ impl Core {
         let (placed, blocks) = match &moving {
             Moving::Blocks(copy) => (self.log.push_copy(copy, part.committed), copy.crcs.len() as u64),
             // Committed, or cut, while it was read.
-            Moving::Pending(entry) if !part.holds(entry) => return,
-            Moving::Pending(entry) => (self.log.push_again(entry, part.committed), written(entry)),
+            Moving::Pending(entry, from) if part.still_at(entry.op, *from).is_none() => return,
+            Moving::Pending(entry, _) => (self.log.push_again(entry, part.committed), written(entry)),
         };
         if let Ok(placed) = placed {
             part.stats.counters.copied_forward += blocks;
@@ -269,10 +264,9 @@ impl Core {
                 Moving::Blocks(copy) => {
                     self.log.settle_copy(&mut part.index, &copy, placed);
                 }
-                Moving::Pending(entry) => {
+                Moving::Pending(entry, from) => {
                     let blocks = written(&entry) as u32;
-                    let held = part.holds(&entry).then(|| part.pending_at(entry.op)).flatten();
-                    let dead = held.map_or(placed.addr, |pending| {
+                    let dead = part.still_at(entry.op, from).map_or(placed.addr, |pending| {
                         pending.lsn = placed.lsn;
                         std::mem::replace(&mut pending.addr, placed.addr)
                     });
@@ -280,15 +274,18 @@ impl Core {
                 }
             }
             self.release_due = true;
-            self.background_at = Time::ZERO;
+            // A log full of what lives would be moved round and round: that may go slowly.
+            if self.log.live_blocks() * 4 < self.log.capacity_blocks() * 3 {
+                self.background_at = Time::ZERO;
+            }
         }
     }
 }
 
 impl Part {
-    /// Whether the very operation is pending still.
-    fn holds(&mut self, entry: &Entry) -> bool {
-        self.pending_at(entry.op).is_some_and(|pending| pending.entry.number == entry.number)
+    /// The operation, if it is pending still, and stands in that very record: not one that took its number.
+    fn still_at(&mut self, op: Op, lsn: Lsn) -> Option<&mut Pending> {
+        self.pending_at(op).filter(|pending| pending.lsn == lsn)
     }
 }
 

@@ -98,9 +98,10 @@ impl Log {
     }
 
     /// Every pending operation of the partition has a durable place behind the oldest segment
-    /// ([`Log::push_again`]), which so waits for none of them.
-    pub fn unpin_tail(&mut self, partition: PartitionId, committed: Op) {
-        self.ring.unpin_tail(partition, committed);
+    /// ([`Log::push_again`]), which so waits for none of them. `last` is the partition's newest operation: the
+    /// segment goes on waiting for an adoption that voids newer ones.
+    pub fn unpin_tail(&mut self, partition: PartitionId, committed: Op, last: Op) {
+        self.ring.unpin_tail(partition, committed, last);
     }
 
     /// Releases segments from the tail while nothing in them is live, pinned, uncommitted

@@ -25,9 +25,10 @@ pub(super) struct Part {
     listed: bool,
     newest: Lsn,
     committed: Op,
-    /// First and highest operation met in the log, but for those that were moved.
-    first: Option<Op>,
+    /// Highest operation met in the log, but for those that were moved.
     last: Option<Op>,
+    /// Highest operation that the log is known to have held, moved ones too.
+    staged: Option<Op>,
     adopted: Option<Adopt>,
     pending: VecDeque<PendingOp>,
     recent: VecDeque<PendingOp>,
@@ -167,9 +168,7 @@ impl Replay {
     pub(super) fn lose(&mut self, from: Lsn, to: Lsn) {
         self.report.lost += to.0 + 1 - from.0;
         self.lost = true;
-        for part in self.parts.values_mut() {
-            part.suspect = true;
-        }
+        self.parts.values_mut().for_each(Part::doubt);
     }
 
     /// All records were taken: live blocks are marked in the ring, and each partition is ready for its head.
@@ -177,7 +176,9 @@ impl Replay {
         let Self { faults, parts, lost, bad, report, checkpoint_begin, .. } = self;
         let mut found = Vec::new();
         for (partition, mut part) in parts {
-            part.settle(&faults);
+            if !lost {
+                part.commit(part.released(), &faults);
+            }
             if !part.listed && part.newest <= checkpoint_begin {
                 part = Part { deleted: true, ..Part::default() };
             }
@@ -258,10 +259,7 @@ impl Part {
         let follows = match self.last {
             Some(last) => op.0 <= last.0 + 1,
             None if self.suspect => op.0 <= self.covered.0 + 1,
-            None => {
-                self.first = Some(op);
-                true
-            }
+            None => true,
         };
         if !follows && self.suspect {
             self.hole = true;
@@ -274,6 +272,7 @@ impl Part {
         let kept = self.pending.partition_point(|held| held.op < op);
         self.pending.truncate(kept);
         self.last = Some(op);
+        self.staged = Some(op);
         if op <= self.covered {
             return self.remember(pending);
         }
@@ -288,23 +287,36 @@ impl Part {
         }
         let at = self.pending.partition_point(|held| held.op < pending.op);
         match self.pending.get_mut(at).filter(|held| held.op == pending.op) {
-            Some(held) => *held = pending,
-            None => self.pending.insert(at, pending),
+            Some(held) if held.number == pending.number => *held = pending,
+            Some(_) => {
+                // What cut the older one is among records that were lost, with the place that it cut to.
+                self.pending.truncate(at);
+                self.damaged |= !self.suspect;
+                self.hole = true;
+            }
+            // That it was pending proves nothing of the records that were lost before it.
+            None if self.suspect => {}
+            None => {
+                self.staged = self.staged.max(Some(pending.op));
+                self.pending.insert(at, pending);
+            }
         }
     }
 
-    /// All records were taken. Segments released before the first operation held committed ones, and pending
-    /// ones that were moved: the highest that was not moved is committed, and all below it.
-    fn settle(&mut self, faults: &Faults) {
-        let Some(first) = self.first else { return };
-        let mut highest = first.0.saturating_sub(1);
-        for held in self.pending.iter().rev().skip_while(|held| held.op >= first) {
-            if held.op.0 != highest {
-                break;
-            }
-            highest -= 1;
-        }
-        self.commit(Op(highest), faults);
+    /// What must be committed because it is not here: segments that were released held committed operations,
+    /// and pending ones that were moved. The highest that the log held once and no more is committed, and all
+    /// below it. That holds of a log from which nothing was lost.
+    fn released(&self) -> Op {
+        let Some(staged) = self.staged else { return self.committed };
+        let here = self.pending.iter().rev().zip(0..).take_while(|(held, i)| held.op.0 + i == staged.0);
+        self.committed.max(Op(staged.0 - here.count() as u64))
+    }
+
+    /// Records were lost. Operations that may have been moved into them cannot be told from committed ones:
+    /// the partition ends before them.
+    fn doubt(&mut self) {
+        self.suspect = true;
+        self.hole |= self.released() > self.committed;
     }
 
     /// P-01: operations above the tail that came before are void.
@@ -314,7 +326,7 @@ impl Part {
         }
         self.last = self.last.map(|last| last.min(adopt.tail));
         // Operations that were moved and then cut are void, not committed.
-        self.first = self.first.map(|first| first.min(Op(adopt.tail.0 + 1)));
+        self.staged = self.staged.map(|staged| staged.min(adopt.tail));
         if self.adopted.as_ref().is_none_or(|held| held.number <= adopt.number) {
             self.adopted = Some(adopt);
         }

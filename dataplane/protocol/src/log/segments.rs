@@ -185,11 +185,12 @@ impl Ring {
         }
     }
 
-    /// No operation of a partition above `committed` stands in the oldest segment any more (P-31).
-    pub(super) fn unpin_tail(&mut self, partition: PartitionId, committed: Op) {
+    /// No operation of a partition above `committed` stands in the oldest segment any more (P-31), unless it
+    /// is above `last`, and void: what says so must be in the log first, or it would pass for committed (P-01).
+    pub(super) fn unpin_tail(&mut self, partition: PartitionId, committed: Op, last: Op) {
         let tail = self.tail;
         let tops = self.segment(tail).tops.iter_mut();
-        for top in tops.filter(|top| top.partition == partition) {
+        for top in tops.filter(|top| top.partition == partition && top.op <= last) {
             top.op = top.op.min(committed);
             top.meta = top.meta.min(committed);
         }

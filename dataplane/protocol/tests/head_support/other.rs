@@ -45,15 +45,15 @@ impl Rack {
 }
 
 impl Rack {
-    /// Adds [`OTHER`] to the first head, which serves it alone.
-    pub fn serve_alone(&mut self) {
+    /// Adds [`OTHER`] to a head, which serves it alone.
+    pub fn serve_alone(&mut self, at: usize) {
         let config = PartitionConfig { partition: OTHER, ..self.partition() };
         let now = self.now;
-        self.head(0).create_partition(now, config);
+        self.head(at).create_partition(now, config);
         self.number += 1;
         let number = Number { epoch: 1, counter: self.number };
         let stamp = Stamp { partition: OTHER, number, grant: GrantId(self.number + 1000) };
-        let node = &mut self.nodes[0];
+        let node = &mut self.nodes[at];
         let members = vec![Member { head: node.id, log: node.log, boot: node.boot }];
         if let Machine::Head(head) = &mut node.machine {
             head.assign(now, Assignment { stamp, members }, &mut node.out);
@@ -62,14 +62,14 @@ impl Rack {
         self.run_until("service of the other", move |rack| rack.serving(number));
     }
 
-    /// Starts a 64 KiB write of `value` to [`OTHER`] at the first head.
-    pub fn write_alone(&mut self, lba: u64, value: u64) -> u64 {
+    /// Starts a 64 KiB write of `value` to [`OTHER`] at that head.
+    pub fn write_alone(&mut self, at: usize, lba: u64, value: u64) -> u64 {
         let data = self.bytes(value, 0, 128);
         let tag = self.next_tag;
         self.next_tag += 1;
         let verb = ClientVerb::Write { offset: lba * BLOCK as u64, data };
         let now = self.now;
-        let node = &mut self.nodes[0];
+        let node = &mut self.nodes[at];
         if let Machine::Head(head) = &mut node.machine {
             head.handle_client(now, ClientCmd { tag: ClientTag(tag), partition: OTHER, verb }, &mut node.out);
         }

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 mod check;
 mod device;
 mod lives;
+mod moves;
 mod restart;
 mod space;
 
@@ -91,6 +92,12 @@ pub struct Rig {
     pub history: BTreeMap<Op, Body>,
     pub waiting: Vec<(Op, Placed)>,
     pub copies: Vec<(CopyForward, Placed)>,
+    /// Pending operations that are logged again, with the record in which each stood.
+    pub moves: Vec<(Op, Lsn, Placed)>,
+    /// Nothing commits, as while a secondary is away; what a restart finds goes on waiting.
+    pub away: bool,
+    /// Newest operation of another partition that shares the log.
+    pub other: Op,
     pub op: Op,
     pub committed: Op,
     pub acked: Op,
@@ -125,6 +132,9 @@ impl Rig {
             history: BTreeMap::new(),
             waiting: Vec::new(),
             copies: Vec::new(),
+            moves: Vec::new(),
+            away: false,
+            other: Op(0),
             op: Op(0),
             committed: Op(0),
             acked: Op(0),
@@ -197,18 +207,29 @@ impl Rig {
 
     fn commit(&mut self) {
         let durable = self.log.durable();
+        let moves_first = !self.moves.is_empty() && self.rng.chance(50);
+        if moves_first {
+            self.settle_moves();
+        }
         let index = self.indexes.get_mut(&P).expect("index");
-        let mut most = if self.lag { self.rng.below(6) } else { u64::MAX };
+        let mut most = match (self.away, self.lag) {
+            (true, _) => 0,
+            (_, true) => self.rng.below(6),
+            _ => u64::MAX,
+        };
         while most > 0 && self.waiting.first().is_some_and(|(_, placed)| placed.lsn <= durable) {
             most -= 1;
             let (op, placed) = self.waiting.remove(0);
             self.log.apply(index, op, &self.history[&op], placed.addr);
             self.committed = op;
-            self.acked = op;
+            self.acked = self.acked.max(op);
         }
         while self.copies.first().is_some_and(|(_, placed)| placed.lsn <= durable) {
             let (copy, placed) = self.copies.remove(0);
             self.log.settle_copy(index, &copy, placed);
+        }
+        if !moves_first {
+            self.settle_moves();
         }
     }
 }
