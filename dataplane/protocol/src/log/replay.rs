@@ -210,6 +210,9 @@ impl Replay {
             let part = part.into_recovered(partition, bad);
             // What lies beyond a gap is not held: no segment waits for it.
             ring.cut(partition, part.tail);
+            if part.short {
+                ring.await_adoption(partition);
+            }
             found.push(part);
         }
         (found, report)

@@ -185,6 +185,13 @@ impl Ring {
         }
     }
 
+    /// Nothing is released before the partition's next adoption is in the log: its records that were lost must
+    /// be missed again after another crash, or what they left would pass for committed (P-06).
+    pub(super) fn await_adoption(&mut self, partition: PartitionId) {
+        let tail = self.tail;
+        self.segment(tail).top(partition).op = Op(u64::MAX);
+    }
+
     /// No operation of a partition above `committed` stands in the oldest segment any more (P-31), unless it
     /// is above `last`, and void: what says so must be in the log first, or it would pass for committed (P-01).
     pub(super) fn unpin_tail(&mut self, partition: PartitionId, committed: Op, last: Op) {

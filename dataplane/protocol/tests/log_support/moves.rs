@@ -19,7 +19,7 @@ impl Rig {
     }
 
     /// Whatever the other partition holds after a restart is dead again.
-    pub(super) fn forget_other(&mut self, found: &RecoveredPartition) {
+    pub fn forget_other(&mut self, found: &RecoveredPartition) {
         self.other = found.tail;
         self.log.forget(&found.index);
         for pending in &found.pending {
