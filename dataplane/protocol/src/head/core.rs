@@ -173,7 +173,7 @@ impl Core {
                 self.load_after(Time::ZERO, p, committed, out);
             }
             let part = &mut self.parts[p];
-            part.whole = report.torn == 0 && report.lost == 0;
+            part.whole = report.lost == 0;
             if part.short {
                 let what = format!(
                     "partition {}: records behind operation {} are lost",

@@ -251,7 +251,7 @@ pub(super) struct Part {
     pub(super) damaged: bool,
     /// Recovery lost records behind the tail: a peer whose log is whole has to fill it.
     pub(super) short: bool,
-    /// The log ends where it ended: recovery met nothing behind that might have been durable.
+    /// Recovery lost no record of the log: what it took for a torn end never was durable (P-06).
     pub(super) whole: bool,
     pub(super) committed: Op,
     /// Last operation numbered (primary) or appended (secondary).

@@ -264,7 +264,9 @@ impl Part {
             None if self.suspect => op.0 <= self.covered.0 + 1,
             None => true,
         };
-        if !follows && self.suspect {
+        // Under another number: an adoption is among the lost records, and may have cut what is pending here.
+        let renamed = self.pending.back().is_some_and(|held| held.op < op && held.number != pending.number);
+        if (!follows || renamed) && self.suspect {
             self.hole = true;
             return;
         }

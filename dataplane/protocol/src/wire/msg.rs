@@ -46,7 +46,7 @@ pub enum Msg {
         tail: Op,
         /// Set when it cannot follow from its log (see [`Msg::Announced`]).
         damaged: bool,
-        /// Set when its log ends where it ended: recovery met nothing behind that might have been durable.
+        /// Set when recovery lost no record of its log: what it took for a torn end never was durable (P-06).
         whole: bool,
         /// Consecutive operations behind the asked tail, under the numbers that they were given.
         entries: SmallVec<[Entry; 4]>,
