@@ -4,7 +4,8 @@
 //! same turn (`replicate`); `commit` changes the index when both are durable and answers the client. The
 //! path of a read: `read` looks it up, `piece` and `degraded` bring the bytes, `confirm` asks the peer
 //! whether the pair still holds. Behind them: `claims`, `extent`, `flush`, `batch`, `collect`, `release`.
-//! The side that follows is `secondary`; how a pair is taken over is `assign`.
+//! The side that follows is `secondary`; how a pair is taken over is `assign`, after `probe` has found where
+//! the log ends; `held` keeps what the peer may lack.
 //!
 //! What it does not do: decide who is primary (control), check tokens (sleds), lay out the log (`log`).
 
