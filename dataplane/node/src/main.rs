@@ -6,6 +6,7 @@ use palisade_control::config::Rack;
 use palisade_node::inspect::{inspect, table};
 use palisade_node::rack_target::RackFactory;
 use palisade_node::up::{UpOptions, node, up};
+use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
 use tracing_subscriber::EnvFilter;
@@ -48,7 +49,7 @@ fn log_to_stderr() {
     if std::env::var("PALISADE_LOG").is_ok_and(|form| form == "json") {
         builder.json().init();
     } else {
-        builder.with_target(false).init();
+        builder.with_target(false).with_ansi(std::io::stderr().is_terminal()).init();
     }
 }
 

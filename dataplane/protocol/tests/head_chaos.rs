@@ -30,10 +30,7 @@ fn chaos(seed: u64) -> Rack {
             0 => rack.restart(0),
             1 => rack.restart(1),
             2 => {
-                rack.crash(0);
-                rack.crash(1);
-                rack.start(0, false);
-                rack.start(1, false);
+                rack.restart_heads();
             }
             3 => {
                 let at = 2 + rack.rand(rack.shape.sleds as u64) as usize;

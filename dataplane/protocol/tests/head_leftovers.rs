@@ -275,10 +275,7 @@ fn p31_a_head_that_crashes_while_it_moves_what_waits_still_has_it() {
         }
         rack.verify();
         rack.workload(50, 256, 8);
-        rack.crash(0);
-        rack.crash(1);
-        rack.start(0, false);
-        rack.start(1, false);
+        rack.restart_heads();
         rack.serve();
         rack.verify();
         assert_eq!(rack.counters().corrupt, 0);

@@ -73,10 +73,7 @@ fn both_heads_restart_at_once() {
             for _ in 0..rack.rand(40) {
                 rack.step();
             }
-            rack.crash(0);
-            rack.crash(1);
-            rack.start(0, false);
-            rack.start(1, false);
+            rack.restart_heads();
             rack.serve();
             rack.verify();
         }

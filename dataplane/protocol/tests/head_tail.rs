@@ -34,10 +34,7 @@ fn comes_back(seed: u64, dead: &[usize], rotten: usize) {
     rack.verify();
     // What came back is in both logs again: the other one may be the only one that is whole.
     rack.workload(40, 100, 4);
-    rack.crash(0);
-    rack.crash(1);
-    rack.start(0, false);
-    rack.start(1, false);
+    rack.restart_heads();
     rack.serve();
     rack.verify();
 }

@@ -2,6 +2,7 @@
 //! on a simulator's devices and mailboxes.
 
 pub mod bare;
+mod client;
 pub mod export;
 pub mod fabric;
 pub mod head;

@@ -89,9 +89,7 @@ impl Core {
             tail: part.tail,
         };
         out.net.push((peer.member.head, Msg::Announce { adopt, committed: part.committed }));
-        peer.open_since.get_or_insert(now);
-        let at = now + peer.gap;
-        peer.repeat_at = Some(at);
+        let at = peer.asked(now);
         self.arm(at);
     }
 
@@ -270,6 +268,12 @@ impl Peer {
             open_since: None,
             away: false,
         }
+    }
+
+    /// It was asked something; says when that is to be repeated.
+    pub(super) fn asked(&mut self, now: Time) -> Time {
+        self.open_since.get_or_insert(now);
+        *self.repeat_at.insert(now + self.gap)
     }
 
     /// It answered: repeats start anew.

@@ -97,9 +97,7 @@ impl Core {
         probing.asked = Some(part.tail);
         let msg = Msg::Probe { adopt: probing.adopt.clone(), held: part.stamp };
         out.net.push((peer.member.head, msg));
-        peer.open_since.get_or_insert(now);
-        let at = now + peer.gap;
-        peer.repeat_at = Some(at);
+        let at = peer.asked(now);
         self.arm(at);
     }
 

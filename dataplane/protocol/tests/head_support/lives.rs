@@ -73,6 +73,12 @@ impl Rack {
         self.start(at, false);
     }
 
+    /// Both heads die at once, and come back.
+    pub fn restart_heads(&mut self) {
+        (0..2).for_each(|at| self.crash(at));
+        (0..2).for_each(|at| self.start(at, false));
+    }
+
     pub fn head(&mut self, at: usize) -> &mut Head {
         match &mut self.nodes[at].machine {
             Machine::Head(head) => head,
