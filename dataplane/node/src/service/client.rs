@@ -1,7 +1,6 @@
 //! One NBD connection in its export: what it received, what waits for a volume, and what is to be sent.
 
 use super::bare::{BareVolume, NoBuffer};
-use super::pace::Pace;
 use crate::exports::ExportList;
 use crate::order::HeadOrder;
 use palisade_dma::Pool;
@@ -46,8 +45,6 @@ pub(super) struct Client {
     pub(super) backlog: Vec<u8>,
     /// Commands that found their volume's ring full, or no buffer.
     pub(super) waiting: VecDeque<ClientCmd>,
-    /// How often the socket is looked at.
-    pub(super) pace: Pace,
     /// The socket takes no more bytes for now.
     pub(super) blocked: bool,
     /// The peer sends no more.

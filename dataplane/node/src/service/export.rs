@@ -17,7 +17,6 @@ use crate::exports::ExportList;
 use crate::service::bare::BareVolume;
 pub use crate::service::client::VolumeRing;
 use crate::service::client::{Client, Input, Volumes};
-use crate::service::pace::Pace;
 use palisade_dma::Pool;
 use palisade_protocol::export::nbd::{Beside, Connection, Phase};
 use palisade_protocol::wire::{ClientCmd, ClientDone, PartitionId};
@@ -155,7 +154,6 @@ impl ExportService {
                     machine: Connection::new(id),
                     backlog: Vec::new(),
                     waiting: VecDeque::new(),
-                    pace: Pace::default(),
                     blocked: false,
                     ended: false,
                     lost: false,
@@ -186,7 +184,7 @@ impl ExportService {
         let Some(client) = self.clients[slot].as_mut() else { return (0, true) };
         // Answers first: their clients wait, while what comes in may wait a little.
         let mut work = client.send();
-        if client.waiting.is_empty() && client.pace.due(self.now) {
+        if client.waiting.is_empty() {
             let input = Input {
                 exports: &self.exports,
                 pool: &self.pool,
@@ -194,7 +192,6 @@ impl ExportService {
                 volumes: &mut self.volumes,
             };
             work += client.receive(&mut self.receive, input);
-            client.pace.looked(self.now, client.machine.stats().requests);
         }
         work += client.hand_over(&mut self.commands, &mut self.volumes);
         client.tell_lost(&mut self.volumes);

@@ -6,7 +6,6 @@ mod client;
 pub mod export;
 pub mod fabric;
 pub mod head;
-pub mod pace;
 pub mod port;
 pub mod sled;
 
