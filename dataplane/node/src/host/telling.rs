@@ -79,6 +79,15 @@ pub(super) fn describe(event: &Event) -> (bool, String) {
             );
             (true, format!("slow {what} of volume {partition} at byte {offset}: {stages}"))
         }
+        Event::Propose(proposal) => {
+            let heads: Vec<String> = proposal.members.iter().map(|member| member.head.to_string()).collect();
+            let (partition, number) = (proposal.partition, proposal.expected.number);
+            let group = heads.join(", ");
+            (
+                false,
+                format!("volume {partition}: proposes heads {group} after number {number}: {}", proposal.why),
+            )
+        }
         Event::Note(text) => (false, text.clone()),
         Event::Deleted { partition } => (false, format!("volume {partition}: deleted")),
     }

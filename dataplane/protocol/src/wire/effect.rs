@@ -1,6 +1,6 @@
 //! Effects that wait, and time. Machines push commands, drivers push completions.
 
-use super::ids::{ExtentId, LogId, NodeId, Number, PartitionId, Stamp};
+use super::ids::{ExtentId, LogId, NodeId, Number, PartitionId, Proposal, Stamp};
 use super::msg::Msg;
 use super::volume::ClientDone;
 use palisade_dma::{Buf, BufMut};
@@ -210,6 +210,9 @@ pub enum Event {
         /// up, own log durable, secondary durable, answered.
         stages: [u64; 4],
     },
+    /// This head wants another group (MA-05). Unlike every other event it must reach the authority; the head
+    /// repeats it until it hears the outcome.
+    Propose(Proposal),
     /// Something else worth a log line.
     Note(String),
 }

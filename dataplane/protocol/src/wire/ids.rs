@@ -1,5 +1,6 @@
 //! Names of things. Each is a newtype, so that one cannot stand in for another.
 
+use smallvec::SmallVec;
 use std::fmt;
 
 macro_rules! id {
@@ -140,6 +141,67 @@ impl Assignment {
     pub fn member(&self, head: NodeId) -> Option<&Member> {
         self.members.iter().find(|member| member.head == head)
     }
+}
+
+/// Why a change of a group is proposed. For `events` and the rate pause; the authority judges every proposal
+/// by the same rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub enum Why {
+    /// A member does not answer.
+    Silence,
+    /// The primary answers and is not well (MA-14).
+    Unhealthy,
+    /// A client asked for the volume at a secondary, and the policy lets it move (MA-14).
+    ClientAsked,
+    /// Somebody wants the primary elsewhere: a planned switch-over, a drain.
+    Planned,
+    /// A head that was no member holds everything by now and joins (MA-21).
+    Joined,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Silence => "silence",
+            Self::Unhealthy => "unhealthy",
+            Self::ClientAsked => "a client asked",
+            Self::Planned => "planned",
+            Self::Joined => "joined",
+        })
+    }
+}
+
+/// A wish of a head for another group (MA-05): a compare-and-set against the newest pair of the partition.
+/// While it is unanswered it counts as granted and as not granted (P-02): repeat it, same nonce and same
+/// content, until its outcome is known, and make no other before that.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Proposal {
+    /// The partition.
+    pub partition: PartitionId,
+    /// The pair that the proposer holds, by number and grant: granted only if it is the newest.
+    pub expected: Stamp,
+    /// The wanted group, primary first; one member asks for leave to run alone (`SoloByLeave`).
+    pub members: SmallVec<[Member; 3]>,
+    /// Chosen by the proposer, another for each other content within its boot; names the proposal.
+    pub nonce: u64,
+    /// Why.
+    pub why: Why,
+    /// The proposer vouches that every wanted member that is not of the expected group holds everything
+    /// acknowledged so far (MA-21); without it such a member is declined.
+    pub caught_up: bool,
+}
+
+/// What became of a [`Proposal`]; found again by repeating it (P-02).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum ProposalOutcome {
+    /// Granted, durably. By now a still newer pair may be in force, which arrives as an assignment.
+    Granted(Assignment),
+    /// Not granted, and never will be under this nonce. Give the wish up; do not try the next number for
+    /// having lost (MA-18).
+    Declined {
+        /// The newest pair of the partition; none when there is none, or no such partition.
+        newest: Option<Assignment>,
+    },
 }
 
 /// A column of a device together with its generation (P-19).
