@@ -110,14 +110,14 @@ fn a_rebuild_without_a_free_buffer_waits_for_one_and_the_read_does_not_fail_ef_0
     rack.nodes[3].cut = true;
     let block = degraded_block(&mut rack);
     rack.run_for(Duration::from_secs(1));
-    let mut held: Vec<_> = std::iter::from_fn(|| rack.pool.alloc(BLOCK)).collect();
+    let mut held: Vec<_> = std::iter::from_fn(|| rack.pool.alloc_client(BLOCK)).collect();
     // As many as the columns that are there take, and none to rebuild the other in.
     held.truncate(held.len() - usize::from(rack.shape.k));
     let (before, bytes) = (rack.counters().degraded_reads, BLOCK as u32);
     let read = rack.submit(ClientVerb::Read { offset: (block * BLOCK) as u64, len: bytes });
     rack.run_for(Duration::from_secs(2));
     assert!(!rack.done.contains_key(&read), "no buffer is no reason for an answer: {:?}", rack.done[&read]);
-    assert!(rack.pool.alloc(BLOCK).is_none(), "the columns that are there have come");
+    assert!(rack.pool.alloc_client(BLOCK).is_none(), "the columns that are there have come");
     drop(held);
     let answer = rack.wait(read);
     rack.check(block * 8, answer);

@@ -4,6 +4,7 @@
 mod head_support;
 
 use head_support::{Rack, Shape};
+use palisade_dma::Pool;
 use palisade_protocol::wire::*;
 use std::time::Duration;
 
@@ -107,4 +108,21 @@ fn p31_a_block_that_rotted_in_both_logs_stops_no_log_and_stays_an_error_until_it
     let tag = rack.write(lost[0] * 8, 8);
     rack.wait_all(&[tag]);
     assert_eq!(unreadable(&mut rack), Vec::<usize>::new());
+}
+
+#[test]
+fn p31_clients_that_hold_all_buffers_they_get_do_not_stop_the_flush_that_ends_their_waiting() {
+    let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(731) });
+    rack.serve();
+    let tags: Vec<u64> = (0..32).map(|at| rack.write(at * 128, 128)).collect();
+    rack.wait_all(&tags);
+    let sizes = [256 << 10, 64 << 10, 4 << 10];
+    let all =
+        |pool: &Pool| sizes.map(|size| std::iter::from_fn(|| pool.alloc_client(size)).collect::<Vec<_>>());
+    let held = all(&rack.pool);
+    assert!(held.iter().all(|class| !class.is_empty()));
+    rack.flush_all();
+    assert!(rack.counters().repoints > 0);
+    drop(held);
+    rack.verify();
 }

@@ -136,8 +136,29 @@ impl Pool {
     /// A slot of at least `len` bytes, with `len` bytes visible; `None` when all fitting slots are out
     /// or `len` exceeds the largest class. Contents are old bytes of the slot's last user.
     pub fn alloc(&self, len: usize) -> Option<BufMut> {
+        self.alloc_above(len, |_| 0)
+    }
+
+    /// As [`Pool::alloc`], for what clients send and are sent: it leaves a sixteenth of every class (none of
+    /// a tiny one) to the work that ends their waiting. Clients hold buffers while a log is full, and a
+    /// flush that found none could never make room in it (`Bounded`).
+    pub fn alloc_client(&self, len: usize) -> Option<BufMut> {
+        self.alloc_above(len, |class| (class.heads.len() + 8) / 16)
+    }
+
+    /// As [`Pool::alloc_client`], with the visible bytes set to zero.
+    pub fn alloc_client_zeroed(&self, len: usize) -> Option<BufMut> {
+        let mut buf = self.alloc_client(len)?;
+        buf.fill(0);
+        Some(buf)
+    }
+
+    /// `kept` slots of a class are not touched.
+    #[inline]
+    fn alloc_above(&self, len: usize, kept: impl Fn(&Class) -> usize) -> Option<BufMut> {
         for (index, class) in self.shared.classes.iter().enumerate() {
-            if class.slot_bytes < len {
+            let kept = kept(class);
+            if class.slot_bytes < len || kept > 0 && class.free.len() <= kept {
                 continue;
             }
             if let Some(slot) = class.free.pop() {
@@ -171,9 +192,10 @@ impl Pool {
         stats
     }
 
-    /// Whether less than an eighth of some class is free: time to give up what is only convenient to keep.
+    /// Whether no more than an eighth of some class is free: time to give up what is only convenient to keep,
+    /// before clients meet the end of what they get.
     pub fn scarce(&self) -> bool {
-        self.shared.classes.iter().any(|class| class.free.len() < class.heads.len() / 8)
+        self.shared.classes.iter().any(|class| class.free.len() <= class.heads.len() / 8)
     }
 
     /// The memory of each class as (address, bytes), for registration with io_uring or a DMA device.
@@ -218,6 +240,18 @@ mod tests {
         drop(held);
         assert!(pool.alloc(256 << 10).is_some());
         assert!(pool.alloc((256 << 10) + 1).is_none());
+    }
+
+    #[test]
+    fn clients_leave_a_sixteenth_of_every_class_and_find_the_pool_scarce_before() {
+        let pool = Pool::new(PoolConfig { slots: [64, 16, 8], huge: false }).expect("maps");
+        let held: Vec<_> = std::iter::from_fn(|| pool.alloc_client(10)).collect();
+        assert_eq!((held.len(), pool.stats().free), (60 + 15 + 7, [4, 1, 1]));
+        assert!(pool.scarce());
+        let own: Vec<_> = std::iter::from_fn(|| pool.alloc(10)).collect();
+        assert_eq!((own.len(), pool.stats().free), (6, [0, 0, 0]));
+        drop(held);
+        assert!(pool.alloc_client_zeroed(256 << 10).is_some_and(|buf| buf.iter().all(|&byte| byte == 0)));
     }
 
     #[test]

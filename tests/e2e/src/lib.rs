@@ -5,7 +5,7 @@
 //! Whatever happens here could happen on a host; what needs a fault inside a machine belongs to the simulator.
 //!
 //! Lengths grow by environment: `PALISADE_E2E_KILLS` (rounds of kill -9, default 5), `PALISADE_E2E_BYTES`
-//! (of the nbdcopy round trip, default 64 MiB), `PALISADE_E2E_SECONDS` (of verified fio, default 5),
+//! (of the nbdcopy round trip, default 160 MiB), `PALISADE_E2E_SECONDS` (of verified fio, default 5),
 //! `PALISADE_E2E_PAIRS` (pairs of sleds to hurt, default all 15). `PALISADE_BIN` names the binary.
 
 pub mod binary;

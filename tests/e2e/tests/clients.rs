@@ -44,14 +44,16 @@ fn qemu_io_patterns_zeroes_and_sectors_read_back() {
 
 #[test]
 fn nbdcopy_in_and_out_gives_the_same_bytes() {
-    let bytes = setting("PALISADE_E2E_BYTES", 64 << 20);
-    let big = Shape { volume: "2 GiB", log: "512 MiB", sled: "1 GiB", ..Shape::default() };
+    let bytes = setting("PALISADE_E2E_BYTES", 160 << 20);
+    // More than the log holds, and more in flight than there are buffers: reads and writes wait, and end.
+    let big = Shape { volume: "2 GiB", log: "128 MiB", sled: "1 GiB", ..Shape::default() };
     let rack = TestRack::up(&if bytes > 100 << 20 { big } else { Shape::default() });
     let (from, to) = (rack.path("from"), rack.path("to"));
     random_file(&from, bytes, 11);
     let uri = rack.uri("vol0");
     let limit = Duration::from_secs(120 + bytes / (1 << 20));
     run("nbdcopy", &["--flush", &from.display().to_string(), &uri], limit).good();
+    rack.cli(&["volume", "flush", "vol0", "--wait"]).good();
     run("nbdcopy", &[&uri, &to.display().to_string()], limit).good();
     let back = std::fs::File::options().write(true).open(&to).expect("the copy");
     back.set_len(bytes).expect("cut to the part that was written");

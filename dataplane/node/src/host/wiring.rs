@@ -80,6 +80,12 @@ fn another(address: &NbdAddress, source: &std::io::Error) -> &'static str {
     }
 }
 
+/// What the clients of one of `heads` heads of a process may have under way. A quarter of a pool is stripe
+/// units; a read whose column is away takes k others besides its own, and all of its pieces at once.
+fn client_bytes(rack: &Rack, heads: usize) -> usize {
+    rack.reactors.pool_bytes as usize / 4 / (usize::from(rack.code.data) + 2) / heads.max(1)
+}
+
 /// A core's reactor while it is being filled.
 struct Bench {
     reactor: Reactor,
@@ -283,6 +289,8 @@ impl<'a> Wiring<'a> {
         let asker = self.next_asker;
         self.next_asker += 1;
         let clients_max = self.rack.limits.connections as usize;
+        let heads = self.boots.keys().filter(|name| self.rack.head(name).is_some()).count();
+        let client_bytes = client_bytes(self.rack, heads);
         let bench = self.bench(core)?;
         let (orders_tx, orders) = channel(ORDERS, bench.reactor.waker());
         let (answers_tx, answers) = channel(CLIENT_RING, bench.reactor.waker());
@@ -296,6 +304,7 @@ impl<'a> Wiring<'a> {
             orders,
             answers,
             clients_max,
+            client_bytes,
         });
         bench.reactor.add(Box::new(service));
         Ok(ExportPort { asker, exports, orders: orders_tx, answers: answers_tx })

@@ -62,6 +62,7 @@ pub struct ExportService {
     answers: Receiver<ClientDone>,
     clients: Vec<Option<Client>>,
     clients_max: usize,
+    client_bytes: usize,
     receive: Box<[u8]>,
     commands: Vec<ClientCmd>,
     next_accept: Nanos,
@@ -87,6 +88,8 @@ pub struct ExportParts {
     pub answers: Receiver<ClientDone>,
     /// Most connections.
     pub clients_max: usize,
+    /// Payload bytes that all connections together may have in open commands and unsent answers.
+    pub client_bytes: usize,
 }
 
 impl ExportService {
@@ -103,6 +106,7 @@ impl ExportService {
             answers: parts.answers,
             clients: Vec::new(),
             clients_max: parts.clients_max.min(1 << SLOT_BITS),
+            client_bytes: parts.client_bytes,
             receive: vec![0; RECEIVE].into_boxed_slice(),
             commands: Vec::with_capacity(BATCH),
             next_accept: Nanos::ZERO,
@@ -165,7 +169,16 @@ impl ExportService {
                 }
             }
         }
+        if count > 0 {
+            self.share();
+        }
         count
+    }
+
+    /// Every connection gets the same part of the buffers, however slow the others take their answers.
+    fn share(&mut self) {
+        let each = self.client_bytes / self.clients.iter().flatten().count().max(1);
+        self.clients.iter_mut().flatten().for_each(|client| client.machine.set_bytes_max(each));
     }
 
     fn take_answers(&mut self) -> usize {
@@ -220,6 +233,7 @@ impl Service for ExportService {
             work += done;
             if !open {
                 self.clients[slot] = None;
+                self.share();
                 work += 1;
             }
         }
@@ -319,6 +333,7 @@ mod tests {
             orders: orders_rx,
             answers,
             clients_max: 4,
+            client_bytes: 64 << 20,
         };
         let mut service = ExportService::new(parts);
         let volume = BareVolume::new(partition, BYTES, Backing::Ordinary).expect("maps");
@@ -407,6 +422,7 @@ mod tests {
             orders: orders_rx,
             answers,
             clients_max: 4,
+            client_bytes: 64 << 20,
         });
         let ring = VolumeRing { commands: commands_tx, orders: head_tx };
         assert!(orders.send(ExportOrder::Volume(partition, ring)).is_ok());

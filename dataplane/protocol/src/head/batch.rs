@@ -75,6 +75,9 @@ impl Core {
         out: &mut Out,
     ) -> bool {
         let Some(open) = &self.parts[p].open else { return false };
+        if self.starves() {
+            return false;
+        }
         let geometry = open.desc.geometry;
         let stripes = (items.len() as u32).div_ceil(geometry.stripe_blocks());
         let unit = usize::from(geometry.unit_blocks) * BLOCK;

@@ -5,7 +5,8 @@
 //! and its sled could not tell from part of a unit: then whole units are read, which sleds do verify.
 
 use super::core::Core;
-use super::piece::{Source, Want};
+use super::piece::{Source, Want, room};
+use super::read::Read;
 use super::slab::Id;
 use super::sleds::{Ask, What};
 use crate::wire::limits::BLOCK;
@@ -246,7 +247,8 @@ impl Core {
         let Some((p, read, _)) = self.column_read(id) else { return };
         let read = read.clone();
         let len = read.got.iter().flatten().next().map_or(0, |bytes| bytes.len());
-        let Some(room) = self.pool.alloc(len) else {
+        let client = self.pieces.get(id).and_then(|piece| self.reads.get(piece.read));
+        let Some(room) = room(&self.pool, client.is_some_and(Read::for_client), len) else {
             // What was gathered waits; a buffer will come.
             self.starved.push(id);
             return self.arm(now + Duration::from_millis(1));

@@ -2,11 +2,12 @@
 
 use super::core::Core;
 use super::degraded::ColumnRead;
+use super::read::Read;
 use super::slab::Id;
 use crate::log::{LogAddr, Pin};
 use crate::wire::limits::BLOCK;
 use crate::wire::*;
-use palisade_dma::BufMut;
+use palisade_dma::{BufMut, Pool};
 use palisade_isal::crc32c;
 use smallvec::SmallVec;
 use std::time::Duration;
@@ -47,6 +48,11 @@ impl Source {
     }
 }
 
+/// A buffer to read into; what a client gets, it may hold for long.
+pub(super) fn room(pool: &Pool, client: bool, len: usize) -> Option<BufMut> {
+    if client { pool.alloc_client(len) } else { pool.alloc(len) }
+}
+
 impl Core {
     pub(super) fn start_piece(&mut self, now: Time, id: Id, out: &mut Out) {
         let Some(piece) = self.pieces.get_mut(id) else { return };
@@ -58,7 +64,9 @@ impl Core {
                 if pin.is_none() {
                     *pin = Some(self.log.pin(*addr));
                 }
-                let Some(buf) = self.pool.alloc(piece.wants.len() * BLOCK) else {
+                let len = piece.wants.len() * BLOCK;
+                let client = self.reads.get(piece.read).is_some_and(Read::for_client);
+                let Some(buf) = room(&self.pool, client, len) else {
                     self.starved.push(id);
                     return self.arm(now + Duration::from_millis(1));
                 };
@@ -83,6 +91,15 @@ impl Core {
                 self.start_piece(now, id, out);
             }
         }
+    }
+
+    /// Whether reads for the head's own work wait for buffers. Who starts no more of them then, lets those
+    /// that hold some already have the rest (`Bounded`).
+    pub(super) fn starves(&self) -> bool {
+        self.starved.iter().any(|&id| {
+            let read = self.pieces.get(id).and_then(|piece| self.reads.get(piece.read));
+            read.is_some_and(|read| !read.for_client())
+        })
     }
 
     /// The own log's device answered.

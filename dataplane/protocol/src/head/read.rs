@@ -316,6 +316,11 @@ impl Core {
 }
 
 impl Read {
+    /// Whether a client gets the bytes, and may hold them for long.
+    pub(super) fn for_client(&self) -> bool {
+        matches!(self.owner, ReadOwner::Cmd(_))
+    }
+
     fn new(part: usize, owner: ReadOwner) -> Self {
         Self {
             part,

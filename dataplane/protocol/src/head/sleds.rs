@@ -82,9 +82,12 @@ impl Core {
     }
 
     /// Takes the question that an answer names, when it came from whom it was sent to.
-    /// An answer "ask again later" leaves it open: the repeat asks again.
+    /// An answer "ask again later" leaves it open: the repeat asks again. A read does not time out meanwhile:
+    /// its sled lives and lacks a buffer, or has yet to read its records (EF-06); other columns are asked by
+    /// the hedge.
     fn answered(
         &mut self,
+        now: Time,
         from: NodeId,
         req: ReqId,
         status: Status,
@@ -92,6 +95,10 @@ impl Core {
     ) -> Option<Ask> {
         let id = Id(req.0);
         if status == Status::Retry {
+            let ask = self.asks.get_mut(id).filter(|ask| ask.to == from && fits(&ask.what))?;
+            if matches!(ask.what, What::Read { .. }) {
+                ask.since = now;
+            }
             return None;
         }
         self.asks.get(id).filter(|ask| ask.to == from && fits(&ask.what))?;
@@ -103,12 +110,12 @@ impl Core {
         self.heard(now, from, boot);
         match msg {
             Msg::Reserved { req, status, secret, free, .. } => {
-                if let Some(ask) = self.answered(from, req, status, |what| *what == What::Reserve) {
+                if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::Reserve) {
                     self.on_reserved(now, &ask, status, secret, free, out);
                 }
             }
             Msg::ColumnListed { req, status, columns, more } => {
-                if let Some(ask) = self.answered(from, req, status, |what| *what == What::List) {
+                if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::List) {
                     self.on_listed(now, &ask, status, &columns, more);
                 }
             }
@@ -117,7 +124,7 @@ impl Core {
                     return;
                 }
                 if let Some(ask) =
-                    self.answered(from, req, status, |what| matches!(what, What::MakeColumn { .. }))
+                    self.answered(now, from, req, status, |what| matches!(what, What::MakeColumn { .. }))
                 {
                     self.on_column_reserved(now, &ask, status, column, out);
                 } else if status.is_ok() {
@@ -126,7 +133,8 @@ impl Core {
             }
             Msg::ColumnWritten { req, status } => self.on_written(now, from, req, status, out),
             Msg::ColumnData { req, status, data } => {
-                if let Some(ask) = self.answered(from, req, status, |what| matches!(what, What::Read { .. }))
+                if let Some(ask) =
+                    self.answered(now, from, req, status, |what| matches!(what, What::Read { .. }))
                 {
                     self.learn(&ask, now);
                     self.on_column_data(now, &ask, status, data, out);
@@ -134,7 +142,7 @@ impl Core {
             }
             Msg::ColumnReleased { req, status } => {
                 if let Some(ask) =
-                    self.answered(from, req, status, |what| matches!(what, What::Release { .. }))
+                    self.answered(now, from, req, status, |what| matches!(what, What::Release { .. }))
                 {
                     self.on_column_released(now, &ask, status, out);
                 }

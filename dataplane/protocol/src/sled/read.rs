@@ -56,7 +56,7 @@ impl Device {
         if self.reads >= READS_MAX {
             return Err(Status::Retry);
         }
-        let buf = ctx.pool.alloc(want.count as usize * BLOCK).ok_or(Status::Retry)?;
+        let buf = ctx.pool.alloc_client(want.count as usize * BLOCK).ok_or(Status::Retry)?;
         self.reads += 1;
         let io = Io::Read { dev: self.place, read: Reading { asker, want } };
         ctx.submit(self.spec.ix, io, BlockOp::Read { offset, buf }, out);

@@ -1,13 +1,14 @@
 //! The connection: what it is made of, input, output, end.
 
 use super::handshake::Handshake;
-use super::limits::DIRECT_MIN;
+use super::limits::{BYTES_MAX, DIRECT_MIN};
 use super::open::Open;
 use super::output::Output;
 use super::request::{Attached, HEADER_BYTES, Header};
 use super::serve::Wait;
 use super::words::{Errno, FIXED_NEWSTYLE, IHAVEOPT, NBDMAGIC, NO_ZEROES};
 use super::{Exports, Stats};
+use crate::wire::limits::IO_BYTES_MAX;
 use crate::wire::{ClientCmd, ClientTag, PartitionId};
 use palisade_dma::{BufMut, Pool};
 use std::collections::VecDeque;
@@ -78,6 +79,8 @@ pub struct Connection {
     /// Large requests with parts that are not issued yet.
     pub(super) held: VecDeque<u16>,
     pub(super) stats: Stats,
+    /// Most payload bytes in open commands and unsent answers.
+    pub(super) bytes_max: usize,
     /// Start of a header whose rest is still to come.
     pub(super) carry: Vec<u8>,
     // ---- below: not touched by small reads and writes ----
@@ -104,12 +107,20 @@ impl Connection {
             exclusive: None,
             held: VecDeque::new(),
             stats: Stats::default(),
+            bytes_max: BYTES_MAX,
             carry: Vec::new(),
             runs: Vec::new(),
             reason: None,
             broken: false,
             handshake: Handshake::default(),
         }
+    }
+
+    /// Holds no more than so many payload bytes from now on in open commands and unsent answers, within what
+    /// one largest command needs and [`BYTES_MAX`]. All connections of a host draw on the same buffers, and a
+    /// read that has some of its bytes waits for the rest: together they must not want more than there is.
+    pub fn set_bytes_max(&mut self, bytes: usize) {
+        self.bytes_max = bytes.clamp(IO_BYTES_MAX, BYTES_MAX);
     }
 
     /// Which connection a tag belongs to.

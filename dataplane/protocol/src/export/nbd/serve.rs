@@ -1,7 +1,7 @@
 //! Requests become commands: admission under the connection's limits, payload, parts of large requests.
 
 use super::connection::{Connection, Reason, Receive};
-use super::limits::{BYTES_MAX, DISCARD_MAX, PARTS_MAX, REPLY_BYTES_MAX};
+use super::limits::{DISCARD_MAX, PARTS_MAX, REPLY_BYTES_MAX};
 use super::open::{Kind, Request};
 use super::request::{Attached, Header, judge, part_len};
 use super::words::{Errno, cmd};
@@ -138,7 +138,7 @@ impl Connection {
     /// Whether a command of `len` payload bytes may be opened now.
     fn room_for(&self, len: u32) -> Result<(), Wait> {
         let bytes = self.open.bytes + self.output.payload_bytes();
-        let fits = bytes + len as usize <= BYTES_MAX;
+        let fits = bytes + len as usize <= self.bytes_max;
         if fits && self.open.has_command_slot() { Ok(()) } else { Err(Wait::Limit) }
     }
 
@@ -197,7 +197,7 @@ impl Connection {
         let verb = if request.kind == Kind::Read {
             ClientVerb::Read { offset, len }
         } else {
-            let zeroes = pool.alloc_zeroed(len as usize).ok_or(Wait::Pool)?;
+            let zeroes = pool.alloc_client_zeroed(len as usize).ok_or(Wait::Pool)?;
             ClientVerb::Write { offset, data: zeroes.freeze() }
         };
         self.open.request(slot).issued += len;
@@ -255,7 +255,7 @@ impl Connection {
 
     fn payload_buffer(&mut self, len: u32, pool: &Pool) -> Result<BufMut, Wait> {
         self.room_for(len)?;
-        pool.alloc(len as usize).ok_or(Wait::Pool)
+        pool.alloc_client(len as usize).ok_or(Wait::Pool)
     }
 
     /// `count` more payload bytes are in the buffer; a full part becomes a command.

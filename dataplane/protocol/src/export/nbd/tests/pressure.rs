@@ -65,6 +65,24 @@ fn a_client_that_does_not_read_stops_being_served() {
 }
 
 #[test]
+fn a_connection_keeps_to_its_part_of_the_buffers_and_answers_all_the_same() {
+    let mut rig = Rig::attached(true);
+    rig.conn.set_bytes_max(1 << 20);
+    let bytes: Vec<u8> = (0..16).flat_map(|i| request(cmd::READ, 0, i, i << 18, 256 << 10)).collect();
+    rig.feed(&bytes);
+    assert_eq!(rig.open.len(), 4);
+    assert_eq!(parse_replies(&rig.settle()).len(), 16);
+    rig.conn.set_bytes_max(0);
+    rig.feed(&request(cmd::READ, 0, 1, 0, 4 << 20));
+    assert_eq!(rig.open.len(), 1, "the largest command always fits");
+    assert_eq!(parse_replies(&rig.settle())[&1].joined().len(), 4 << 20);
+    rig.conn.set_bytes_max(usize::MAX);
+    rig.feed(&bytes);
+    assert_eq!(rig.open.len(), 16);
+    rig.settle();
+}
+
+#[test]
 fn an_empty_pool_holds_writes_back_and_loses_nothing() {
     let mut rig = Rig::with_pool(PoolConfig { slots: [2, 1, 1], huge: false });
     rig.feed(&handshake(true, "vol0"));
