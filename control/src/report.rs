@@ -1,10 +1,11 @@
 //! What node processes report to control: readiness, status with counters and histograms, events.
-//! Never needed for correctness except `HeadReady` (which asks for numbers) and the two answers.
+//! Never needed for correctness except `HeadReady` (which asks for numbers), `Propose` (which asks for another
+//! group) and the answers.
 
 use std::collections::BTreeMap;
 
 use palisade_protocol::head::{HeadStatus, PartitionStatus, RoleState, STAGES};
-use palisade_protocol::wire::{BootId, DeviceId, LogId, NodeId, PartitionId, Stamp};
+use palisade_protocol::wire::{BootId, DeviceId, LogId, NodeId, PartitionId, Proposal, Stamp};
 use serde::{Deserialize, Serialize};
 
 use crate::api::json;
@@ -54,6 +55,18 @@ pub enum Report {
         warning: bool,
         /// What.
         what: String,
+        /// The partition that it is about, if it is about one.
+        #[serde(default)]
+        partition: Option<u64>,
+    },
+    /// A head wants another group (MA-05); answered by `Command::Outcome`. Repeated by the head until then.
+    Propose {
+        /// The proposer.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// What it wants.
+        #[serde(with = "json::proposal")]
+        proposal: Proposal,
     },
     /// A flush ended; `error` says why not everything is in extents.
     Flushed {

@@ -26,11 +26,12 @@ fn judge(text: &str) -> (Parsed, Vec<Finding>) {
 /// (which occurrence, what to replace, with what, words of the finding, words of the remedy).
 type Row = (usize, &'static str, &'static str, &'static str, &'static str);
 
-const ERRORS: [Row; 43] = [
+const ERRORS: [Row; 44] = [
     (0, "[rack]", "[rack", "not TOML", "syntax"),
     (0, "spin_us = 20", "spin_us = ", "not TOML", "syntax"),
     (0, "spin_us = 20", "spn_us = 20", "unknown key `spn_us`", "did you mean `spin_us`?"),
     (0, "[code]", "[cod]", "unknown key `cod`", "did you mean `code`?"),
+    (0, "primary =", "solo = \"always\"\nprimary =", "cannot be \"always\"", "local"),
     (0, "primary =", "primry =", "unknown key `primry`", "did you mean `primary`?"),
     (0, "name = \"sled-1\"", "nam = \"sled-1\"", "unknown key `nam`", "did you mean `name`?"),
     (0, "unit = \"64 KiB\"", "zebra = 1", "unknown key `zebra`", "known keys here"),

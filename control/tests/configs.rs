@@ -91,6 +91,7 @@ fn the_example_rack_shows_every_key_and_is_accepted_without_a_note() {
         "scrub",
         "power",
         "segment",
+        "solo",
     ] {
         assert!(text.lines().any(|line| line.trim_start().starts_with(key)), "{key} is shown");
     }

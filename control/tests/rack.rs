@@ -1,136 +1,22 @@
 //! Control as a whole, over its socket: nodes join by agents, people ask, bad input is answered, everything
 //! survives a restart. The nodes here are agents without a data plane: what they would do is said by hand.
 
+mod support;
+
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
-use std::time::{Duration, Instant};
+use std::path::PathBuf;
+use std::time::Duration;
 
-use palisade_control::agent::{
-    Agent, AgentConfig, AgentError, Command, Decision, Identity, Medium, NodeHello, Report,
-};
-use palisade_control::api::client::Client;
-use palisade_control::api::status::Status;
-use palisade_control::config::{self, Rack};
-use palisade_control::report::{NodeReport, NodeState, PartitionReport};
+use palisade_control::agent::{Agent, AgentConfig, AgentError, Command, Decision, Medium, NodeHello, Report};
+use palisade_control::config::Rack;
+use palisade_control::report::{NodeReport, PartitionReport};
 use palisade_control::{Control, ControlError};
-use palisade_protocol::wire::{Assignment, BootId, LogId, NodeId, PartitionId};
+use palisade_protocol::wire::{BootId, PartitionId};
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 use serde_json::{Value, json};
-
-const PATIENCE: Duration = Duration::from_secs(90);
-
-fn text() -> String {
-    // Port 0 is not for rack files; the tests serve no metrics except where they say so.
-    include_str!("../../configs/one-box.toml").replace("metrics = \"127.0.0.1:9464\"", "")
-}
-
-fn rack(data: &Path) -> Rack {
-    config::parse(&text(), Some(data)).rack
-}
-
-fn call(socket: &Path, method: &str, params: Value) -> Result<Value, String> {
-    let mut client = Client::connect(socket).map_err(|error| error.to_string())?;
-    client.call(method, params, PATIENCE).map_err(|error| error.to_string())
-}
-
-fn status(socket: &Path) -> Status {
-    serde_json::from_value(call(socket, "rack.status", json!({})).expect("answered")).expect("a status")
-}
-
-fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
-    let deadline = Instant::now() + PATIENCE;
-    loop {
-        if let Some(found) = look() {
-            return found;
-        }
-        assert!(Instant::now() < deadline, "{what} did not happen in time");
-        std::thread::sleep(Duration::from_millis(5));
-    }
-}
-
-/// A head without a data plane.
-struct FakeHead {
-    agent: Agent,
-    name: String,
-    node: NodeId,
-    boot: BootId,
-}
-
-impl FakeHead {
-    fn start(socket: &Path, name: &str, boot: u128) -> Self {
-        let boot = BootId(boot);
-        let config = AgentConfig {
-            socket: socket.to_path_buf(),
-            nodes: vec![NodeHello { name: name.to_owned(), boot }],
-        };
-        let (agent, admission) = Agent::join(config, PATIENCE).expect("admitted");
-        let node = admission.nodes[0].node;
-        let head = Self { agent, name: name.to_owned(), node, boot };
-        head.become_ready();
-        head
-    }
-
-    fn become_ready(&self) {
-        let device = format!("{}/log", self.name);
-        let medium = Medium::Ours { id: self.log() };
-        let decision = match self.agent.decide(&device, &medium).expect("decided") {
-            Decision::Refuse { .. } => self.agent.decide(&device, &Medium::Blank).expect("decided"),
-            decision => decision,
-        };
-        let log = match decision {
-            Decision::Format { id } => {
-                self.agent.formatted(&device, id).expect("confirmed");
-                id
-            }
-            Decision::Open { id } => id,
-            other => panic!("{other:?}"),
-        };
-        let (node, boot) = (self.node, self.boot);
-        let ready = Report::HeadReady { node, boot, log: LogId(log.0), held: Vec::new() };
-        assert!(self.agent.reporter().send(ready));
-    }
-
-    /// The identity that the store knows, as the medium would carry it.
-    fn log(&self) -> Identity {
-        use palisade_control::agent::Known;
-        match self.agent.admission().expect("admitted").nodes[0].devices[0].known {
-            Known::Active { id } | Known::Formatting { id } => id,
-            _ => Identity(0),
-        }
-    }
-
-    fn next(&self) -> Command {
-        self.agent.commands().recv_timeout(PATIENCE).expect("a command in time")
-    }
-
-    fn assignment(&self) -> Assignment {
-        loop {
-            if let Command::Assign { node, assignment } = self.next() {
-                assert_eq!(node, self.node);
-                return assignment;
-            }
-        }
-    }
-
-    fn say_serving(&self, assignment: &Assignment, role: &str) {
-        let partition = PartitionReport {
-            partition: assignment.stamp.partition.0,
-            role: role.to_owned(),
-            epoch: assignment.stamp.number.epoch,
-            counter: assignment.stamp.number.counter,
-            ..PartitionReport::default()
-        };
-        let report = NodeReport {
-            name: self.name.clone(),
-            state: NodeState::Ready,
-            partitions: vec![partition],
-            ..NodeReport::default()
-        };
-        assert!(self.agent.reporter().send(Report::Status { nodes: vec![report] }));
-    }
-}
+use support::{FakeHead, PATIENCE, call, rack, status, text, wait_for};
 
 #[test]
 fn a_rack_starts_serves_flushes_and_goes_on_after_a_restart_of_everything() {

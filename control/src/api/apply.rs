@@ -10,7 +10,7 @@ use super::core::Core;
 use super::model::{Command, Role};
 use super::rpc::RpcError;
 use crate::authority::{DeviceDeclaration, NodeDeclaration, VolumeRequest, VolumeState};
-use crate::config::{Code, Device, Rack, Volume, VolumeKind};
+use crate::config::{Code, Device, Rack, Solo, Volume, VolumeKind};
 
 /// What applying a file did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -18,6 +18,8 @@ use crate::config::{Code, Device, Rack, Volume, VolumeKind};
 pub struct Applied {
     /// Made now (`volume vol0`, `node sled-7`).
     pub created: Vec<String>,
+    /// Whose policy is another one now.
+    pub changed: Vec<String>,
     /// As they were.
     pub unchanged: Vec<String>,
     /// Removed because the file does not name them.
@@ -76,13 +78,14 @@ pub fn declarations(rack: &Rack) -> Vec<NodeDeclaration> {
 
 /// A volume of a file as the authority takes it; none for a bare one.
 pub fn request_of(volume: &Volume) -> Option<VolumeRequest> {
-    let VolumeKind::Replicated { primary, secondary, code } = &volume.kind else { return None };
+    let VolumeKind::Replicated { primary, secondary, code, solo } = &volume.kind else { return None };
     Some(VolumeRequest {
         name: volume.name.clone(),
         bytes: volume.size_bytes,
         primary: primary.clone(),
         secondary: secondary.clone(),
         code: *code,
+        solo: *solo,
     })
 }
 
@@ -130,8 +133,10 @@ impl Core {
         match self.authority.create_volume(&request) {
             Ok(changes) if changes.records.is_empty() => applied.unchanged.push(what),
             Ok(changes) => {
+                let fresh = self.authority.volume_by_name(&volume.name).is_none();
                 self.carry_out(&changes)?;
-                applied.created.push(what);
+                let list = if fresh { &mut applied.created } else { &mut applied.changed };
+                list.push(what);
             }
             Err(crate::authority::VolumeError::Exists(name)) => {
                 applied.parted.push(self.how_it_parts(&name, &request));
@@ -229,17 +234,19 @@ impl Core {
                 .ok_or_else(|| RpcError::refused("the rack has no head for it"))?,
         };
         let secondary = secondary.or_else(|| heads.iter().find(|head| **head != primary).cloned());
-        Ok(VolumeRequest { name, bytes, primary, secondary, code: self.rack.code })
+        let (code, solo) = (self.rack.code, Solo::default());
+        Ok(VolumeRequest { name, bytes, primary, secondary, code, solo })
     }
 
-    /// Heads, those with the fewest volumes first (EF-26): a primary counts twice.
+    /// Heads that take new volumes, those with the fewest first (EF-26): a primary counts twice.
     fn heads_by_load(&self) -> Vec<String> {
         let load = |node: palisade_protocol::wire::NodeId| {
             self.authority.living().fold(0, |sum, volume| {
-                sum + 2 * usize::from(volume.primary == node) + usize::from(volume.secondary == Some(node.0))
+                let rank = volume.current().iter().position(|head| *head == node);
+                sum + rank.map_or(0, |rank| if rank == 0 { 2 } else { 1 })
             })
         };
-        let heads = self.authority.nodes().filter(|node| node.role == Role::Head);
+        let heads = self.authority.nodes().filter(|node| node.role == Role::Head && !node.draining);
         let mut heads: Vec<_> = heads.map(|node| (load(node.node), node.node, node.name.clone())).collect();
         heads.sort();
         heads.into_iter().map(|(_, _, name)| name).collect()

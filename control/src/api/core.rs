@@ -1,25 +1,23 @@
 //! The state behind the socket: authority, store, and the processes that are connected. Everything runs
 //! under one lock, off every I/O path; what is told to nodes is told after it is durable (EF-14).
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::mpsc::SyncSender;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use palisade_protocol::wire::{Assignment, BootId, NodeId, PartitionId, RackId};
 use serde_json::Value;
 
+use super::events::{Events, now_ms};
 use super::model::{Command, RosterEntry};
 use super::rpc::{self, RpcError};
-use super::status::{EventEntry, Live, Status};
-use crate::authority::{Authority, Changes, VolumeState};
+use super::status::{Live, Status};
+use crate::authority::{Authority, Change, Changes, Record, VolumeState};
 use crate::config::Rack;
 use crate::identity::Identity;
 use crate::report::NodeReport;
 use crate::store::{Mark, Store, StoreError};
-
-/// Events that are kept.
-const EVENTS_MAX: usize = 256;
 
 /// A node of a connected process.
 pub(super) struct Connected {
@@ -42,7 +40,7 @@ pub struct Core {
     /// Who waits for the answer of a node, by tag.
     pub(super) promises: BTreeMap<u64, SyncSender<Option<String>>>,
     pub(super) next_tag: u64,
-    events: VecDeque<EventEntry>,
+    pub(super) events: Events,
     /// Set when a commit failed and the state could not be read again: nothing is decided any more.
     broken: Option<String>,
 }
@@ -90,6 +88,8 @@ impl Core {
             store.commit(&founding.records)?;
             records = store.load()?;
         }
+        let mut events = Events::default();
+        events.load(records.iter().map(|(_, record)| record));
         let authority = Authority::load(records).map_err(|error| CoreError::Load(data.clone(), error))?;
         if authority.meta().name != rack.name {
             let (theirs, ours) = (authority.meta().name.clone(), rack.name);
@@ -103,7 +103,7 @@ impl Core {
             nodes: BTreeMap::new(),
             promises: BTreeMap::new(),
             next_tag: 1,
-            events: VecDeque::new(),
+            events,
             broken: None,
         };
         core.heed_mark()?;
@@ -131,11 +131,18 @@ impl Core {
             return Err(RpcError::new(rpc::INTERNAL, why.clone()));
         }
         if !changes.records.is_empty() {
-            if let Err(error) = self.store.commit(&changes.records) {
+            let events = self.events.records(&self.authority, changes);
+            let told = events.iter().cloned().map(|event| {
+                let record = Record::Event(event);
+                (record.key(), Some(record))
+            });
+            let records: Vec<Change> = changes.records.iter().cloned().chain(told).collect();
+            if let Err(error) = self.store.commit(&records) {
                 self.reload();
                 return Err(RpcError::new(rpc::INTERNAL, error.to_string()));
             }
             self.authority.apply(changes);
+            self.events.keep(events);
             self.write_mark();
         }
         for note in &changes.notes {
@@ -148,6 +155,9 @@ impl Core {
     /// After a failed commit only the store knows what holds.
     fn reload(&mut self) {
         let loaded = self.store.load().map_err(|error| error.to_string());
+        if let Ok(records) = &loaded {
+            self.events.load(records.iter().map(|(_, record)| record));
+        }
         match loaded.and_then(|records| Authority::load(records).map_err(|error| error.to_string())) {
             Ok(authority) => self.authority = authority,
             Err(why) => self.broken = Some(format!("control lost its store, start the rack again: {why}")),
@@ -180,8 +190,8 @@ impl Core {
             }
         }
         for assignment in &changes.assignments {
-            for member in &assignment.members {
-                self.tell_assignment(member.head, assignment);
+            for head in self.heads_of(assignment.stamp.partition) {
+                self.tell_assignment(head, assignment);
             }
         }
         for (node, partition) in &changes.deleting {
@@ -199,11 +209,13 @@ impl Core {
         }
     }
 
-    /// An assignment goes only to the boot that it names (P-01).
+    /// An assignment goes only to the boot that it names (P-01). A head that it does not name hears that it
+    /// is out.
     fn tell_assignment(&mut self, node: NodeId, assignment: &Assignment) {
-        let boot = self.nodes.get(&node.0).map(|connected| connected.boot);
-        if assignment.member(node).map(|member| member.boot) == boot {
-            self.send(node, &Command::Assign { node, assignment: assignment.clone() });
+        let Some(boot) = self.nodes.get(&node.0).map(|connected| connected.boot) else { return };
+        if assignment.member(node).is_none_or(|member| member.boot == boot) {
+            let paused = self.authority.paused(assignment.stamp.partition, now_ms());
+            self.send(node, &Command::Assign { node, assignment: assignment.clone(), paused });
         }
     }
 
@@ -218,7 +230,7 @@ impl Core {
         let deleting: Vec<PartitionId> = self
             .authority
             .living()
-            .filter(|volume| volume.state == VolumeState::Deleting && volume.primary == head)
+            .filter(|volume| volume.state == VolumeState::Deleting && volume.current_primary() == head)
             .map(|volume| volume.partition())
             .collect();
         for partition in deleting {
@@ -286,16 +298,7 @@ impl Core {
 
     /// Keeps and logs an event.
     pub(super) fn event(&mut self, node: &str, warning: bool, what: String) {
-        if warning {
-            tracing::warn!(node, "{what}");
-        } else {
-            tracing::info!(node, "{what}");
-        }
-        let time = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        if self.events.len() >= EVENTS_MAX {
-            self.events.pop_front();
-        }
-        self.events.push_back(EventEntry { time, node: node.to_owned(), warning, what });
+        self.events.say(node, String::new(), warning, what);
     }
 
     /// Every node, for messages and status.
@@ -328,7 +331,7 @@ impl Core {
     pub fn status(&self) -> Status {
         let mut status = Status::of(&self.authority, Some(&self.rack), &self.live());
         status.pid = std::process::id();
-        status.events = self.events.iter().cloned().collect();
+        status.events = self.events.said();
         status
     }
 

@@ -59,6 +59,21 @@ pub mod node {
     }
 }
 
+/// 64-bit numbers as decimal text.
+pub mod number {
+    use super::*;
+
+    /// Writes one.
+    pub fn serialize<S: Serializer>(number: &u64, to: S) -> Result<S::Ok, S::Error> {
+        to.collect_str(number)
+    }
+
+    /// Reads one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<u64, D::Error> {
+        String::deserialize(from)?.parse().map_err(|_| D::Error::custom("not a number"))
+    }
+}
+
 /// Partition ids as numbers.
 pub mod partition {
     use super::*;
@@ -164,6 +179,84 @@ pub mod assignment {
         }
         let member = |json: MemberJson| Member { head: json.head, log: json.log, boot: json.boot };
         Ok(Assignment { stamp, members: json.members.into_iter().map(member).collect() })
+    }
+}
+
+/// Assignments that may be absent.
+pub mod maybe_assignment {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Wrapped(#[serde(with = "assignment")] Assignment);
+
+    /// Writes one, or null.
+    pub fn serialize<S: Serializer>(assignment: &Option<Assignment>, to: S) -> Result<S::Ok, S::Error> {
+        assignment.clone().map(Wrapped).serialize(to)
+    }
+
+    /// Reads one, or null.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Option<Assignment>, D::Error> {
+        Ok(Option::<Wrapped>::deserialize(from)?.map(|wrapped| wrapped.0))
+    }
+}
+
+/// Proposals.
+pub mod proposal {
+    use palisade_protocol::wire::{Proposal, Why};
+
+    use super::*;
+
+    /// Reasons by their names.
+    #[derive(Clone, Copy, Serialize, Deserialize)]
+    #[serde(remote = "Why", rename_all = "snake_case")]
+    enum WhyJson {
+        Silence,
+        Unhealthy,
+        ClientAsked,
+        Planned,
+        Joined,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct ProposalJson {
+        expected: StampJson,
+        members: Vec<MemberJson>,
+        #[serde(with = "number")]
+        nonce: u64,
+        #[serde(with = "WhyJson")]
+        why: Why,
+        caught_up: bool,
+    }
+
+    /// Writes one.
+    pub fn serialize<S: Serializer>(proposal: &Proposal, to: S) -> Result<S::Ok, S::Error> {
+        let member = |member: &Member| MemberJson { head: member.head, log: member.log, boot: member.boot };
+        ProposalJson {
+            expected: StampJson::from(&proposal.expected),
+            members: proposal.members.iter().map(member).collect(),
+            nonce: proposal.nonce,
+            why: proposal.why,
+            caught_up: proposal.caught_up,
+        }
+        .serialize(to)
+    }
+
+    /// Reads one; whether its group can be is for the authority to say.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Proposal, D::Error> {
+        let json = ProposalJson::deserialize(from)?;
+        let expected = json.expected.stamp().ok_or_else(|| D::Error::custom("a grant is no number"))?;
+        if json.members.len() > palisade_protocol::wire::limits::MEMBERS_MAX {
+            return Err(D::Error::custom("a group has 1 to 4 members"));
+        }
+        let member = |json: MemberJson| Member { head: json.head, log: json.log, boot: json.boot };
+        Ok(Proposal {
+            partition: expected.partition,
+            expected,
+            members: json.members.into_iter().map(member).collect(),
+            nonce: json.nonce,
+            why: json.why,
+            caught_up: json.caught_up,
+        })
     }
 }
 

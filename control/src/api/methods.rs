@@ -4,7 +4,7 @@
 use std::sync::mpsc::{Receiver, sync_channel};
 use std::time::{Duration, Instant};
 
-use palisade_protocol::wire::NodeId;
+use palisade_protocol::wire::{NodeId, Number, PartitionId};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
@@ -13,9 +13,10 @@ use super::core::{Connected, Core};
 use super::model::{Admission, AdmittedDevice, AdmittedNode, Command, Drill, NodeHello};
 use super::rpc::{self, RpcError};
 use super::server::Link;
+use crate::authority::VolumeRecord;
 use crate::config;
 use crate::identity::{Identity, Medium};
-use crate::report::{NodeReport, Report};
+use crate::report::{NodeReport, PartitionReport, Report};
 
 /// Most nodes of one process.
 const NODES_MAX: usize = 1024;
@@ -60,6 +61,12 @@ struct CreateParams {
 #[serde(deny_unknown_fields)]
 struct NameParams {
     name: String,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct EventsParams {
+    volume: Option<String>,
 }
 
 #[derive(Deserialize)]
@@ -134,6 +141,11 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "volume.create" => create(core, parse(params)?),
         "volume.delete" => delete(core, &parse::<NameParams>(params)?.name),
         "volume.flush" => return flush(core, &parse(params)?),
+        "volume.failover" => Core::json(&core.failover(&parse::<NameParams>(params)?.name, "planned")?),
+        "volume.query" => core.query(&parse::<NameParams>(params)?.name),
+        "head.drain" => Core::json(&core.drain(&parse::<NameParams>(params)?.name)?),
+        "head.resume" => core.resume(&parse::<NameParams>(params)?.name),
+        "events" => Core::json(&core.events.all(parse::<EventsParams>(params)?.volume.as_deref())),
         "device.list" => Core::json(&core.status().devices),
         "device.replace" => replace(core, &parse(params)?),
         "device.drill" => return drill(core, parse(params)?),
@@ -196,7 +208,7 @@ fn flush(core: &mut Core, params: &FlushParams) -> Result<Outcome, RpcError> {
             params.name
         ))
     })?;
-    let (node, partition) = (volume.primary, volume.partition());
+    let (node, partition) = (volume.current_primary(), volume.partition());
     let tag = core.next_tag;
     core.next_tag += 1;
     if !core.send(node, &Command::Flush { node, partition, tag }) {
@@ -348,13 +360,19 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
         Report::SledReady { node, .. } => drop(own(core, node)?),
         Report::Status { nodes } => {
             for report in nodes {
-                take_report(core, link, report);
+                take_report(core, link, report)?;
             }
         }
-        Report::Event { node, warning, what } => {
+        Report::Event { node, warning, what, partition } => {
             own(core, node)?;
-            let name = core.authority.node(node).map_or_else(String::new, |node| node.name.clone());
-            core.event(&name, warning, what.chars().take(1000).collect());
+            let volume = partition.and_then(|partition| core.authority.volume(PartitionId(partition)));
+            let volume = volume.map_or_else(String::new, |volume| volume.name.clone());
+            let name = core.authority.name_of(node);
+            core.events.say(&name, volume, warning, what.chars().take(1000).collect());
+        }
+        Report::Propose { node, proposal } => {
+            own(core, node)?;
+            core.propose(node, &proposal)?;
         }
         Report::Flushed { tag, error } | Report::Drilled { tag, error } => {
             core.keep_promise(tag, error);
@@ -368,13 +386,27 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
     Ok(())
 }
 
-fn take_report(core: &mut Core, link: &Link, mut report: NodeReport) {
+fn take_report(core: &mut Core, link: &Link, mut report: NodeReport) -> Result<(), RpcError> {
     for partition in &mut report.partitions {
         partition.stages.retain(|_, histogram| histogram.is_sane());
     }
     report.histograms.retain(|_, histogram| histogram.is_sane());
-    let Some(id) = core.authority.node_by_name(&report.name).map(|node| node.node.0) else { return };
-    if let Some(node) = core.nodes.get_mut(&id).filter(|node| node.link == link.id) {
-        node.report = report;
+    let Some(id) = core.authority.node_by_name(&report.name).map(|node| node.node) else { return Ok(()) };
+    let Some(node) = core.nodes.get_mut(&id.0).filter(|node| node.link == link.id) else { return Ok(()) };
+    let serves = |partition: &&PartitionReport| partition.role == "serving" && !partition.peer_away;
+    let served: Vec<(u64, Number)> = report
+        .partitions
+        .iter()
+        .filter(serves)
+        .map(|report| (report.partition, Number { epoch: report.epoch, counter: report.counter }))
+        .collect();
+    node.report = report;
+    for (partition, number) in served {
+        let stamp = core.authority.volume(PartitionId(partition)).and_then(VolumeRecord::stamp);
+        if let Some(stamp) = stamp.filter(|stamp| stamp.number == number) {
+            let changes = core.authority.served(id, stamp);
+            core.carry_out(&changes)?;
+        }
     }
+    Ok(())
 }

@@ -1,15 +1,17 @@
 //! The control socket: versioned JSON-RPC 2.0, one message a line, over `DATA/control.sock`.
 //!
 //! `rpc` and `line` are the envelope, `model` and `report` what is said, `core` the state behind it,
-//! `methods` and `apply` what is done, `server` and `client` the two ends.
+//! `methods`, `moving` (roles) and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
 
 pub mod apply;
 pub mod client;
 mod core;
+pub mod events;
 pub mod json;
 pub mod line;
 mod methods;
 pub mod model;
+pub mod moving;
 pub mod rpc;
 mod server;
 pub mod status;

@@ -8,6 +8,7 @@ use palisade_protocol::wire::{Assignment, BootId, DeviceId, Geometry, NodeId, Pa
 use serde::{Deserialize, Serialize};
 
 use super::json;
+use crate::config::Solo;
 use crate::identity::Known;
 
 /// What a node is.
@@ -86,11 +87,14 @@ pub struct PartitionSpec {
     pub column_bytes: u64,
     /// Fewest columns of a flush (P-25).
     pub columns_min: u8,
-    /// The head that exports it.
+    /// The head that serves it at present, and exports it.
     #[serde(with = "json::node")]
     pub primary: NodeId,
-    /// The head that follows, if any.
+    /// The head that follows, or is to when it comes back; none for a volume that was made with one head.
     pub secondary: Option<u32>,
+    /// Whether a group of one may acknowledge writes (P-30); so may a volume that was made with one head.
+    #[serde(default)]
+    pub solo: Solo,
     /// Devices that may hold its columns.
     pub devices: Vec<DeviceSpec>,
     /// Whether it is being deleted: tell the primary so once it serves.
@@ -173,11 +177,31 @@ pub enum Command {
         /// For whom.
         #[serde(with = "json::node")]
         node: NodeId,
-        /// The pair.
+        /// The pair. A head that it does not name is out of the group.
         #[serde(with = "json::assignment")]
         assignment: Assignment,
+        /// So many moves lately that a primary that answers stays in place (MA-17).
+        #[serde(default)]
+        paused: bool,
     },
-    /// A partition of which the head is a member exists (or its declaration changed). The primary exports it.
+    /// What became of a proposal ([`Report::Propose`]), durably.
+    Outcome {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The partition.
+        #[serde(with = "json::partition")]
+        partition: PartitionId,
+        /// Of the proposal.
+        #[serde(with = "json::number")]
+        nonce: u64,
+        /// Whether it was granted.
+        granted: bool,
+        /// Granted: the pair. Declined: the newest one, if there is one.
+        #[serde(with = "json::maybe_assignment", default)]
+        pair: Option<Assignment>,
+    },
+    /// A partition that concerns the head exists, or what is said of it changed. Its primary exports it.
     CreatePartition {
         /// For whom.
         #[serde(with = "json::node")]

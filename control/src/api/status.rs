@@ -3,10 +3,13 @@
 
 use std::collections::BTreeMap;
 
+use palisade_protocol::wire::NodeId;
 use serde::{Deserialize, Serialize};
 
+pub use super::events::EventEntry;
+use super::events::now_ms;
 use crate::authority::{Authority, DeviceRecord, NodeRecord, VolumeRecord, VolumeState};
-use crate::config::{Device, DeviceKind, Rack, VolumeKind, size::show_size};
+use crate::config::{Device, DeviceKind, Rack, Solo, VolumeKind, size::show_size};
 use crate::identity::Known;
 use crate::report::{NodeReport, NodeState, PartitionReport};
 
@@ -48,7 +51,7 @@ pub struct NodeStatus {
     pub node: u32,
     /// Process; 0 when it is away.
     pub pid: u32,
-    /// `starting`, `ready`, `failed` or `away`.
+    /// `starting`, `ready`, `failed` or `away`; a ready head may be `draining` or `drained`.
     pub state: String,
     /// Why not `ready`.
     pub why: String,
@@ -74,12 +77,22 @@ pub struct VolumeStatus {
     pub bytes: u64,
     /// First address.
     pub address: String,
-    /// Every address.
+    /// Every address of every member, the primary's first.
     pub addresses: Vec<String>,
-    /// Name of the primary; empty for a bare volume.
+    /// Name of the primary at present; empty for a bare volume.
     pub primary: String,
-    /// Name of the secondary; empty when there is none.
+    /// Name of the secondary at present; empty when there is none.
     pub secondary: String,
+    /// Name of the head that was declared to be the primary.
+    pub declared_primary: String,
+    /// Name of the head that was declared to be the secondary.
+    pub declared_secondary: String,
+    /// `wait` or `local`: whether one head may serve it alone.
+    pub solo: String,
+    /// The secondary came back and is not refilled yet: it cannot take over.
+    pub joining: bool,
+    /// So many moves lately that a primary that answers stays in place.
+    pub paused: bool,
     /// Counter of the newest number; rises with each grant.
     pub sequence: u64,
     /// Newest number with its epoch.
@@ -136,19 +149,6 @@ pub struct DeviceStatus {
     pub counters: BTreeMap<String, u64>,
 }
 
-/// Something that happened.
-#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
-pub struct EventEntry {
-    /// Seconds since 1970.
-    pub time: u64,
-    /// Node, or `control`.
-    pub node: String,
-    /// Whether it needs attention.
-    pub warning: bool,
-    /// What.
-    pub what: String,
-}
-
 /// A node that is connected.
 #[derive(Clone, Copy, Debug)]
 pub struct Live<'r> {
@@ -184,7 +184,7 @@ impl Status {
             data: rack.map_or(String::new(), |rack| rack.data.display().to_string()),
             pid: 0,
             ready: volumes.iter().all(served),
-            nodes: authority.nodes().map(|node| node_status(node, live)).collect(),
+            nodes: authority.nodes().map(|node| node_status(authority, node, live)).collect(),
             volumes,
             devices: authority.devices().map(|device| device_status(authority, rack, live, device)).collect(),
             events: Vec::new(),
@@ -198,6 +198,11 @@ impl Status {
 }
 
 impl VolumeStatus {
+    /// Its policy as the file would say it.
+    pub fn policy(&self) -> Solo {
+        if self.solo == "local" { Solo::Local } else { Solo::Wait }
+    }
+
     /// `volume vol0 4.0 GiB nbd://127.0.0.1:10809/vol0 primary head-1 secondary head-2`.
     pub fn line(&self) -> String {
         let mut line = format!("volume {} {} {}", self.name, show_size(self.bytes), self.address);
@@ -213,7 +218,7 @@ impl VolumeStatus {
     }
 }
 
-fn node_status(node: &NodeRecord, live: &BTreeMap<u32, Live<'_>>) -> NodeStatus {
+fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Live<'_>>) -> NodeStatus {
     let mut status = NodeStatus {
         name: node.name.clone(),
         role: node.role.name().to_owned(),
@@ -234,6 +239,11 @@ fn node_status(node: &NodeRecord, live: &BTreeMap<u32, Live<'_>>) -> NodeStatus 
         status.state = "away".to_owned();
         status.why = "its process does not speak".to_owned();
     }
+    if node.draining && status.state == "ready" {
+        let serves = authority.served_by(node.node).count();
+        status.state = if serves > 0 { "draining" } else { "drained" }.to_owned();
+        status.why = format!("`palisade head resume {}` takes it into use again", node.name);
+    }
     status.log_bytes = live.report.log_blocks.saturating_mul(block);
     status.log_free_bytes = live.report.log_free.saturating_mul(block);
     status.counters = live.report.counters.clone();
@@ -249,42 +259,19 @@ fn state_name(state: NodeState) -> &'static str {
     }
 }
 
-fn name_of(authority: &Authority, node: u32) -> String {
-    let node = authority.node(palisade_protocol::wire::NodeId(node));
-    node.map_or_else(String::new, |node| node.name.clone())
-}
-
 fn volume_status(
     authority: &Authority,
     rack: Option<&Rack>,
     live: &BTreeMap<u32, Live<'_>>,
     volume: &VolumeRecord,
 ) -> VolumeStatus {
-    let primary = name_of(authority, volume.primary.0);
-    let head = rack.and_then(|rack| rack.head(&primary));
-    let addresses: Vec<String> =
-        head.map_or_else(Vec::new, |head| head.nbd.iter().map(|address| address.uri(&volume.name)).collect());
-    let mut status = VolumeStatus {
-        name: volume.name.clone(),
-        id: volume.id,
-        bytes: volume.bytes,
-        address: addresses.first().cloned().unwrap_or_default(),
-        addresses,
-        primary,
-        secondary: volume.secondary.map_or_else(String::new, |node| name_of(authority, node)),
-        sequence: volume.counter,
-        number: volume.number().to_string(),
-        kind: "replicated".to_owned(),
-        code: format!("{}+{}", volume.k, volume.m),
-        ..VolumeStatus::default()
-    };
-    let report = live
-        .get(&volume.primary.0)
-        .filter(|live| !live.silent)
-        .and_then(|live| live.report.partitions.iter().find(|report| report.partition == volume.id));
+    let mut status = named(authority, rack, volume);
+    let head = live.get(&volume.current_primary().0).filter(|live| !live.silent);
+    let report =
+        head.and_then(|live| live.report.partitions.iter().find(|report| report.partition == volume.id));
     match report {
         Some(report) => fill(&mut status, report),
-        None if live.get(&volume.primary.0).is_some_and(|live| !live.silent) => {
+        None if head.is_some() => {
             status.state = "waiting".to_owned();
             status.why = format!("its primary {} has not taken it up yet", status.primary);
         }
@@ -303,6 +290,38 @@ fn volume_status(
         status.state = "deleting".to_owned();
     }
     status
+}
+
+/// What the store and the file say of a volume.
+fn named(authority: &Authority, rack: Option<&Rack>, volume: &VolumeRecord) -> VolumeStatus {
+    let members: Vec<String> = volume.current().into_iter().map(|head| authority.name_of(head)).collect();
+    let heads = members.iter().filter_map(|name| rack?.head(name));
+    let addresses: Vec<String> =
+        heads.flat_map(|head| &head.nbd).map(|address| address.uri(&volume.name)).collect();
+    let declared = volume.secondary.map(|head| authority.name_of(NodeId(head)));
+    let solo = match volume.solo {
+        Solo::Wait => "wait",
+        Solo::Local => "local",
+    };
+    VolumeStatus {
+        name: volume.name.clone(),
+        id: volume.id,
+        bytes: volume.bytes,
+        address: addresses.first().cloned().unwrap_or_default(),
+        addresses,
+        primary: members.first().cloned().unwrap_or_default(),
+        secondary: members.get(1).cloned().unwrap_or_default(),
+        declared_primary: authority.name_of(volume.primary),
+        declared_secondary: declared.unwrap_or_default(),
+        solo: solo.to_owned(),
+        joining: volume.members.iter().any(|member| member.joining),
+        paused: volume.paused(now_ms()),
+        sequence: volume.counter,
+        number: volume.number().to_string(),
+        kind: "replicated".to_owned(),
+        code: format!("{}+{}", volume.k, volume.m),
+        ..VolumeStatus::default()
+    }
 }
 
 fn fill(status: &mut VolumeStatus, report: &PartitionReport) {
@@ -350,7 +369,7 @@ fn device_status(
     };
     let mut status = DeviceStatus {
         name: device.name.clone(),
-        node: name_of(authority, device.node.0),
+        node: authority.name_of(device.node),
         id,
         state: if device.trouble.is_empty() { state.to_owned() } else { "missing".to_owned() },
         trouble: device.trouble.clone(),

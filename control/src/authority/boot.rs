@@ -1,12 +1,10 @@
 //! A head booted and asks for numbers (P-01, P-03, P-04, EF-14).
 
-use std::hash::Hasher;
-
 use palisade_protocol::wire::{BootId, GrantId, LogId, NodeId, Number, Stamp};
-use siphasher::sip::SipHasher24;
 
-use super::record::{BootJson, LogJson, MemberRecord, Meta, NodeRecord, Record, VolumeRecord, VolumeState};
-use super::{Authority, Changes, Faults};
+use super::grant::Grant;
+use super::record::{BootJson, LogJson, Meta, NodeRecord, Record, VolumeRecord, VolumeState};
+use super::{Authority, Changes};
 use crate::api::model::Role;
 use crate::identity::{Identity, Known};
 
@@ -40,8 +38,9 @@ pub enum BootError {
 }
 
 impl Authority {
-    /// Grants a new number to every partition of which `head` is a member, to the group in which it has
-    /// this boot. Asked again by the same boot it grants nothing and repeats what stands. `held` are the
+    /// Grants a new number to every partition of which `head` is a member, to the present group (roles stay
+    /// where they moved to) with this boot; where the others went on without it, it comes in behind them.
+    /// Asked again by the same boot it grants nothing and repeats what stands. `held` are the
     /// pairs that the head's log holds; one above the store's shows that the store is an older copy.
     pub fn boot(&self, head: NodeId, boot: BootId, log: LogId, held: &[Stamp]) -> Result<Changes, BootError> {
         let node = self.nodes.get(&head.0).ok_or(BootError::UnknownNode(head))?;
@@ -61,8 +60,13 @@ impl Authority {
         let mut meta = self.meta.clone();
         self.notice_restore(&mut meta, held, &mut changes);
         let lookup = |id: NodeId| if id == head { Some(&node) } else { self.nodes.get(&id.0) };
-        for volume in self.volumes.values().filter(|volume| volume.heads().contains(&head)) {
-            grant(volume, &mut meta, self.faults, lookup, &mut changes);
+        let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut changes };
+        for volume in self.volumes.values() {
+            if volume.current().contains(&head) {
+                grant.renew(volume, "its heads started", lookup);
+            } else if volume.heads().contains(&head) {
+                grant.rejoin(volume, &node);
+            }
         }
         changes.put(Record::Node(node));
         changes.put(Record::Meta(meta));
@@ -125,78 +129,4 @@ impl Authority {
             ));
         }
     }
-}
-
-/// Why a volume cannot be granted now; for `status`.
-pub(super) fn obstacle<'n>(
-    volume: &VolumeRecord,
-    faults: Faults,
-    lookup: impl Fn(NodeId) -> Option<&'n NodeRecord>,
-) -> Option<String> {
-    for head in volume.heads() {
-        let Some(node) = lookup(head) else { return Some(format!("head {head} is not in the store")) };
-        let (Some(_), Some(LogJson(log))) = (node.boot, node.log) else {
-            if faults.lone_group && head != volume.primary {
-                continue;
-            }
-            return Some(format!("{} has not started yet", node.name));
-        };
-        let before = volume.members.iter().find(|member| member.head == head);
-        if let Some(before) = before
-            && before.log != log
-            && !faults.any_log
-        {
-            return Some(format!(
-                "the log of {} was replaced: it holds nothing of this volume and filling it from the other head is not possible yet",
-                node.name
-            ));
-        }
-    }
-    None
-}
-
-/// Grants the next number of a volume if every member has a boot and the log it always had (P-03).
-/// A group is never granted without its secondary: that would be acknowledging alone (`SoloByLeave`).
-pub(super) fn grant<'n>(
-    volume: &VolumeRecord,
-    meta: &mut Meta,
-    faults: Faults,
-    lookup: impl Fn(NodeId) -> Option<&'n NodeRecord>,
-    changes: &mut Changes,
-) {
-    if volume.state == VolumeState::Deleted {
-        return;
-    }
-    if let Some(why) = obstacle(volume, faults, &lookup) {
-        changes.notes.push(format!("volume {} gets no number: {why}", volume.name));
-        return;
-    }
-    let mut volume = volume.clone();
-    volume.members = volume
-        .heads()
-        .into_iter()
-        .filter_map(lookup)
-        .filter_map(|node| Some(MemberRecord { head: node.node, log: node.log?.0, boot: node.boot?.0 }))
-        .collect();
-    if faults.number_kept && volume.counter > 0 {
-        changes.assignments.extend(volume.assignment());
-        changes.put(Record::Volume(volume));
-        return;
-    }
-    let before = volume.number();
-    volume.epoch = meta.epoch;
-    volume.counter += 1;
-    meta.grants += 1;
-    assert!(volume.number() > before, "numbers rise (EF-14)");
-    volume.grant = grant_id(meta.incarnation, &volume);
-    changes.assignments.extend(volume.assignment());
-    changes.put(Record::Volume(volume));
-}
-
-/// Grant ids of two stores differ even for one number, because their incarnations do (P-04). Never 0.
-fn grant_id(incarnation: u64, volume: &VolumeRecord) -> u64 {
-    let mut hasher = SipHasher24::new_with_keys(incarnation, volume.id);
-    hasher.write_u32(volume.epoch);
-    hasher.write_u64(volume.counter);
-    hasher.finish().max(1)
 }

@@ -13,6 +13,12 @@ pub struct Faults {
     pub epoch_kept: bool,
     /// `SoloByLeave`: a group is granted without its secondary.
     pub lone_group: bool,
+    /// MA-05: a proposal is granted though it knows an older pair.
+    pub compare_skipped: bool,
+    /// P-02: what was answered to a proposal is forgotten.
+    pub permission_forgotten: bool,
+    /// MA-21: a head that came back may take over before it is refilled.
+    pub joiner_trusted: bool,
 }
 
 impl Authority {

@@ -1,4 +1,5 @@
-//! Who may write: nodes, devices, volumes, sequence numbers (EF-14), sandboxes (EF-13), in one pure machine.
+//! Who may write: nodes, devices, volumes, sequence numbers (EF-14), groups (MA-05), sandboxes (EF-13), in one
+//! pure machine.
 //!
 //! Contract: a method looks at the state and returns [`Changes`] without changing anything. The caller
 //! makes `records` durable in its store, then calls [`Authority::apply`], then sends what `Changes`
@@ -9,8 +10,11 @@
 mod boot;
 mod device;
 mod faults;
+mod grant;
 mod node;
+mod propose;
 mod record;
+mod roles;
 mod sandbox;
 mod view;
 mod volume;
@@ -25,10 +29,14 @@ use palisade_protocol::wire::{Assignment, NodeId, PartitionId, RackId};
 pub use boot::BootError;
 pub use device::DeviceError;
 pub use faults::Faults;
+pub use grant::Move;
 pub use node::{DeviceDeclaration, NodeDeclaration, NodeError};
+pub use propose::{PAUSE_MOVES, PAUSE_WINDOW_MS, Verdict};
 pub use record::{
-    DeviceRecord, FORMAT, MemberRecord, Meta, NodeRecord, Record, SandboxRecord, VolumeRecord, VolumeState,
+    DeviceRecord, EVENTS_KEPT, EventRecord, FORMAT, MemberRecord, Meta, NodeRecord, PermissionRecord, Record,
+    SandboxRecord, VolumeRecord, VolumeState,
 };
+pub use roles::RoleError;
 pub use sandbox::spread;
 pub(crate) use volume::is_name;
 pub use volume::{VolumeError, VolumeRequest};
@@ -49,6 +57,8 @@ pub struct Changes {
     pub deleting: Vec<(NodeId, PartitionId)>,
     /// Partitions whose devices changed: tell their members.
     pub devices: Vec<PartitionId>,
+    /// Groups that are new, for people.
+    pub moves: Vec<Move>,
     /// For people: what was noticed on the way.
     pub notes: Vec<String>,
 }
@@ -115,6 +125,7 @@ impl Authority {
                 Record::Node(node) => drop(nodes.insert(node.node.0, node)),
                 Record::Device(device) => drop(devices.insert(device.name.clone(), device)),
                 Record::Volume(volume) => drop(volumes.insert(volume.id, volume)),
+                Record::Event(_) => {}
             }
         }
         let meta = meta.ok_or(LoadError::Empty)?;
@@ -134,6 +145,7 @@ impl Authority {
                     self.devices.insert(device.name.clone(), device.clone());
                 }
                 Some(Record::Volume(volume)) => drop(self.volumes.insert(volume.id, volume.clone())),
+                Some(Record::Event(_)) => {}
                 None => {
                     self.devices.retain(|name, _| record::device_key(name) != *key);
                     self.nodes.retain(|_, node| record::node_key(&node.name) != *key);

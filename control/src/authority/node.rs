@@ -2,7 +2,7 @@
 
 use palisade_protocol::wire::NodeId;
 
-use super::record::{DeviceRecord, NodeRecord, Record, device_key, node_key};
+use super::record::{DeviceRecord, NodeRecord, Record, VolumeRecord, device_key, node_key};
 use super::{Authority, Changes};
 use crate::api::model::Role;
 use crate::identity::Known;
@@ -91,6 +91,7 @@ impl Authority {
             boot: None,
             log: None,
             old_boots: Vec::new(),
+            draining: false,
         }));
         node
     }
@@ -101,7 +102,10 @@ impl Authority {
         let mut changes = Changes::default();
         let Some(node) = self.node_by_name(name) else { return Ok(changes) };
         let in_use = |why: String| Err(NodeError::InUse(name.to_owned(), why));
-        if let Some(volume) = self.living().find(|volume| volume.heads().contains(&node.node)) {
+        let needs = |volume: &&VolumeRecord| {
+            volume.current().contains(&node.node) || volume.declared().any(|head| head == node.node)
+        };
+        if let Some(volume) = self.living().find(needs) {
             return in_use(format!("volume `{}` is served by it", volume.name));
         }
         for device in self.devices.values().filter(|device| device.node == node.node) {

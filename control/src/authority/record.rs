@@ -1,17 +1,23 @@
 //! What the store keeps, one record per noun. Described in docs/FORMATS/control.md.
 
 use palisade_protocol::wire::{
-    Assignment, BootId, GrantId, LogId, Member, NodeId, Number, PartitionId, RackId, Stamp,
+    Assignment, BootId, GrantId, LogId, Member, NodeId, Number, PartitionId, Proposal, RackId, Stamp,
 };
 use serde::{Deserialize, Serialize};
 
+use crate::api::events::EventEntry;
 use crate::api::json;
 use crate::api::model::Role;
-use crate::config::Code;
+use crate::config::{Code, Solo};
 use crate::identity::Known;
 
-/// Format of the records; a newer one is refused.
-pub const FORMAT: u32 = 1;
+/// Format of the records; a newer one is refused. 2: roles move, so that a program which grants to the
+/// declared heads whatever happened since would hand a volume to a head that lacks acknowledged writes.
+/// Stores of format 1 are read, and become 2 with the first grant.
+pub const FORMAT: u32 = 2;
+
+/// Heads beside the current group whose last membership is remembered, per volume.
+pub(super) const LEFT_MAX: usize = 8;
 
 /// Any record.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -25,6 +31,8 @@ pub enum Record {
     Device(DeviceRecord),
     /// Of a volume, living or deleted.
     Volume(VolumeRecord),
+    /// Of a grant, for people; one slot of a ring.
+    Event(EventRecord),
 }
 
 impl Record {
@@ -35,6 +43,7 @@ impl Record {
             Self::Node(node) => node_key(&node.name),
             Self::Device(device) => device_key(&device.name),
             Self::Volume(volume) => format!("volume/{:020}", volume.id),
+            Self::Event(event) => event_key(event.seq),
         }
     }
 }
@@ -47,6 +56,23 @@ pub(super) fn node_key(name: &str) -> String {
 /// Key of a device's record.
 pub(super) fn device_key(name: &str) -> String {
     format!("device/{name}")
+}
+
+/// Events that a store keeps; an older one gives its slot to the newest.
+pub const EVENTS_KEPT: u64 = 512;
+
+/// Key of the slot of an event.
+fn event_key(seq: u64) -> String {
+    format!("event/{:03}", seq % EVENTS_KEPT)
+}
+
+/// An event that outlives control.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct EventRecord {
+    /// Rises by one from event to event.
+    pub seq: u64,
+    /// What happened.
+    pub event: EventEntry,
 }
 
 /// The rack.
@@ -91,6 +117,13 @@ pub struct NodeRecord {
     pub log: Option<LogJson>,
     /// Boots before; a late word of one of them is refused.
     pub old_boots: Vec<BootJson>,
+    /// A head that is being drained: volumes move away and no new one is placed on it.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub draining: bool,
+}
+
+fn is_false(value: &bool) -> bool {
+    !value
 }
 
 /// A boot id in a record.
@@ -131,6 +164,34 @@ pub struct MemberRecord {
     /// Its boot.
     #[serde(with = "json::uuid")]
     pub boot: BootId,
+    /// It came back after the others had gone on without it, and may lack what they acknowledged: it must
+    /// not become the primary before one who serves the group has refilled it (MA-21).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub joining: bool,
+}
+
+impl MemberRecord {
+    /// As machines take it.
+    pub fn member(&self) -> Member {
+        Member { head: self.head, log: self.log, boot: self.boot }
+    }
+}
+
+/// A proposal that was decided, so that it is answered alike when it comes again (P-02, BA-06).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PermissionRecord {
+    /// Boot of the proposer.
+    #[serde(with = "json::uuid")]
+    pub boot: BootId,
+    /// What was proposed.
+    #[serde(with = "json::proposal")]
+    pub proposal: Proposal,
+    /// The head that proposed.
+    #[serde(with = "json::node")]
+    pub proposer: NodeId,
+    /// The pair that was granted; none when it was declined.
+    #[serde(with = "json::maybe_assignment", default)]
+    pub granted: Option<Assignment>,
 }
 
 /// Columns of a device set aside for a volume (EF-13).
@@ -177,10 +238,10 @@ pub struct VolumeRecord {
     pub columns_min: u8,
     /// Whether columns of one extent may share a shelf.
     pub shared_shelves: bool,
-    /// The head that serves it.
+    /// The head that was declared to serve it; `members` says who does.
     #[serde(with = "json::node")]
     pub primary: NodeId,
-    /// The head that follows.
+    /// The head that was declared to follow.
     pub secondary: Option<u32>,
     /// Where it is in its life.
     pub state: VolumeState,
@@ -190,10 +251,23 @@ pub struct VolumeRecord {
     pub counter: u64,
     /// Its grant.
     pub grant: u64,
-    /// Group of the last grant; empty before the first.
+    /// Group of the last grant, primary first: the roles as they are. Empty before the first.
     pub members: Vec<MemberRecord>,
     /// Its sandbox.
     pub sandbox: Vec<SandboxRecord>,
+    /// Heads that were members and are none now, newest last, with the log they had (P-03).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left: Vec<MemberRecord>,
+    /// The newest decided proposal of each head (P-02, BA-06).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub permissions: Vec<PermissionRecord>,
+    /// When the primary changed though the old one answered, in milliseconds since 1970, newest last
+    /// (MA-17).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub moved_ms: Vec<u64>,
+    /// Whether one head may serve it alone (P-30).
+    #[serde(default)]
+    pub solo: Solo,
 }
 
 impl VolumeRecord {
@@ -202,9 +276,44 @@ impl VolumeRecord {
         PartitionId(self.id)
     }
 
-    /// Heads that should be its members, primary first.
+    /// Heads that were declared to be its members, primary first.
+    pub fn declared(&self) -> impl Iterator<Item = NodeId> {
+        std::iter::once(self.primary).chain(self.secondary.map(NodeId))
+    }
+
+    /// Heads in their present roles, primary first: the last group, or the declared one before the first.
+    pub fn current(&self) -> Vec<NodeId> {
+        if self.members.is_empty() {
+            return self.declared().collect();
+        }
+        self.members.iter().map(|member| member.head).collect()
+    }
+
+    /// The head that serves it, or is to.
+    pub fn current_primary(&self) -> NodeId {
+        self.members.first().map_or(self.primary, |member| member.head)
+    }
+
+    /// The head that follows, or is to when it comes back.
+    pub fn second(&self) -> Option<NodeId> {
+        let primary = self.current_primary();
+        self.current().get(1).copied().or_else(|| self.declared().find(|head| *head != primary))
+    }
+
+    /// Every head that has to do with it: members in order, then declared ones, then those that left.
     pub fn heads(&self) -> Vec<NodeId> {
-        std::iter::once(self.primary).chain(self.secondary.map(NodeId)).collect()
+        let mut heads = self.current();
+        for head in self.declared().chain(self.left.iter().map(|member| member.head)) {
+            if !heads.contains(&head) {
+                heads.push(head);
+            }
+        }
+        heads
+    }
+
+    /// Whether somebody else than the declared heads in the declared roles has it.
+    pub fn moved(&self) -> bool {
+        !self.members.is_empty() && !self.declared().eq(self.members.iter().map(|member| member.head))
     }
 
     /// Last granted number.
@@ -217,9 +326,8 @@ impl VolumeRecord {
         if self.members.is_empty() {
             return None;
         }
-        let member = |m: &MemberRecord| Member { head: m.head, log: m.log, boot: m.boot };
         let stamp = Stamp { partition: self.partition(), number: self.number(), grant: GrantId(self.grant) };
-        Some(Assignment { stamp, members: self.members.iter().map(member).collect() })
+        Some(Assignment { stamp, members: self.members.iter().map(MemberRecord::member).collect() })
     }
 
     /// Its code and geometry.

@@ -1,5 +1,8 @@
 //! The authority against its rules: EF-13, EF-14, P-01, P-03, P-04, and media decisions.
 
+mod propose;
+mod roles;
+
 use std::collections::BTreeSet;
 
 use palisade_protocol::wire::{BootId, GrantId, LogId, NodeId, Number, PartitionId, RackId, Stamp};
@@ -52,7 +55,8 @@ impl<S: Store> Rack<S> {
     fn carry_out(&mut self, changes: Changes) -> Changes {
         self.store.commit(&changes.records).expect("written");
         self.authority.apply(&changes);
-        let reloaded = Authority::load(self.store.load().expect("readable")).expect("loaded");
+        let mut reloaded = Authority::load(self.store.load().expect("readable")).expect("loaded");
+        reloaded.break_rules(self.authority.faults);
         assert_eq!(reloaded, self.authority, "what is applied is what the store tells");
         changes
     }
@@ -104,6 +108,7 @@ fn request(name: &str) -> VolumeRequest {
         primary: "head-1".to_owned(),
         secondary: Some("head-2".to_owned()),
         code: CODE,
+        solo: Default::default(),
     }
 }
 

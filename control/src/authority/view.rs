@@ -5,10 +5,11 @@ use std::collections::BTreeSet;
 use palisade_protocol::wire::{Assignment, BootId, DeviceId, NodeId, PartitionId, RackId};
 
 use super::Authority;
-use super::boot::obstacle;
 use super::device::active_id;
+use super::grant::obstacle;
 use super::record::{DeviceRecord, Meta, NodeRecord, VolumeRecord, VolumeState};
 use crate::api::model::{DeviceSpec, PartitionSpec};
+use crate::config::Solo;
 
 impl Authority {
     /// Identity of the rack.
@@ -89,8 +90,9 @@ impl Authority {
             unit_bytes: volume.unit_bytes,
             column_bytes: volume.column_bytes,
             columns_min: volume.columns_min,
-            primary: volume.primary,
-            secondary: volume.secondary,
+            primary: volume.current_primary(),
+            secondary: volume.second().map(|head| head.0),
+            solo: if volume.secondary.is_none() { Solo::Local } else { volume.solo },
             devices: self.targets(volume),
             deleting: volume.state == VolumeState::Deleting,
         })

@@ -3,13 +3,13 @@
 use palisade_protocol::wire::limits::BLOCK;
 use palisade_protocol::wire::{NodeId, PartitionId};
 
-use super::boot::grant;
+use super::grant::Grant;
 use super::record::{Record, VolumeRecord, VolumeState};
 use super::sandbox::spread;
 use super::{Authority, Changes};
 use crate::api::model::Role;
-use crate::config::Code;
 use crate::config::size::show_size;
+use crate::config::{Code, Solo};
 
 /// A volume to make.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -24,6 +24,8 @@ pub struct VolumeRequest {
     pub secondary: Option<String>,
     /// Code and geometry.
     pub code: Code,
+    /// Whether one head may serve it alone (P-30).
+    pub solo: Solo,
 }
 
 /// Why a volume cannot be made or deleted.
@@ -41,6 +43,9 @@ pub enum VolumeError {
     /// No such head.
     #[error("there is no head `{0}`; `palisade status` shows them")]
     NoHead(String),
+    /// A head that new volumes stay away from.
+    #[error("`{0}` is being drained: name another head, or `palisade head resume {0}`")]
+    Draining(String),
     /// One head in both roles (EF-26).
     #[error("`{0}` cannot be primary and secondary of one volume: name two heads")]
     SameHead(String),
@@ -72,7 +77,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 
 impl Authority {
     /// Makes a volume and, when both heads are up, grants its first number. Asking again for the very same
-    /// volume changes nothing.
+    /// volume changes at most its policy: the heads are those that it was made with, wherever it is now.
     pub fn create_volume(&self, request: &VolumeRequest) -> Result<Changes, VolumeError> {
         if !is_name(&request.name) {
             return Err(VolumeError::Name(request.name.clone()));
@@ -94,13 +99,22 @@ impl Authority {
                 grant: old.grant,
                 members: old.members.clone(),
                 sandbox: old.sandbox.clone(),
+                left: old.left.clone(),
+                permissions: old.permissions.clone(),
+                moved_ms: old.moved_ms.clone(),
+                solo: old.solo,
                 ..volume
             } == *old;
             return if same {
-                Ok(Changes::default())
+                Ok(old.with_policy(request.solo))
             } else {
                 Err(VolumeError::Exists(request.name.clone()))
             };
+        }
+        for head in [Some(primary), secondary].into_iter().flatten() {
+            if self.nodes.get(&head.0).is_some_and(|node| node.draining) {
+                return Err(VolumeError::Draining(self.name_of(head)));
+            }
         }
         self.check_room(request)?;
         let mut changes = Changes::default();
@@ -109,7 +123,8 @@ impl Authority {
         let volume = VolumeRecord { sandbox: self.allocate(&volume), ..volume };
         changes.created.push(volume.partition());
         changes.put(Record::Volume(volume.clone()));
-        grant(&volume, &mut meta, self.faults, |id| self.nodes.get(&id.0), &mut changes);
+        let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut changes };
+        grant.renew(&volume, "it was made", |id| self.nodes.get(&id.0));
         changes.put(Record::Meta(meta));
         Ok(changes)
     }
@@ -133,6 +148,10 @@ impl Authority {
             grant: 0,
             members: Vec::new(),
             sandbox: Vec::new(),
+            left: Vec::new(),
+            permissions: Vec::new(),
+            moved_ms: Vec::new(),
+            solo: request.solo,
         }
     }
 
@@ -166,22 +185,35 @@ impl Authority {
     pub fn delete_volume(&self, name: &str) -> Result<Changes, VolumeError> {
         let volume = self.volume_by_name(name).ok_or_else(|| VolumeError::Unknown(name.to_owned()))?;
         let mut changes = Changes::default();
-        changes.deleting.push((volume.primary, volume.partition()));
+        changes.deleting.push((volume.current_primary(), volume.partition()));
         changes.put(Record::Volume(VolumeRecord { state: VolumeState::Deleting, ..volume.clone() }));
         Ok(changes)
     }
 
     /// A head says that a partition is gone there. From the primary that ends the volume: its record stays
-    /// as a tombstone and the secondary is told to forget it.
+    /// as a tombstone and every other head that had it is told to forget it.
     pub fn volume_deleted(&self, head: NodeId, partition: PartitionId) -> Changes {
         let mut changes = Changes::default();
         let Some(volume) = self.volumes.get(&partition.0) else { return changes };
-        if volume.primary != head || volume.state != VolumeState::Deleting {
+        if volume.current_primary() != head || volume.state != VolumeState::Deleting {
             return changes;
         }
-        changes.deleting.extend(volume.secondary.map(|secondary| (NodeId(secondary), partition)));
+        let others = volume.heads().into_iter().filter(|other| *other != head);
+        changes.deleting.extend(others.map(|other| (other, partition)));
         let (state, sandbox) = (VolumeState::Deleted, Vec::new());
         changes.put(Record::Volume(VolumeRecord { state, sandbox, ..volume.clone() }));
+        changes
+    }
+}
+
+impl VolumeRecord {
+    /// What it takes to give the volume this policy; its heads are told.
+    fn with_policy(&self, solo: Solo) -> Changes {
+        let mut changes = Changes::default();
+        if self.solo != solo {
+            changes.created.push(self.partition());
+            changes.put(Record::Volume(VolumeRecord { solo, ..self.clone() }));
+        }
         changes
     }
 }

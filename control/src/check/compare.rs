@@ -1,7 +1,7 @@
 //! Where the file and the rack part: the rack as it runs, or as its store remembers it.
 
 use super::Judge;
-use crate::api::status::{Status, VolumeStatus};
+use crate::api::status::{NodeStatus, Status, VolumeStatus};
 use crate::config::size::show_size;
 use crate::config::{Finding, Parsed, Volume, VolumeKind};
 
@@ -100,11 +100,34 @@ fn volume_parts(judge: &mut Judge<'_>, path: &str, volume: &Volume, known: &Volu
         }
     };
     part("size", volume.size_bytes.to_string(), known.bytes.to_string());
-    if let VolumeKind::Replicated { primary, secondary, code } = &volume.kind {
-        part("primary", primary.clone(), known.primary.clone());
-        part("secondary", secondary.clone().unwrap_or_default(), known.secondary.clone());
+    if let VolumeKind::Replicated { primary, secondary, code, solo } = &volume.kind {
+        // The file declares roles, the rack moves them: only what it was made with can part.
+        part("primary", primary.clone(), known.declared_primary.clone());
+        part("secondary", secondary.clone().unwrap_or_default(), known.declared_secondary.clone());
         part("k", format!("{}+{}", code.data, code.parity), known.code.clone());
+        moved(judge, path, known);
+        if *solo != known.policy() {
+            judge.warning(
+                &format!("{path}.solo"),
+                format!("solo of volume `{}` is {} in the rack", volume.name, known.solo),
+                "`palisade apply FILE` or the next `up` sets it",
+            );
+        }
     }
+}
+
+/// Roles that moved are as they should be: a word, and nothing to mend.
+fn moved(judge: &mut Judge<'_>, path: &str, known: &VolumeStatus) {
+    if (&known.primary, &known.secondary) == (&known.declared_primary, &known.declared_secondary) {
+        return;
+    }
+    let second =
+        if known.secondary.is_empty() { "alone".to_owned() } else { format!("with {}", known.secondary) };
+    judge.note(
+        &format!("{path}.primary"),
+        format!("`{}` serves volume `{}` at present, {second}: its roles moved", known.primary, known.name),
+        format!("none needed; `palisade events --volume {}` tells when and why", known.name),
+    );
 }
 
 fn devices(judge: &mut Judge<'_>, status: &Status) {
@@ -134,7 +157,11 @@ fn device_path(judge: &Judge<'_>, name: &str) -> String {
 }
 
 fn health(judge: &mut Judge<'_>, status: &Status) {
-    for node in status.nodes.iter().filter(|node| node.state != "ready") {
+    let drained = |node: &&NodeStatus| matches!(node.state.as_str(), "draining" | "drained");
+    for node in status.nodes.iter().filter(drained) {
+        judge.note("rack", format!("head `{}` is {}", node.name, node.state), node.why.clone());
+    }
+    for node in status.nodes.iter().filter(|node| node.state != "ready" && !drained(node)) {
         let what = format!("{} `{}` is {}: {}", node.role, node.name, node.state, node.why);
         judge.warning("rack", what, "see its log; `palisade node FILE --name NAME` starts a node");
     }

@@ -5,7 +5,7 @@ use palisade_protocol::wire::limits::BLOCK;
 use super::{Judge, nodes, shape};
 use crate::api::apply::columns_of;
 use crate::config::size::show_size;
-use crate::config::{Code, Volume, VolumeKind};
+use crate::config::{Code, Solo, Volume, VolumeKind};
 
 pub(super) fn judge(judge: &mut Judge<'_>) {
     let rack = judge.rack;
@@ -24,8 +24,9 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
                     judge.error(&path, what, "add nbd = [\"127.0.0.1:10809\"] to it or to the first head");
                 }
             }
-            VolumeKind::Replicated { primary, secondary, code } => {
+            VolumeKind::Replicated { primary, secondary, code, solo } => {
                 members(judge, &path, volume, primary, secondary.as_deref());
+                alone(judge, &path, secondary.is_some(), *solo);
                 if (code.data, code.parity) != (rack.code.data, rack.code.parity) {
                     shape::code(judge, &path, *code);
                 }
@@ -87,6 +88,26 @@ fn members(judge: &mut Judge<'_>, path: &str, volume: &Volume, primary: &str, se
             judge.error(&at, format!("there is no head `{name}`"), choose.as_str());
         }
         Some(name) => shared_shelf(judge, &at, primary, name),
+    }
+}
+
+/// P-30: alone without a copy on the sleds is a choice that is worth a word.
+fn alone(judge: &mut Judge<'_>, path: &str, pair: bool, solo: Solo) {
+    let at = format!("{path}.solo");
+    match (pair, solo) {
+        (false, Solo::Local) => {
+            judge.note(
+                &at,
+                "solo says nothing here: the volume has one head anyway",
+                "remove it, or add a secondary",
+            );
+        }
+        (true, Solo::Local) => judge.note(
+            &at,
+            "while one of its heads is gone, what is acknowledged stands on the other one only (P-30)",
+            "leave it out if the volume should wait instead",
+        ),
+        (_, Solo::Wait) => {}
     }
 }
 

@@ -7,10 +7,12 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::show::{self, say};
-use super::{ApplyArgs, AskArgs, DeviceVerb, VolumeVerb};
+use super::{ApplyArgs, AskArgs, DeviceVerb, EventsArgs, HeadVerb, VolumeVerb};
 use crate::api::apply::Applied;
 use crate::api::client::Client;
+use crate::api::events::EventEntry;
 use crate::api::model::Drill;
+use crate::api::moving::{Drained, Moved};
 use crate::api::status::{DeviceStatus, Status, VolumeStatus};
 use crate::config;
 
@@ -82,6 +84,13 @@ pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
             let human = |_: &Value| format!("volume {name} is being deleted; its space comes back by and by");
             ask(args, "volume.delete", json!({ "name": name }), PATIENCE, human)
         }
+        VolumeVerb::Failover { name, ask: args } => {
+            let human = |moved: &Moved| {
+                let Moved { volume, primary, secondary, number } = moved;
+                format!("volume {volume}: {primary} serves it under number {number}, {secondary} follows")
+            };
+            ask(args, "volume.failover", json!({ "name": name }), PATIENCE, human)
+        }
         VolumeVerb::Flush { name, wait, timeout, ask: args } => {
             let params = json!({ "name": name, "wait": wait, "timeout_s": timeout });
             let patience = Duration::from_secs((*timeout).min(86_400)) + PATIENCE;
@@ -95,6 +104,27 @@ pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
             ask(args, "volume.flush", params, patience, human)
         }
     }
+}
+
+/// `palisade head …`.
+pub(super) fn head(verb: &HeadVerb) -> Result<(), String> {
+    match verb {
+        HeadVerb::Drain { name, ask: args } => {
+            ask(args, "head.drain", json!({ "name": name }), PATIENCE, |drained: &Drained| {
+                show::drained(drained)
+            })
+        }
+        HeadVerb::Resume { name, ask: args } => {
+            let human = |_: &Value| format!("head {name} is in use again; volumes stay where they are");
+            ask(args, "head.resume", json!({ "name": name }), PATIENCE, human)
+        }
+    }
+}
+
+/// `palisade events`.
+pub(super) fn events(args: &EventsArgs) -> Result<(), String> {
+    let params = json!({ "volume": args.volume });
+    ask(&args.ask, "events", params, PATIENCE, |events: &Vec<EventEntry>| show::events(events))
 }
 
 /// `palisade device …`.

@@ -37,9 +37,14 @@ pub enum Verb {
     Check(CheckArgs),
     /// Show the running rack.
     Status(AskArgs),
-    /// Create, list, delete and flush volumes.
+    /// Create, list, delete and flush volumes, or move one to its other head.
     #[command(subcommand)]
     Volume(VolumeVerb),
+    /// Take a head out of use, or into use again.
+    #[command(subcommand)]
+    Head(HeadVerb),
+    /// Show what happened: which roles moved, when, why and under which number.
+    Events(EventsArgs),
     /// List devices, give one up, or make one fail on purpose.
     #[command(subcommand)]
     Device(DeviceVerb),
@@ -139,6 +144,14 @@ pub enum VolumeVerb {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Move a volume from the head that serves it to the one that follows; both must be well.
+    Failover {
+        /// Name.
+        name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
     /// Move everything acknowledged so far from the log to the sleds.
     Flush {
         /// Name.
@@ -153,6 +166,38 @@ pub enum VolumeVerb {
         #[command(flatten)]
         ask: AskArgs,
     },
+}
+
+/// `head …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum HeadVerb {
+    /// Move every volume that a head serves to its other head, and place no new ones on it.
+    Drain {
+        /// Name of the head.
+        name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Take a drained head into use again; volumes stay where they are.
+    Resume {
+        /// Name of the head.
+        name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
+/// `events`.
+#[derive(Clone, Debug, Args)]
+pub struct EventsArgs {
+    /// Only what is about this volume.
+    #[arg(long)]
+    pub volume: Option<String>,
+    /// Where to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// `device …`.
@@ -229,6 +274,8 @@ pub fn run(verb: &Verb) -> Option<u8> {
         Verb::Check(args) => return Some(check::check(args)),
         Verb::Status(args) => ask::status(args),
         Verb::Volume(verb) => ask::volume(verb),
+        Verb::Head(verb) => ask::head(verb),
+        Verb::Events(args) => ask::events(args),
         Verb::Device(verb) => ask::device(verb),
         Verb::Apply(args) => ask::apply(args),
     };

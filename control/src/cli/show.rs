@@ -3,6 +3,8 @@
 use std::io::{Write, stderr, stdout};
 
 use crate::api::apply::Applied;
+use crate::api::events::EventEntry;
+use crate::api::moving::Drained;
 use crate::api::status::{DeviceStatus, Status, VolumeStatus};
 use crate::config::size::show_size;
 
@@ -99,6 +101,9 @@ pub(super) fn volumes(volumes: &[VolumeStatus]) -> String {
             if volume.peer_away {
                 state.push_str(" peer-away");
             }
+            if volume.joining {
+                state.push_str(" joining");
+            }
             vec![
                 volume.name.clone(),
                 show_size(volume.bytes),
@@ -152,11 +157,51 @@ pub(super) fn devices(devices: &[DeviceStatus]) -> String {
     table(&["DEVICE", "IDENTITY", "STATE", "FREE COLUMNS", "MEDIUM", "TROUBLE"], &rows)
 }
 
+/// What happened, oldest first, with UTC times.
+pub(super) fn events(events: &[EventEntry]) -> String {
+    let rows: Vec<Vec<String>> = events
+        .iter()
+        .map(|event| {
+            let node = if event.warning { format!("{} !", event.node) } else { event.node.clone() };
+            vec![utc(event.time_ms), node, dash(&event.volume), dash(&event.number), event.what.clone()]
+        })
+        .collect();
+    table(&["TIME (UTC)", "SAID BY", "VOLUME", "NUMBER", "WHAT"], &rows)
+}
+
+/// `2026-11-21 22:50:23.041` of milliseconds since 1970.
+fn utc(ms: u64) -> String {
+    let (days, of_day) = (ms / 86_400_000, ms % 86_400_000);
+    // Days since 0000-03-01 in eras of 400 years, so that leap days come last in a year.
+    let shifted = days + 719_468;
+    let (era, day) = (shifted / 146_097, shifted % 146_097);
+    let year = (day - day / 1460 + day / 36_524 - day / 146_096) / 365;
+    let of_year = day - (365 * year + year / 4 - year / 100);
+    let month = (5 * of_year + 2) / 153;
+    let date = of_year - (153 * month + 2) / 5 + 1;
+    let (month, carry) = if month < 10 { (month + 3, 0) } else { (month - 9, 1) };
+    let (h, m, s) = (of_day / 3_600_000, of_day / 60_000 % 60, of_day / 1000 % 60);
+    format!("{:04}-{month:02}-{date:02} {h:02}:{m:02}:{s:02}.{:03}", era * 400 + year + carry, of_day % 1000)
+}
+
+/// What draining a head did.
+pub(super) fn drained(drained: &Drained) -> String {
+    let mut text = format!("head {}: {} volumes moved away\n", drained.head, drained.moved.len());
+    for left in &drained.left {
+        text.push_str(&format!("stays: volume {}: {}\n", left.volume, left.why));
+    }
+    if !drained.left.is_empty() {
+        text.push_str("ask again to move what stays\n");
+    }
+    text
+}
+
 /// What applying a file did.
 pub(super) fn applied(applied: &Applied) -> String {
     let mut text = String::new();
     for (label, list) in [
         ("created", &applied.created),
+        ("changed", &applied.changed),
         ("pruned", &applied.pruned),
         ("parts", &applied.parted),
         ("starts with the next `up`", &applied.needs_start),
@@ -172,6 +217,14 @@ pub(super) fn applied(applied: &Applied) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn times_of_events_are_calendar_times() {
+        assert_eq!(utc(0), "1970-01-01 00:00:00.000");
+        assert_eq!(utc(951_782_400_000), "2000-02-29 00:00:00.000");
+        assert_eq!(utc(1_795_301_423_041), "2026-11-21 22:50:23.041");
+        assert_eq!(utc(4_107_542_399_999), "2100-02-28 23:59:59.999");
+    }
 
     #[test]
     fn tables_line_up() {

@@ -265,7 +265,8 @@ fn volume(
         let primary = reader.string(section, "primary").unwrap_or_default();
         let secondary = reader.string(section, "secondary");
         let code = volume_code(reader, section, code);
-        VolumeKind::Replicated { primary, secondary, code }
+        let solo = reader.word(section, "solo", &[("wait", Solo::Wait), ("local", Solo::Local)]);
+        VolumeKind::Replicated { primary, secondary, code, solo }
     };
     reader.finish(section);
     Volume { name, size_bytes, kind }

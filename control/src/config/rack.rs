@@ -266,6 +266,8 @@ pub enum VolumeKind {
         secondary: Option<String>,
         /// `k`, `m`: its own code, otherwise the rack's.
         code: Code,
+        /// `solo`: `"wait"` (default) or `"local"`.
+        solo: Solo,
     },
     /// A memory device exported without heads: the baseline of benches.
     Bare {
@@ -274,6 +276,19 @@ pub enum VolumeKind {
         /// `nbd`: where (default: the addresses of the first head, in one list of exports).
         nbd: Vec<NbdAddress>,
     },
+}
+
+/// What a volume does when one of its two heads is gone (P-30).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Solo {
+    /// The other one serves reads; writes wait until there are two again: what is acknowledged stands on two
+    /// heads.
+    #[default]
+    Wait,
+    /// The other one serves everything: what it acknowledges alone and is not on the sleds yet is lost with
+    /// it.
+    Local,
 }
 
 impl Volume {

@@ -7,6 +7,8 @@ mod mark;
 mod memory;
 
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod tests;
 
 pub use embedded::Embedded;

@@ -1,8 +1,8 @@
-//! One conformance suite for every store, then what only the embedded one must bear.
+//! What only the embedded store must bear, and the mark; what every store must is in `conformance`.
 
 use palisade_protocol::wire::RackId;
 
-use super::{Embedded, Mark, Memory, Store};
+use super::{Embedded, Mark, Store};
 use crate::authority::{Authority, Change, Meta, Record};
 
 fn founding() -> Vec<Change> {
@@ -14,28 +14,6 @@ fn meta(store: &mut dyn Store) -> Option<Meta> {
         Some(Record::Meta(meta)) => Some(meta),
         _ => None,
     }
-}
-
-/// What every store does.
-fn conforms(store: &mut dyn Store) {
-    assert_eq!(store.load().expect("readable"), Vec::new());
-    assert_eq!(store.get("meta").expect("readable"), None);
-    store.commit(&founding()).expect("written");
-    let first = meta(store).expect("there");
-    assert_eq!((first.rack, first.epoch), (RackId(7), 1));
-    let changed = Record::Meta(Meta { epoch: 9, ..first.clone() });
-    store.commit(&[("meta".to_owned(), Some(changed.clone()))]).expect("written");
-    assert_eq!(store.load().expect("readable"), vec![("meta".to_owned(), changed)]);
-    store.commit(&[("none".to_owned(), None)]).expect("removing nothing is fine");
-    store.commit(&[("meta".to_owned(), None)]).expect("removed");
-    assert_eq!(store.load().expect("readable"), Vec::new());
-}
-
-#[test]
-fn every_store_conforms() {
-    conforms(&mut Memory::default());
-    let dir = tempfile::tempdir().expect("temporary directory");
-    conforms(&mut Embedded::open(&dir.path().join("store")).expect("opened"));
 }
 
 #[test]

@@ -86,5 +86,6 @@ fn request(volume: &Volume, (data, parity): (u8, u8)) -> VolumeRequest {
             min_columns: data + 1,
             shared_shelves: true,
         },
+        solo: Default::default(),
     }
 }

@@ -2,7 +2,7 @@
 //! reports. It is never on an I/O path, and may stall or die without stopping one (EF-02).
 
 use super::drills::Drills;
-use super::telling::{Valve, describe, device_report};
+use super::telling::{Valve, describe, device_report, partition_of};
 use super::wiring::ExportPort;
 use crate::bus::CLIENT_RING;
 use crate::order::{HeadOrder, Report, SledOrder};
@@ -54,6 +54,8 @@ pub(super) struct NodePort {
     kind: Kind,
     /// Exported partitions of a head.
     exported: BTreeMap<PartitionId, String>,
+    /// Where commands for a head's partitions go: made once each, however often their roles move.
+    ways: BTreeMap<PartitionId, Sender<ClientCmd>>,
     /// Said that the head read its log.
     ready: bool,
     picture: Option<NodeReport>,
@@ -71,8 +73,8 @@ impl NodePort {
     }
 
     fn new(name: &str, boot: BootId, kind: Kind) -> Self {
-        let exported = BTreeMap::new();
-        Self { name: name.to_owned(), boot, kind, exported, ready: false, picture: None, shown: None }
+        let (exported, ways, name) = (BTreeMap::new(), BTreeMap::new(), name.to_owned());
+        Self { name, boot, kind, exported, ways, ready: false, picture: None, shown: None }
     }
 
     pub(super) fn export_mut(&mut self) -> Option<&mut ExportPort> {
@@ -223,10 +225,17 @@ impl State {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Assign { node, assignment } => self.order(node, HeadOrder::Assign(assignment)),
+            Command::Assign { node, assignment, .. } => self.order(node, HeadOrder::Assign(assignment)),
+            Command::Outcome { node, pair, .. } => {
+                // Granted or not: the newest pair is what the head goes on with.
+                if let Some(pair) = pair {
+                    self.order(node, HeadOrder::Assign(pair));
+                }
+            }
             Command::CreatePartition { node, spec } => self.create(node, &spec),
             Command::DeletePartition { node, partition } => {
                 self.withdraw(node, partition);
+                self.ports.get_mut(&node).map(|port| port.ways.remove(&partition));
                 self.order(node, HeadOrder::Delete(partition));
             }
             Command::SetDevices { node, partition, devices } => {
@@ -287,16 +296,25 @@ impl State {
         }
     }
 
-    /// A partition came into being: the head learns of it, and its primary exports it.
+    /// A partition came into being, or its roles moved: the head learns of it. Its primary exports it, and
+    /// whoever was that before sends its clients away, so that they look for the new one.
     fn create(&mut self, node: NodeId, spec: &PartitionSpec) {
         self.order(node, HeadOrder::Create(spec.config()));
+        if spec.primary != node {
+            return self.withdraw(node, spec.partition);
+        }
         let Some(port) = self.ports.get_mut(&node) else { return };
-        if spec.primary != node || spec.deleting || port.exported.contains_key(&spec.partition) {
+        if spec.deleting || port.exported.contains_key(&spec.partition) {
             return;
         }
         let Kind::Head(head) = &mut port.kind else { return };
         port.exported.insert(spec.partition, spec.name.clone());
-        let (commands, commands_rx) = channel(CLIENT_RING, head.waker.clone());
+        let mut fresh = None;
+        let way = port.ways.entry(spec.partition).or_insert_with(|| {
+            let (commands, commands_rx) = channel(CLIENT_RING, head.waker.clone());
+            fresh = Some(commands_rx);
+            commands
+        });
         head.export.exports.put(ExportInfo {
             name: spec.name.clone(),
             description: String::new(),
@@ -304,11 +322,13 @@ impl State {
             bytes: spec.bytes,
             readonly: false,
         });
-        let ring = VolumeRing { commands, orders: head.orders.clone() };
+        let ring = VolumeRing { commands: way.clone(), orders: head.orders.clone() };
         if head.export.orders.send(ExportOrder::Volume(spec.partition, ring)).is_err() {
             tracing::error!(volume = spec.name, "the export takes no orders");
         }
-        self.order(node, HeadOrder::Serve(spec.partition, commands_rx));
+        if let Some(commands) = fresh {
+            self.order(node, HeadOrder::Serve(spec.partition, commands));
+        }
     }
 
     fn withdraw(&mut self, node: NodeId, partition: PartitionId) {
@@ -376,13 +396,18 @@ impl State {
         if let Event::Deleted { partition } = event {
             self.control.send(ControlReport::Deleted { node, partition });
         }
+        if let Event::Propose(proposal) = &event {
+            // One that finds no room is repeated by the head (P-02).
+            self.control.send(ControlReport::Propose { node, proposal: proposal.clone() });
+        }
         if matches!(event, Event::SlowIo { .. }) && !self.slow.admit() {
             return;
         }
         let (warning, what) = describe(&event);
         // Control logs it where people look; this is for a node that cannot reach control.
         tracing::debug!(node = port.name, "{what}");
-        self.control.send(ControlReport::Event { node, warning, what });
+        let partition = partition_of(&event).map(|partition| partition.0);
+        self.control.send(ControlReport::Event { node, warning, what, partition });
     }
 
     /// Sends the pictures of the last second and asks for the next.

@@ -3,7 +3,7 @@
 
 use palisade_control::report::DeviceReport;
 use palisade_protocol::sled::{DeviceState, DeviceStatus};
-use palisade_protocol::wire::Event;
+use palisade_protocol::wire::{Event, PartitionId};
 use std::time::{Duration, Instant};
 
 /// A sled's device as control shows it.
@@ -90,6 +90,24 @@ pub(super) fn describe(event: &Event) -> (bool, String) {
         }
         Event::Note(text) => (false, text.clone()),
         Event::Deleted { partition } => (false, format!("volume {partition}: deleted")),
+    }
+}
+
+/// The partition that an event is about.
+pub(super) fn partition_of(event: &Event) -> Option<PartitionId> {
+    match event {
+        Event::Adopted { stamp } | Event::Serving { stamp } => Some(stamp.partition),
+        Event::PeerAway { partition, .. }
+        | Event::Demoted { partition, .. }
+        | Event::DataLost { partition, .. }
+        | Event::SlowIo { partition, .. }
+        | Event::Deleted { partition } => Some(*partition),
+        Event::Propose(proposal) => Some(proposal.partition),
+        Event::Recovered { .. }
+        | Event::Corrupt { .. }
+        | Event::Repaired { .. }
+        | Event::DeviceFailed { .. }
+        | Event::Note(_) => None,
     }
 }
 

@@ -182,12 +182,13 @@ pub struct Proposal {
     pub expected: Stamp,
     /// The wanted group, primary first; one member asks for leave to run alone (`SoloByLeave`).
     pub members: SmallVec<[Member; 3]>,
-    /// Chosen by the proposer, another for each other content within its boot; names the proposal.
+    /// Names the proposal: rises from one proposal to the next within a boot of the proposer.
     pub nonce: u64,
     /// Why.
     pub why: Why,
-    /// The proposer vouches that every wanted member that is not of the expected group holds everything
-    /// acknowledged so far (MA-21); without it such a member is declined.
+    /// The proposer, who is the primary of the expected group, vouches that every wanted member holds
+    /// everything acknowledged so far (MA-21). Without it a member that is not of that group is declined,
+    /// and one that came back into it stays barred from becoming the primary.
     pub caught_up: bool,
 }
 

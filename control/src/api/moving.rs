@@ -1,0 +1,166 @@
+//! Roles that move: proposals of heads (MA-05), switch-overs and drains that people ask for (EF-28), and what
+//! is told of them.
+
+use std::time::Duration;
+
+use palisade_protocol::wire::{NodeId, Proposal, ProposalOutcome};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::core::Core;
+use super::events::now_ms;
+use super::model::Command;
+use super::rpc::RpcError;
+use crate::authority::RoleError;
+
+/// What draining a head did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Drained {
+    /// The head.
+    pub head: String,
+    /// Volumes that it served and another head serves now.
+    pub moved: Vec<String>,
+    /// Volumes that it still serves, each with the reason.
+    pub left: Vec<Left>,
+}
+
+/// A volume that could not be moved.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Left {
+    /// The volume.
+    pub volume: String,
+    /// Why.
+    pub why: String,
+}
+
+/// A switch-over.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Moved {
+    /// The volume.
+    pub volume: String,
+    /// The head that serves it now.
+    pub primary: String,
+    /// The head that follows now.
+    pub secondary: String,
+    /// Under which number.
+    pub number: String,
+}
+
+fn refused(error: &RoleError) -> RpcError {
+    match error {
+        RoleError::NoVolume(_) | RoleError::NoHead(_) => RpcError::not_found(error.to_string()),
+        _ => RpcError::refused(error.to_string()),
+    }
+}
+
+impl Core {
+    /// A head's boot proposes a group. The answer goes out when it is durable; should the store fail, none
+    /// goes out and the head asks again (P-02).
+    pub(super) fn propose(&mut self, node: NodeId, proposal: &Proposal) -> Result<(), RpcError> {
+        let Some(boot) = self.nodes.get(&node.0).map(|connected| connected.boot) else { return Ok(()) };
+        let verdict = self.authority.propose(node, boot, proposal, now_ms());
+        self.carry_out(&verdict.changes)?;
+        if !verdict.why.is_empty() {
+            let volume = self.authority.volume(proposal.partition).map(|volume| volume.name.clone());
+            let what =
+                format!("a proposal of another group ({}) was declined: {}", proposal.why, verdict.why);
+            self.events.say(&self.authority.name_of(node), volume.unwrap_or_default(), false, what);
+        }
+        let (granted, pair) = match verdict.outcome {
+            ProposalOutcome::Granted(assignment) => (true, Some(assignment)),
+            ProposalOutcome::Declined { newest } => (false, newest),
+        };
+        let (partition, nonce) = (proposal.partition, proposal.nonce);
+        self.send(node, &Command::Outcome { node, partition, nonce, granted, pair });
+        Ok(())
+    }
+
+    /// Moves a volume to its secondary, when both heads are well as far as they said.
+    pub(super) fn failover(&mut self, name: &str, why: &str) -> Result<Moved, RpcError> {
+        self.check_pair(name)?;
+        let changes = self.authority.switch_over(name, why).map_err(|error| refused(&error))?;
+        self.carry_out(&changes)?;
+        let volume = self.authority.volume_by_name(name);
+        let volume = volume.ok_or_else(|| refused(&RoleError::NoVolume(name.to_owned())))?;
+        let heads: Vec<String> =
+            volume.current().into_iter().map(|head| self.authority.name_of(head)).collect();
+        Ok(Moved {
+            volume: name.to_owned(),
+            primary: heads.first().cloned().unwrap_or_default(),
+            secondary: heads.get(1).cloned().unwrap_or_default(),
+            number: volume.number().to_string(),
+        })
+    }
+
+    fn check_pair(&self, name: &str) -> Result<(), RpcError> {
+        let volume = self.authority.volume_by_name(name);
+        let volume = volume.ok_or_else(|| refused(&RoleError::NoVolume(name.to_owned())))?;
+        let patience = Duration::from_millis(self.rack.timers.health_ms.max(1));
+        let heard =
+            |head: &NodeId| self.nodes.get(&head.0).filter(|connected| connected.heard.elapsed() <= patience);
+        let members = volume.current();
+        for head in &members {
+            if heard(head).is_none() {
+                return Err(RpcError::refused(format!(
+                    "{} is away: a switch-over of `{name}` needs both heads",
+                    self.authority.name_of(*head)
+                )));
+            }
+        }
+        let of = |report: &&crate::report::PartitionReport| report.partition == volume.id;
+        let report = members.first().and_then(heard).and_then(|head| head.report.partitions.iter().find(of));
+        match report {
+            Some(report) if report.role == "serving" && !report.peer_away => Ok(()),
+            Some(report) if report.role == "serving" => {
+                Err(RpcError::refused(format!("the secondary of `{name}` is away for its primary")))
+            }
+            _ => Err(RpcError::refused(format!("`{name}` is not served at present, so nothing is moved"))),
+        }
+    }
+
+    /// Takes a head out of use: what it serves moves to its peers, nothing new is placed on it.
+    pub(super) fn drain(&mut self, name: &str) -> Result<Drained, RpcError> {
+        let changes = self.authority.set_draining(name, true).map_err(|error| refused(&error))?;
+        let fresh = !changes.records.is_empty();
+        self.carry_out(&changes)?;
+        if fresh {
+            self.event(name, false, "is being drained".to_owned());
+        }
+        let head = self.authority.node_by_name(name).map(|node| node.node);
+        let served: Vec<String> = head.map_or_else(Vec::new, |head| {
+            self.authority.served_by(head).map(|volume| volume.name.clone()).collect()
+        });
+        let mut drained = Drained { head: name.to_owned(), ..Drained::default() };
+        for volume in served {
+            match self.failover(&volume, &format!("{name} is drained")) {
+                Ok(_) => drained.moved.push(volume),
+                Err(error) => drained.left.push(Left { volume, why: error.message }),
+            }
+        }
+        Ok(drained)
+    }
+
+    /// Takes a head into use again. What moved away stays where it is (EF-28).
+    pub(super) fn resume(&mut self, name: &str) -> Result<Value, RpcError> {
+        let changes = self.authority.set_draining(name, false).map_err(|error| refused(&error))?;
+        let fresh = !changes.records.is_empty();
+        self.carry_out(&changes)?;
+        if fresh {
+            self.event(name, false, "is in use again".to_owned());
+        }
+        Ok(json!({ "resumed": name }))
+    }
+
+    /// The newest pair of a volume (MA-05).
+    pub(super) fn query(&self, name: &str) -> Result<Value, RpcError> {
+        let volume = self.authority.volume_by_name(name);
+        let volume = volume.ok_or_else(|| refused(&RoleError::NoVolume(name.to_owned())))?;
+        let heads: Vec<String> =
+            volume.current().into_iter().map(|head| self.authority.name_of(head)).collect();
+        let number = volume.stamp().map(|stamp| stamp.number.to_string());
+        Ok(json!({ "volume": name, "number": number, "heads": heads, "granted": !volume.members.is_empty() }))
+    }
+}

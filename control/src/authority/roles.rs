@@ -1,0 +1,94 @@
+//! Roles that people move: a planned switch-over of a healthy pair, heads that are drained (EF-28). Whether
+//! a head is well is for the caller, who hears of it; here stands what the store can tell.
+
+use palisade_protocol::wire::{NodeId, PartitionId};
+
+use super::grant::Grant;
+use super::record::{BootJson, NodeRecord, Record, VolumeRecord, VolumeState};
+use super::{Authority, Changes};
+use crate::api::model::Role;
+
+/// Why roles do not move.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum RoleError {
+    /// No such volume.
+    #[error("there is no replicated volume `{0}`; `palisade volume list` shows them")]
+    NoVolume(String),
+    /// No such head.
+    #[error("there is no head `{0}`; `palisade status` shows them")]
+    NoHead(String),
+    /// The group has one member, or none yet.
+    #[error("volume `{0}` has no second head at present")]
+    NoPeer(String),
+    /// The second head may lack acknowledged writes (MA-21).
+    #[error("`{1}` came back and is not refilled yet: volume `{0}` stays where it is")]
+    Joining(String, String),
+    /// The second head is being drained.
+    #[error("`{1}` is being drained: volume `{0}` stays where it is")]
+    Draining(String, String),
+    /// A member started again and has no number yet.
+    #[error("`{1}` started again and has no number of volume `{0}` yet")]
+    Stale(String, String),
+}
+
+impl Authority {
+    /// Grants the group of a volume with its first two members in the other order, under the next number.
+    /// What is in flight at the old primary is finished or given back by the new one's reconciling (P-13).
+    pub fn switch_over(&self, name: &str, why: &str) -> Result<Changes, RoleError> {
+        let volume = self.volume_by_name(name).ok_or_else(|| RoleError::NoVolume(name.to_owned()))?;
+        let [first, second, ..] = volume.members.as_slice() else {
+            return Err(RoleError::NoPeer(name.to_owned()));
+        };
+        for member in [first, second] {
+            let node = self.nodes.get(&member.head.0);
+            if node.and_then(|node| node.boot) != Some(BootJson(member.boot)) {
+                return Err(RoleError::Stale(name.to_owned(), self.name_of(member.head)));
+            }
+        }
+        let target = self.name_of(second.head);
+        if second.joining {
+            return Err(RoleError::Joining(name.to_owned(), target));
+        }
+        if self.nodes.get(&second.head.0).is_some_and(|node| node.draining) {
+            return Err(RoleError::Draining(name.to_owned(), target));
+        }
+        let mut members = volume.members.clone();
+        members.swap(0, 1);
+        let (mut changes, mut meta) = (Changes::default(), self.meta.clone());
+        let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut changes };
+        let volume = grant.prepare(volume, members, why.to_owned());
+        changes.put(Record::Volume(volume));
+        changes.put(Record::Meta(meta));
+        Ok(changes)
+    }
+
+    /// Marks a head as being drained, or as in use again. Roles stay where they are (EF-28): moving them
+    /// away is a switch-over each, and nothing moves back.
+    pub fn set_draining(&self, name: &str, draining: bool) -> Result<Changes, RoleError> {
+        let node = self.node_by_name(name).filter(|node| node.role == Role::Head);
+        let node = node.ok_or_else(|| RoleError::NoHead(name.to_owned()))?;
+        let mut changes = Changes::default();
+        if node.draining != draining {
+            changes.put(Record::Node(NodeRecord { draining, ..node.clone() }));
+        }
+        Ok(changes)
+    }
+
+    /// Volumes in use that a head serves.
+    pub fn served_by(&self, head: NodeId) -> impl Iterator<Item = &VolumeRecord> {
+        let serves = move |volume: &&VolumeRecord| {
+            volume.state == VolumeState::Active && volume.current_primary() == head
+        };
+        self.volumes.values().filter(serves)
+    }
+
+    /// Whether so many moves were made lately that a primary that answers stays in place (MA-17).
+    pub fn paused(&self, partition: PartitionId, now_ms: u64) -> bool {
+        self.volumes.get(&partition.0).is_some_and(|volume| volume.paused(now_ms))
+    }
+
+    /// A node's name, or its number when the store does not know it.
+    pub fn name_of(&self, node: NodeId) -> String {
+        self.nodes.get(&node.0).map_or_else(|| node.to_string(), |node| node.name.clone())
+    }
+}

@@ -1,0 +1,128 @@
+//! What the tests of control as a whole share: a rack of the example file, calls on its socket, and heads
+//! without a data plane, whose words are said by hand.
+
+#![allow(dead_code, unreachable_pub)] // each test file uses its part
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use palisade_control::agent::{Agent, AgentConfig, Command, Decision, Identity, Medium, NodeHello, Report};
+use palisade_control::api::client::Client;
+use palisade_control::api::status::Status;
+use palisade_control::config::{self, Rack};
+use palisade_control::report::{NodeReport, NodeState, PartitionReport};
+use palisade_protocol::wire::{Assignment, BootId, LogId, NodeId};
+use serde_json::{Value, json};
+
+pub const PATIENCE: Duration = Duration::from_secs(90);
+
+pub fn text() -> String {
+    // Port 0 is not for rack files; the tests serve no metrics except where they say so.
+    include_str!("../../../configs/one-box.toml").replace("metrics = \"127.0.0.1:9464\"", "")
+}
+
+pub fn rack(data: &Path) -> Rack {
+    config::parse(&text(), Some(data)).rack
+}
+
+pub fn call(socket: &Path, method: &str, params: Value) -> Result<Value, String> {
+    let mut client = Client::connect(socket).map_err(|error| error.to_string())?;
+    client.call(method, params, PATIENCE).map_err(|error| error.to_string())
+}
+
+pub fn status(socket: &Path) -> Status {
+    serde_json::from_value(call(socket, "rack.status", json!({})).expect("answered")).expect("a status")
+}
+
+pub fn wait_for<T>(what: &str, mut look: impl FnMut() -> Option<T>) -> T {
+    let deadline = Instant::now() + PATIENCE;
+    loop {
+        if let Some(found) = look() {
+            return found;
+        }
+        assert!(Instant::now() < deadline, "{what} did not happen in time");
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
+/// A head without a data plane.
+pub struct FakeHead {
+    pub agent: Agent,
+    pub name: String,
+    pub node: NodeId,
+    pub boot: BootId,
+}
+
+impl FakeHead {
+    pub fn start(socket: &Path, name: &str, boot: u128) -> Self {
+        let boot = BootId(boot);
+        let config = AgentConfig {
+            socket: socket.to_path_buf(),
+            nodes: vec![NodeHello { name: name.to_owned(), boot }],
+        };
+        let (agent, admission) = Agent::join(config, PATIENCE).expect("admitted");
+        let node = admission.nodes[0].node;
+        let head = Self { agent, name: name.to_owned(), node, boot };
+        head.become_ready();
+        head
+    }
+
+    pub fn become_ready(&self) {
+        let device = format!("{}/log", self.name);
+        let medium = Medium::Ours { id: self.log() };
+        let decision = match self.agent.decide(&device, &medium).expect("decided") {
+            Decision::Refuse { .. } => self.agent.decide(&device, &Medium::Blank).expect("decided"),
+            decision => decision,
+        };
+        let log = match decision {
+            Decision::Format { id } => {
+                self.agent.formatted(&device, id).expect("confirmed");
+                id
+            }
+            Decision::Open { id } => id,
+            other => panic!("{other:?}"),
+        };
+        let (node, boot) = (self.node, self.boot);
+        let ready = Report::HeadReady { node, boot, log: LogId(log.0), held: Vec::new() };
+        assert!(self.agent.reporter().send(ready));
+    }
+
+    /// The identity that the store knows, as the medium would carry it.
+    pub fn log(&self) -> Identity {
+        use palisade_control::agent::Known;
+        match self.agent.admission().expect("admitted").nodes[0].devices[0].known {
+            Known::Active { id } | Known::Formatting { id } => id,
+            _ => Identity(0),
+        }
+    }
+
+    pub fn next(&self) -> Command {
+        self.agent.commands().recv_timeout(PATIENCE).expect("a command in time")
+    }
+
+    pub fn assignment(&self) -> Assignment {
+        loop {
+            if let Command::Assign { node, assignment, .. } = self.next() {
+                assert_eq!(node, self.node);
+                return assignment;
+            }
+        }
+    }
+
+    pub fn say_serving(&self, assignment: &Assignment, role: &str) {
+        let partition = PartitionReport {
+            partition: assignment.stamp.partition.0,
+            role: role.to_owned(),
+            epoch: assignment.stamp.number.epoch,
+            counter: assignment.stamp.number.counter,
+            ..PartitionReport::default()
+        };
+        let report = NodeReport {
+            name: self.name.clone(),
+            state: NodeState::Ready,
+            partitions: vec![partition],
+            ..NodeReport::default()
+        };
+        assert!(self.agent.reporter().send(Report::Status { nodes: vec![report] }));
+    }
+}
