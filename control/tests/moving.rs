@@ -124,6 +124,35 @@ fn volume_heads(volume: &palisade_control::api::status::VolumeStatus) -> Vec<Str
 }
 
 #[test]
+fn ef17_a_head_that_was_dropped_while_it_was_away_hears_that_it_is_out() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let rack = rack(dir.path());
+    let socket = rack.socket();
+    let control = Control::start(&rack).expect("started");
+    let (first, second, pair) = serving(&socket);
+    let alone =
+        Proposal { members: [pair.members[1]].into_iter().collect(), why: Why::Silence, ..turn(&pair, 1) };
+    let (granted, next) = propose(&second, &alone);
+    let next = next.expect("a pair");
+    assert!(granted && next.members == [pair.members[1]]);
+    assert_eq!(newer(&first, &pair), next, "at once when it is there");
+    drop(control);
+    wait_for("the loss", || (!first.agent.connected()).then_some(()));
+    let _control = Control::start(&rack).expect("started again");
+    assert_eq!(newer(&first, &pair), next, "and when it comes back, under the boot that it had");
+    let volume = status(&socket).volumes.remove(0);
+    assert_eq!((volume.primary.as_str(), volume.secondary.as_str()), ("head-2", ""));
+    drop(first);
+    wait_for("the leave", || (status(&socket).nodes[0].state == "away").then_some(()));
+    let first = FakeHead::start(&socket, "head-1", 3);
+    let joined = newer(&first, &next);
+    assert_eq!(joined.members.len(), 2, "a new boot comes in behind");
+    assert!(status(&socket).volumes[0].joining, "and may not take over");
+    second.say_serving(&joined, "serving");
+    wait_for("refilled", || (!status(&socket).volumes[0].joining).then_some(()));
+}
+
+#[test]
 fn a_planned_switch_over_needs_both_heads_well_and_says_what_is_lacking() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let rack = rack(dir.path());

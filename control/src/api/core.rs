@@ -227,6 +227,9 @@ impl Core {
         for assignment in self.authority.assignments_of(head) {
             self.tell_assignment(head, &assignment);
         }
+        for assignment in self.authority.without(head) {
+            self.tell_assignment(head, &assignment);
+        }
         let deleting: Vec<PartitionId> = self
             .authority
             .living()

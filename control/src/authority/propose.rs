@@ -85,31 +85,40 @@ impl Authority {
             // Numbers rise: what is not the newest pair now never will be, so nothing need be remembered.
             return declined(newest, "another pair is the newest");
         }
-        let mut permission = PermissionRecord { boot, proposal: proposal.clone(), proposer, granted: None };
-        if let Err(why) = self.judge(volume, node, proposal) {
-            let mut changes = Changes::default();
-            let mut volume = volume.clone();
-            remember(&mut volume, permission);
-            changes.put(Record::Volume(volume));
-            return Verdict { changes, ..declined(newest, &why) };
+        match self.judge(volume, node, proposal) {
+            Ok(()) => self.grant_wish(volume, node, boot, proposal, now_ms),
+            Err(why) => {
+                let permission = permission(node, boot, proposal, None);
+                let (mut changes, mut volume) = (Changes::default(), volume.clone());
+                remember(&mut volume, permission);
+                changes.put(Record::Volume(volume));
+                Verdict { changes, ..declined(newest, &why) }
+            }
         }
-        let vouched = proposal.caught_up && proposer == volume.current_primary();
-        let taken = |member| volume.taken_over(member, vouched);
+    }
+
+    fn grant_wish(
+        &self,
+        before: &VolumeRecord,
+        proposer: &NodeRecord,
+        boot: BootId,
+        proposal: &Proposal,
+        now_ms: u64,
+    ) -> Verdict {
+        let vouched = proposal.caught_up && proposer.node == before.current_primary();
+        let taken = |member| before.taken_over(member, vouched);
         let members = proposal.members.iter().map(taken).collect();
-        let why = format!("{} proposed it: {}", node.name, proposal.why);
-        let mut changes = Changes::default();
-        let mut meta = self.meta.clone();
+        let why = format!("{} proposed it: {}", proposer.name, proposal.why);
+        let (mut changes, mut meta) = (Changes::default(), self.meta.clone());
         let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut changes };
-        let mut volume = grant.prepare(volume, members, why);
-        if counts(proposal.why) && volume.members.first().map(|m| m.head) != newest.as_ref().and_then(head_of)
-        {
+        let mut volume = grant.prepare(before, members, why);
+        if counts(proposal.why) && volume.current_primary() != before.current_primary() {
             volume.moved_ms.push(now_ms);
             let excess = volume.moved_ms.len().saturating_sub(PAUSE_MOVES);
             volume.moved_ms.drain(..excess);
         }
         let granted = volume.assignment();
-        permission.granted.clone_from(&granted);
-        remember(&mut volume, permission);
+        remember(&mut volume, permission(proposer, boot, proposal, granted.clone()));
         changes.put(Record::Volume(volume));
         changes.put(Record::Meta(meta));
         let outcome = granted.map_or(ProposalOutcome::Declined { newest: None }, ProposalOutcome::Granted);
@@ -235,8 +244,13 @@ fn counts(why: Why) -> bool {
     matches!(why, Why::Unhealthy | Why::ClientAsked)
 }
 
-fn head_of(assignment: &Assignment) -> Option<NodeId> {
-    assignment.primary().map(|member| member.head)
+fn permission(
+    proposer: &NodeRecord,
+    boot: BootId,
+    proposal: &Proposal,
+    granted: Option<Assignment>,
+) -> PermissionRecord {
+    PermissionRecord { boot, proposal: proposal.clone(), proposer: proposer.node, granted }
 }
 
 fn declined(newest: Option<Assignment>, why: &str) -> Verdict {

@@ -73,6 +73,13 @@ impl Authority {
         boot.map_or_else(Vec::new, |boot: BootId| self.standing(head, boot))
     }
 
+    /// The newest pairs of groups that a head has left, so that it hears that it is out, however late.
+    pub fn without(&self, head: NodeId) -> Vec<Assignment> {
+        let out =
+            |volume: &&VolumeRecord| volume.heads().contains(&head) && !volume.current().contains(&head);
+        self.living().filter(out).filter_map(VolumeRecord::assignment).collect()
+    }
+
     /// Why a volume cannot be granted a number now; none when nothing is in the way.
     pub fn obstacle(&self, volume: &VolumeRecord) -> Option<String> {
         obstacle(volume, self.faults, |id| self.nodes.get(&id.0))

@@ -55,6 +55,7 @@ pub enum SledOrder {
 
 /// From a service.
 #[derive(Debug)]
+#[allow(clippy::large_enum_variant)] // events are what comes; a full ring of them takes under a mebibyte
 pub enum Report {
     /// Something happened.
     Event(NodeId, Event),
