@@ -69,8 +69,6 @@ pub(super) struct Inbox {
     /// Datagram numbers that arrived, newest range first.
     ranges: Vec<Range>,
     newest_at: Time,
-    /// An acknowledgement is owed.
-    pub(super) ack_due: bool,
     spare: Vec<Vec<u8>>,
 }
 
@@ -91,7 +89,6 @@ impl Inbox {
 
     /// A datagram arrived and all its fragments were kept.
     pub(super) fn note(&mut self, number: u64, now: Time) {
-        self.ack_due = true;
         let at = self.ranges.iter().position(|(first, _)| *first <= number.saturating_add(1));
         if self.ranges.first().is_none_or(|(_, last)| *last < number) {
             self.newest_at = now;

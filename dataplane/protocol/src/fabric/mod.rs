@@ -1,4 +1,4 @@
-//! Rank 1: reliable datagrams between the processes of a rack (EF-04; room for EF-31's second network).
+//! Rank 1: reliable datagrams between the processes of a rack over one network or several (EF-04, EF-31).
 //!
 //! [`Fabric`] takes messages and datagrams and gives datagrams and messages; it owns no socket and knows
 //! no clock. Messages arrive whole, once, in any order; a lost datagram delays only the messages that had
@@ -11,9 +11,11 @@
 //!
 //! | file | story |
 //! |---|---|
-//! | `machine` | peers, sessions, the turn |
+//! | `machine` | peers by name, what comes in |
+//! | `turn` | what goes out |
+//! | `peer` | a session, and the choice of a network |
 //! | `outbox`, `inbox` | the two halves of a session |
-//! | `path` | round trips and window |
+//! | `path` | round trips, loss, window, keep-alives |
 //! | `packet`, `message`, `fields` | formats |
 
 mod fields;
@@ -23,9 +25,14 @@ pub mod message;
 mod outbox;
 mod packet;
 mod path;
+mod peer;
 mod port;
 #[cfg(test)]
 mod tests;
+mod turn;
 
 pub use machine::Fabric;
-pub use port::{Config, DATAGRAM_MAX, Datagram, FabricOut, MESSAGES_MAX, PathId, QueueFull, Stats};
+pub use port::{
+    Config, DATAGRAM_MAX, Datagram, FabricOut, MESSAGES_MAX, PATHS_MAX, PathId, PathState, PathStatus,
+    QueueFull, Stats,
+};

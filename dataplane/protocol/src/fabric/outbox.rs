@@ -2,10 +2,12 @@
 //!
 //! A fragment belongs to exactly one place at a time: not sent yet, in one datagram under way, or in the
 //! resend queue. A datagram declared lost is forgotten, and a late acknowledgement of it ignored, so that
-//! no byte is counted twice. Small messages overtake large ones; none waits for another to arrive.
+//! no byte is counted twice. Small messages overtake large ones; none waits for another to arrive, nor for
+//! the credit that large ones would use up: a little of it is kept back.
 
 use super::message::Pieces;
 use super::packet::{FRAGMENT_BYTES, Fragment, Range};
+use super::port::PATHS_MAX;
 use crate::wire::Time;
 use palisade_dma::Buf;
 use std::collections::VecDeque;
@@ -15,6 +17,8 @@ use std::time::Duration;
 const SMALL: u32 = 8192;
 /// A rest of a datagram smaller than this is not worth a fragment.
 const WORTH: usize = 1024;
+/// Credit that large messages leave to small ones while anything is under way.
+const SMALL_CREDIT: u64 = 64 << 10;
 
 /// A message that is not acknowledged whole.
 #[derive(Debug)]
@@ -49,13 +53,22 @@ struct Sent {
     fragments: Vec<Fragment>,
 }
 
-/// What an acknowledgement brought.
+/// What an acknowledgement brought for one path.
 #[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Acked {
-    /// Bytes newly acknowledged.
+    /// Datagrams newly acknowledged, and their bytes.
+    pub(super) count: u64,
     pub(super) bytes: usize,
-    /// When and on which path the newest acknowledged datagram left, if it was news.
-    pub(super) newest: Option<(Time, u8)>,
+    /// Number of the newest of them, and when it left.
+    pub(super) newest: (u64, Time),
+}
+
+/// What is on the way on one path.
+#[derive(Clone, Copy, Debug, Default)]
+struct Way {
+    count: usize,
+    bytes: usize,
+    newest_acked: u64,
 }
 
 /// The sending half.
@@ -66,16 +79,16 @@ pub(super) struct Outbox {
     base: u64,
     small: VecDeque<u64>,
     bulk: VecDeque<u64>,
-    resend: VecDeque<Fragment>,
+    /// What was lost, with the path that lost it.
+    resend: VecDeque<(Fragment, u8)>,
     sent: VecDeque<Option<Sent>>,
     /// Number of the first of `sent`; numbers start at 1.
     sent_base: u64,
-    under_way: usize,
+    ways: [Way; PATHS_MAX],
     queued: usize,
     /// Message bytes started, and how many may be.
     started: u64,
     pub(super) granted: u64,
-    newest_acked: u64,
     /// Emptied lists and byte vectors, for reuse.
     spare_lists: Vec<Vec<Fragment>>,
     spare_bytes: Vec<Vec<u8>>,
@@ -97,9 +110,19 @@ impl Outbox {
         self.messages.len()
     }
 
-    /// Bytes under way.
-    pub(super) fn under_way(&self) -> usize {
-        self.under_way
+    /// Bytes under way on a path.
+    pub(super) fn under_way(&self, path: u8) -> usize {
+        self.ways[usize::from(path)].bytes
+    }
+
+    /// Which path lost what goes next, if that is a resend.
+    pub(super) fn lost_by(&self) -> Option<u8> {
+        self.resend.front().map(|(_, path)| *path)
+    }
+
+    /// Whether a small message waits.
+    pub(super) fn small_waits(&self) -> bool {
+        !self.small.is_empty()
     }
 
     /// An empty byte vector for a message's fields.
@@ -126,19 +149,28 @@ impl Outbox {
     /// first of its datagram.
     pub(super) fn next_fragment(&mut self, room: usize, empty: bool) -> Option<Fragment> {
         let room = room.checked_sub(FRAGMENT_BYTES).filter(|room| *room > 0)?;
-        if let Some(fragment) = self.resend.front() {
-            return if fragment.len as usize <= room { self.resend.pop_front() } else { None };
+        if let Some((fragment, _)) = self.resend.front() {
+            let fits = fragment.len as usize <= room;
+            return if fits { self.resend.pop_front().map(|(fragment, _)| fragment) } else { None };
         }
         self.next_of(room, empty, true).or_else(|| self.next_of(room, empty, false))
     }
 
+    /// The next fragment of a small message, before everything else.
+    pub(super) fn next_small(&mut self, room: usize, empty: bool) -> Option<Fragment> {
+        let room = room.checked_sub(FRAGMENT_BYTES).filter(|room| *room > 0)?;
+        self.next_of(room, empty, true)
+    }
+
     fn next_of(&mut self, room: usize, empty: bool, small: bool) -> Option<Fragment> {
+        let alone = self.resend.is_empty() && self.ways.iter().all(|way| way.count == 0);
+        let kept_back = if small || alone { 0 } else { SMALL_CREDIT };
         let queue = if small { &mut self.small } else { &mut self.bulk };
         let id = *queue.front()?;
         let message = &mut self.messages[(id - self.base) as usize];
         let (piece, offset) = message.next;
         let fresh = (piece, offset) == (0, 0);
-        if fresh && self.started + u64::from(message.total) > self.granted {
+        if fresh && self.started + u64::from(message.total) + kept_back > self.granted {
             return None;
         }
         let piece_len = message.piece_len(piece);
@@ -175,8 +207,14 @@ impl Outbox {
 
     /// A datagram of these fragments leaves under [`Outbox::next_number`].
     pub(super) fn depart(&mut self, at: Time, path: u8, bytes: usize, fragments: Vec<Fragment>) {
-        self.under_way += bytes;
+        let way = &mut self.ways[usize::from(path)];
+        (way.count, way.bytes) = (way.count + 1, way.bytes + bytes);
         self.sent.push_back(Some(Sent { at, bytes, path, fragments }));
+    }
+
+    /// A datagram without fragments takes [`Outbox::next_number`]; nothing is sent again when it is lost.
+    pub(super) fn skip_number(&mut self) {
+        self.sent.push_back(None);
     }
 
     /// Takes back a list that was not needed.
@@ -190,23 +228,22 @@ impl Outbox {
         newest < self.next_number()
     }
 
-    /// The peer has these datagrams.
-    pub(super) fn acknowledge(&mut self, ranges: impl Iterator<Item = Range>) -> Acked {
-        let mut acked = Acked::default();
-        for (index, (first, last)) in ranges.enumerate() {
+    /// The peer has these datagrams. What that brought, by path.
+    pub(super) fn acknowledge(&mut self, ranges: impl Iterator<Item = Range>) -> [Acked; PATHS_MAX] {
+        let mut acked = [Acked::default(); PATHS_MAX];
+        for (first, last) in ranges {
             let end = self.sent_base + self.sent.len() as u64;
             for number in first.max(self.sent_base)..last.saturating_add(1).min(end) {
                 let Some(sent) = self.sent[(number - self.sent_base) as usize].take() else { continue };
-                if index == 0 && number == last {
-                    acked.newest = Some((sent.at, sent.path));
-                }
-                acked.bytes += sent.bytes;
-                self.under_way -= sent.bytes;
+                let news = &mut acked[usize::from(sent.path)];
+                (news.count, news.bytes) = (news.count + 1, news.bytes + sent.bytes);
+                news.newest = news.newest.max((number, sent.at));
+                self.ways[usize::from(sent.path)].take_off(&sent);
                 self.arrive(sent.fragments);
             }
-            if index == 0 {
-                self.newest_acked = self.newest_acked.max(last);
-            }
+        }
+        for (way, news) in self.ways.iter_mut().zip(&acked) {
+            way.newest_acked = way.newest_acked.max(news.newest.0);
         }
         self.trim();
         acked
@@ -241,33 +278,71 @@ impl Outbox {
     }
 
     /// Moves what must count as lost to the resend queue. `limits` gives for a path how long a datagram may
-    /// take that was overtaken, and any datagram. Returns (overtaken ones lost, timed-out ones lost).
-    pub(super) fn expire(&mut self, now: Time, limits: impl Fn(u8) -> (Duration, Duration)) -> (u64, u64) {
-        let mut lost = (0, 0);
+    /// take that was overtaken on it, and any datagram. Returns for each path (overtaken ones lost,
+    /// timed-out ones lost).
+    pub(super) fn expire(
+        &mut self,
+        now: Time,
+        limits: impl Fn(u8) -> (Duration, Duration),
+    ) -> [(u64, u64); PATHS_MAX] {
+        let mut lost = [(0, 0); PATHS_MAX];
+        // On each path later ones left later: the first that is not lost ends the search there.
+        let mut open = self.ways.map(|way| way.count > 0);
         for index in 0..self.sent.len() {
+            if !open.contains(&true) {
+                break;
+            }
             let Some(sent) = &self.sent[index] else { continue };
-            let overtaken = self.sent_base + (index as u64) < self.newest_acked;
-            let (short, long) = limits(sent.path);
-            if now.since(sent.at) < if overtaken { short } else { long } {
-                break; // Later ones left later.
+            let path = usize::from(sent.path);
+            let (overtaken, limit) = self.limit(index, sent, &limits);
+            if !open[path] || now.since(sent.at) < limit {
+                open[path] = false;
+                continue;
             }
             if let Some(mut sent) = self.sent[index].take() {
-                self.under_way -= sent.bytes;
-                self.resend.extend(sent.fragments.drain(..));
+                self.ways[path].take_off(&sent);
+                self.resend.extend(sent.fragments.drain(..).map(|fragment| (fragment, sent.path)));
                 self.spare_lists.push(sent.fragments);
             }
-            if overtaken { lost.0 += 1 } else { lost.1 += 1 }
+            if overtaken { lost[path].0 += 1 } else { lost[path].1 += 1 }
         }
         self.trim();
         lost
     }
 
+    /// Whether a datagram was overtaken on its path, and how long it may take.
+    fn limit(
+        &self,
+        index: usize,
+        sent: &Sent,
+        limits: impl Fn(u8) -> (Duration, Duration),
+    ) -> (bool, Duration) {
+        let overtaken = self.sent_base + (index as u64) < self.ways[usize::from(sent.path)].newest_acked;
+        let (short, long) = limits(sent.path);
+        (overtaken, if overtaken { short } else { long })
+    }
+
     /// When [`Outbox::expire`] has something to do.
     pub(super) fn expires(&self, limits: impl Fn(u8) -> (Duration, Duration)) -> Option<Time> {
-        let (index, sent) =
-            self.sent.iter().enumerate().find_map(|(index, sent)| Some((index, sent.as_ref()?)))?;
-        let (short, long) = limits(sent.path);
-        let overtaken = self.sent_base + (index as u64) < self.newest_acked;
-        Some(sent.at + if overtaken { short } else { long })
+        let mut open = self.ways.map(|way| way.count > 0);
+        let mut first: Option<Time> = None;
+        for (index, sent) in self.sent.iter().enumerate() {
+            if !open.contains(&true) {
+                break;
+            }
+            let Some(sent) = sent else { continue };
+            if std::mem::replace(&mut open[usize::from(sent.path)], false) {
+                let at = sent.at + self.limit(index, sent, &limits).1;
+                first = first.into_iter().chain([at]).min();
+            }
+        }
+        first
+    }
+}
+
+impl Way {
+    fn take_off(&mut self, sent: &Sent) {
+        self.count -= 1;
+        self.bytes -= sent.bytes;
     }
 }

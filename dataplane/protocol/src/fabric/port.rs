@@ -9,13 +9,13 @@ use std::time::Duration;
 /// Most messages that are open to one peer; ids of open messages lie within such a window (`Bounded`).
 pub const MESSAGES_MAX: usize = 4096;
 /// Most networks.
-pub(super) const PATHS_MAX: usize = 4;
+pub const PATHS_MAX: usize = 4;
 /// Least bytes of a datagram that leave room for headers, acknowledgements and a fragment.
 pub(super) const DATAGRAM_MIN: usize = 1200;
 /// Most bytes of a datagram: what UDP can carry.
 pub const DATAGRAM_MAX: usize = 65_507;
 
-/// Which network a datagram uses; one for now (EF-31 adds the second).
+/// Which network a datagram uses, counted from 0 (EF-31).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PathId(pub u8);
 
@@ -40,8 +40,14 @@ pub struct Config {
     /// A peer that was not heard for so long while something waited for it is away: once its queue is
     /// full, messages to it are dropped and counted, so that it never holds up the other peers.
     pub away: Duration,
-    /// Networks, at least one.
+    /// Networks, at least one. With one there are no keep-alives: it says nothing unless it has to.
     pub paths: u8,
+    /// Gap of keep-alives on a network while its peer is talked to, or does not answer.
+    pub probe_every: Duration,
+    /// Gap of keep-alives on a network of a silent peer, and the longest on one that is down.
+    pub probe_idle: Duration,
+    /// A network that answered nothing for so long, though asked, is down.
+    pub down_after: Duration,
 }
 
 impl Default for Config {
@@ -56,6 +62,9 @@ impl Default for Config {
             rto_max: Duration::from_millis(200),
             away: Duration::from_millis(300),
             paths: 1,
+            probe_every: Duration::from_millis(50),
+            probe_idle: Duration::from_secs(1),
+            down_after: Duration::from_millis(250),
         }
     }
 }
@@ -71,6 +80,9 @@ impl Config {
         self.rto_max = self.rto_max.max(self.rto_min);
         self.rto_initial = self.rto_initial.clamp(self.rto_min, self.rto_max);
         self.paths = self.paths.clamp(1, PATHS_MAX as u8);
+        self.probe_every = self.probe_every.max(self.rto_min);
+        self.probe_idle = self.probe_idle.max(self.probe_every);
+        self.down_after = self.down_after.max(self.probe_every * 2);
         self
     }
 }
@@ -104,6 +116,38 @@ pub struct FabricOut {
     pub received: Vec<Envelope>,
     /// Peers that showed a new boot: what was open to the old one is lost.
     pub boots: Vec<(NodeId, BootId)>,
+    /// Networks towards a peer that went down, or came up again.
+    pub paths: Vec<(NodeId, PathId, PathState)>,
+}
+
+/// Whether a network carries to a peer and back.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum PathState {
+    /// It answers.
+    Up,
+    /// Something on it was not answered in time: others go first until it has answered.
+    Suspect,
+    /// It has not answered for [`Config::down_after`]; it comes back after a few answers in a row.
+    Down,
+}
+
+/// What is known of one network to one peer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct PathStatus {
+    /// The peer.
+    pub peer: NodeId,
+    /// The network.
+    pub path: PathId,
+    /// Whether it carries.
+    pub state: PathState,
+    /// Smoothed round trip, once measured.
+    pub rtt: Option<Duration>,
+    /// Share of the last hundred or so datagrams that counted as lost, in millionths.
+    pub loss_ppm: u32,
+    /// Datagrams sent on it that had to be acknowledged.
+    pub sent: u64,
+    /// Of those, counted as lost; what they carried went again.
+    pub resent: u64,
 }
 
 /// The peer's queue is full, or the peer is not named; nothing was queued. The asker repeats later.

@@ -4,7 +4,7 @@ use super::*;
 use std::collections::BTreeSet;
 
 /// Sends `count` messages of mixed sizes both ways as queues allow; all must arrive once and whole.
-fn traffic(seed: u64, config: Config, weather: Weather, count: u64) -> Net {
+pub(super) fn traffic(seed: u64, config: Config, weather: Weather, count: u64) -> Net {
     let mut net = Net::new(seed, 2, config, weather);
     let source = pool();
     let mut dice = Dice::new(seed ^ 0x55);
@@ -22,7 +22,11 @@ fn traffic(seed: u64, config: Config, weather: Weather, count: u64) -> Net {
             net.run(Duration::from_micros(dice.below(400)));
         }
     }
-    net.settle();
+    if config.paths == 1 {
+        net.settle()
+    } else {
+        net.drain()
+    }
     for node in 0..2 {
         let names: Vec<u64> = net.got[node].iter().map(|envelope| check_numbered(&envelope.msg)).collect();
         let unique: BTreeSet<u64> = names.iter().copied().collect();

@@ -3,6 +3,7 @@
 mod codec;
 mod hostile;
 mod link;
+mod networks;
 mod sessions;
 
 use super::*;
@@ -77,6 +78,14 @@ pub(super) struct Weather {
 
 pub(super) const CALM: Weather = Weather { loss: 0, double: 0, late: 0 };
 
+/// What one network adds for datagrams of one node.
+#[derive(Clone, Copy, Default)]
+pub(super) struct Lane {
+    pub(super) cut: bool,
+    pub(super) loss: u64,
+    pub(super) delay: Duration,
+}
+
 /// Fabrics and the datagrams between them.
 pub(super) struct Net {
     pub(super) now: Time,
@@ -87,6 +96,12 @@ pub(super) struct Net {
     /// Nobody hears anybody.
     pub(super) cut: bool,
     pub(super) config: Config,
+    /// By network, then by sender (nodes 0 and 1).
+    pub(super) lanes: [[Lane; 2]; PATHS_MAX],
+    /// Bytes given to each network.
+    pub(super) carried: [u64; PATHS_MAX],
+    /// What the first node was told of its networks.
+    pub(super) told: Vec<(PathId, PathState)>,
     dice: Dice,
     on_the_way: BTreeMap<(Time, u64), (NodeId, PathId, Vec<u8>)>,
     sent: u64,
@@ -103,6 +118,9 @@ impl Net {
             weather,
             cut: false,
             config,
+            lanes: Default::default(),
+            carried: Default::default(),
+            told: Vec::new(),
             dice: Dice::new(seed),
             on_the_way: BTreeMap::new(),
             sent: 0,
@@ -155,17 +173,29 @@ impl Net {
     fn collect(&mut self, node: usize, out: &mut FabricOut) {
         self.got[node].append(&mut out.received);
         self.boots[node].append(&mut out.boots);
+        let told = out.paths.drain(..).map(|(_, path, state)| (path, state));
+        if node == 0 {
+            self.told.extend(told)
+        } else {
+            drop(told)
+        }
         for datagram in out.datagrams.drain(..) {
             assert!(datagram.bytes() <= self.config.datagram_bytes);
             let mut bytes = datagram.head.clone();
             datagram.payload.iter().for_each(|part| bytes.extend_from_slice(part));
+            let lane = self.lanes[usize::from(datagram.path.0)][node.min(1)];
+            self.carried[usize::from(datagram.path.0)] += bytes.len() as u64;
             let copies = 1 + u64::from(self.dice.chance(self.weather.double));
             for _ in 0..copies {
                 if self.cut || self.dice.chance(self.weather.loss) {
                     continue;
                 }
+                if lane.cut || lane.loss > 0 && self.dice.chance(lane.loss) {
+                    continue;
+                }
                 let late = if self.dice.chance(self.weather.late) { self.dice.below(5_000_000) } else { 0 };
-                let at = self.now + Duration::from_nanos(50_000 + self.dice.below(50_000) + late);
+                let at =
+                    self.now + Duration::from_nanos(50_000 + self.dice.below(50_000) + late) + lane.delay;
                 self.sent += 1;
                 self.on_the_way.insert((at, self.sent), (datagram.to, datagram.path, bytes.clone()));
             }
@@ -178,6 +208,14 @@ impl Net {
         let until = self.now + span;
         while self.step(until) {}
         self.now = self.now.max(until);
+    }
+
+    /// Runs until nothing is open any more; keep-alives may go on.
+    pub(super) fn drain(&mut self) {
+        let until = self.now + Duration::from_secs(100);
+        while !self.nodes.iter().all(Fabric::idle) {
+            assert!(self.step(until), "everything arrives in the end");
+        }
     }
 
     /// Runs until nothing is open any more.
