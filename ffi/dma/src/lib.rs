@@ -18,12 +18,14 @@ mod memory;
 mod pool;
 mod prefetch;
 mod region;
+mod stream;
 mod sync;
 
 pub use buf::{Buf, BufMut};
 pub use memory::Memory;
 pub use pool::{Backing, Pool, PoolConfig, PoolError, PoolStats, SLOT_CLASSES};
-pub use prefetch::prefetch;
+pub use prefetch::{prefetch, prefetch_value};
+pub use stream::copy_past_cache;
 
 /// Alignment of every slot in bytes: one logical block, enough for direct I/O.
 pub const SLOT_ALIGN: usize = 4096;

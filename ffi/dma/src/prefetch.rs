@@ -18,6 +18,19 @@ pub fn prefetch(bytes: &[u8]) {
     let _no_hint = bytes;
 }
 
+/// Starts to bring the first byte's cache line of a value near.
+#[inline]
+pub fn prefetch_value<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: as above; the address is that of a live value.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(value).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _no_hint = value;
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -28,6 +41,7 @@ mod tests {
         prefetch(&bytes);
         prefetch(&bytes[999..]);
         prefetch(&[]);
+        prefetch_value(&bytes[500]);
         assert!(bytes.iter().all(|&byte| byte == 7));
     }
 }

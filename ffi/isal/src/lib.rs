@@ -5,9 +5,11 @@
 #![allow(unsafe_code)] // Calls into libisal, see the SAFETY reasons at each block.
 
 mod codec;
+mod join;
 mod sys;
 
 pub use codec::{Codec, CodecError, DecodePlan, MAX_FRAGMENTS};
+pub use join::Joiner;
 
 /// CRC32C (Castagnoli) of `bytes`, the checksum of every header and block of Palisade.
 pub fn crc32c(bytes: &[u8]) -> u32 {

@@ -1,4 +1,4 @@
-//! A device in memory: one memcpy per transfer, completions at the next poll.
+//! A device in memory: one copy per transfer (writes go past the cache), completions at the next poll.
 //!
 //! Its media ([`MemMedia`]) can be taken out and put into a new driver, as a disk moves to another
 //! host, and hold what a driver acknowledged. They are sparse: chunks that were never written read as
@@ -9,7 +9,7 @@ use super::{
     BlockCompletion, BlockFault, BlockInfo, BlockOk, BlockPort, BlockRequest, BlockVerb, SECTOR, in_range,
 };
 use crate::clock::Nanos;
-use palisade_dma::Memory;
+use palisade_dma::{Memory, copy_past_cache};
 
 /// Bytes of a chunk that is allocated at its first write: a huge page.
 const CHUNK: usize = 2 << 20;
@@ -83,7 +83,7 @@ impl MemMedia {
             let (index, at) = ((offset / CHUNK as u64) as usize, (offset % CHUNK as u64) as usize);
             let len = bytes.len().min(CHUNK - at);
             let chunk = self.chunks[index].get_or_insert_with(chunk);
-            chunk[at..at + len].copy_from_slice(&bytes[..len]);
+            copy_past_cache(&mut chunk[at..at + len], &bytes[..len]);
             bytes = &bytes[len..];
             offset += len as u64;
         }
