@@ -38,7 +38,8 @@ impl Post {
 
     /// Sends, or keeps until there is room.
     pub fn send(&mut self, to: NodeId, msg: Msg) {
-        let envelope = Envelope { from: self.from, boot: self.boot, to, msg };
+        // A fabric service that takes it puts its message into datagrams, and another one makes a new envelope.
+        let envelope = Envelope { from: self.from, boot: self.boot, to, near: true, msg };
         if self.waiting.is_empty() {
             self.push(envelope);
         } else {
@@ -159,7 +160,8 @@ mod tests {
         assert!(post.pending());
         let mut seen = Vec::new();
         for _ in 0..4 {
-            drain(&mut rx, 8, |envelope| {
+            drain(&mut rx, 8, |envelope: Envelope| {
+                assert!(envelope.near, "it did not leave the process");
                 if let Msg::Confirmed { nonce, .. } = envelope.msg {
                     seen.push(nonce);
                 }

@@ -318,3 +318,31 @@ fn a_flush_ends_while_the_collector_has_an_extent_open() {
     rack.verify();
     assert!(rack.counters().flushes > 0);
 }
+
+/// A turn that encoded a whole batch kept clients waiting for all of it.
+#[test]
+fn a_batch_is_encoded_one_stripe_a_turn() {
+    let mut rack = Rack::new(Shape { hot_bytes: 64 << 20, ..Shape::new(190) });
+    rack.serve();
+    let shape = rack.shape.clone();
+    let units = usize::from(shape.k) * usize::from(shape.unit_blocks);
+    let tags: Vec<u64> = (0..4 * units).map(|block| rack.write(block * 8, 8)).collect();
+    rack.wait_all(&tags);
+    let stripe = (units * 4096 * 6 / 4) as u64;
+    let tag = rack.start_flush();
+    let (mut seen, mut turns) = (0, 0);
+    for _ in 0..100_000 {
+        if seen >= 4 * stripe {
+            break;
+        }
+        rack.step();
+        let bytes = rack.counters().column_bytes;
+        assert!(bytes - seen <= stripe, "{} bytes of columns in one turn", bytes - seen);
+        turns += usize::from(bytes > seen);
+        seen = bytes;
+    }
+    assert_eq!(turns, 4);
+    assert!(rack.wait(tag).is_ok());
+    assert_eq!(rack.counters().flushes, 1, "all four are one batch");
+    rack.verify();
+}

@@ -83,8 +83,9 @@ fn p31_a_block_that_rotted_in_both_logs_stops_no_log_and_stays_an_error_until_it
     rack.wait_all(&tags);
     // The same block in both logs: they hold the same writes in the same order.
     assert_eq!((rack.rot(0, 64), rack.rot(1, 64)), (1, 1));
-    // Several times the log in other blocks: the segment of the rotten one has to go.
-    for round in 0..40 {
+    // Several times the log in other blocks: the segment of the rotten one has to go, after six tries that are five
+    // seconds apart and wait for a batch to be full.
+    for round in 0..60 {
         let tags: Vec<u64> = (0..32).map(|at| rack.write((64 + (round * 32 + at) % 512) * 8, 8)).collect();
         rack.wait_all(&tags);
         rack.run_for(Duration::from_secs(2));

@@ -230,7 +230,7 @@ impl<S: Service + View + 'static> Served<S> {
         let ends = &mut self.ends;
         match input {
             Input::Msg { from, boot, msg } => {
-                let envelope = Envelope { from, boot, to: ends.node, msg };
+                let envelope = Envelope { from, boot, to: ends.node, near: false, msg };
                 let full = ends.mailbox.push(envelope).err()?;
                 Some(Input::Msg { from, boot, msg: full.0.msg })
             }

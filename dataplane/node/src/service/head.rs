@@ -181,7 +181,11 @@ impl Service for HeadService {
         let mut work = self.take_orders(now);
         let (head, out) = (&mut self.head, &mut self.out);
         work += drain(&mut self.rings.mailbox, BATCH, |envelope: Envelope| {
-            head.handle_msg(time(now), envelope.from, envelope.boot, envelope.msg, out);
+            let Envelope { from, boot, near, msg, .. } = envelope;
+            match near {
+                true => head.handle_near(time(now), from, boot, msg, out),
+                false => head.handle_msg(time(now), from, boot, msg, out),
+            }
         });
         work += self.devices.poll(now, |_, done| head.handle_block(time(now), done, out));
         work += self.take_commands(now);

@@ -101,7 +101,11 @@ impl Service for SledService {
         let mut work = self.take_orders();
         let (sled, out) = (&mut self.sled, &mut self.out);
         work += drain(&mut self.rings.mailbox, BATCH, |envelope: Envelope| {
-            sled.handle_msg(time(now), envelope.from, envelope.boot, envelope.msg, out);
+            let Envelope { from, boot, near, msg, .. } = envelope;
+            match near {
+                true => sled.handle_near(time(now), from, boot, msg, out),
+                false => sled.handle_msg(time(now), from, boot, msg, out),
+            }
         });
         work += self.devices.poll(now, |_, done| sled.handle_block(time(now), done, out));
         self.sled.turn(time(now), &mut self.out);

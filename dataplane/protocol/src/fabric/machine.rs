@@ -171,7 +171,8 @@ impl Fabric {
                         Ok(msg) => {
                             self.stats.messages_received += 1;
                             let (from, boot) = (packet.header.from, packet.header.from_boot);
-                            out.received.push(Envelope { from, boot, to: self.node, msg });
+                            let to = self.node;
+                            out.received.push(Envelope { from, boot, to, near: false, msg });
                         }
                         Err(_) => self.stats.messages_malformed += 1,
                     }

@@ -1,29 +1,20 @@
 //! One batch: up to four stripes of gathered blocks on their way into an extent. Flush and collector
 //! share it (EF-09, P-07, P-24, P-25).
 //!
-//! Bytes are gathered and checked, encoded, written to all columns under their tokens; when all are
-//! durable the repoint is numbered, in stripe order. An error ends the extent: what was gathered stays
+//! Bytes are gathered, checked and encoded (`stripe`), written to all columns under their tokens; when all
+//! are durable the repoint is numbered, in stripe order. An error ends the extent: what was gathered stays
 //! where it was and is gathered again for another one.
 
 use super::core::Core;
 use super::part::{OpenExtent, Part, Pending};
-use super::read::{Read, ReadOwner};
 use super::slab::Id;
 use super::sleds::{Ask, What};
 use super::stats::Stage;
-use crate::log::{Loc, Mapping};
+use crate::log::{AHEAD, Loc, Mapping};
 use crate::wire::limits::BLOCK;
 use crate::wire::*;
 use palisade_dma::{Buf, BufMut};
-use palisade_isal::crc32c;
 use smallvec::SmallVec;
-use std::time::Duration;
-
-/// An extent that could not be read is left alone by the collector for so long: its sleds may come back.
-pub(super) const LOST_PAUSE: Duration = Duration::from_secs(30);
-/// A log block that neither log can give is tried so often, with this pause, before it counts as lost.
-const TRIES: u8 = 6;
-const TRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// A gathered block.
 #[derive(Clone, Copy, Debug)]
@@ -38,7 +29,8 @@ pub(super) struct Item {
 
 /// How far a batch has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
+pub(super) enum State {
+    /// Stripe by stripe.
     Reading,
     Writing,
     /// All columns are durable.
@@ -52,28 +44,25 @@ enum State {
 pub(super) struct Batch {
     pub(super) part: usize,
     pub(super) collect: bool,
-    desc: ExtentDesc,
+    pub(super) desc: ExtentDesc,
     first: u32,
-    stripes: u32,
-    items: Vec<Item>,
-    /// Unit buffers, stripe by stripe, data columns first.
-    room: Vec<BufMut>,
+    pub(super) stripes: u32,
+    /// Stripes that are encoded, and whether the next one is being read.
+    pub(super) encoded: u32,
+    pub(super) asked: bool,
+    pub(super) items: Vec<Item>,
+    /// Unit buffers, stripe by stripe, data columns first, and the checksums of those that are encoded.
+    pub(super) room: Vec<BufMut>,
+    pub(super) crcs: Vec<u32>,
     wanted: u16,
     acked: u16,
-    state: State,
+    pub(super) state: State,
     started: Time,
 }
 
 impl Core {
-    /// Takes stripes of the open extent for `items` and starts to read them. `false`: no buffers now.
-    pub(super) fn start_batch(
-        &mut self,
-        now: Time,
-        p: usize,
-        items: Vec<Item>,
-        collect: bool,
-        out: &mut Out,
-    ) -> bool {
+    /// Takes stripes of the open extent for `items`, to be read a stripe a turn. `false`: no buffers now.
+    pub(super) fn start_batch(&mut self, now: Time, p: usize, items: Vec<Item>, collect: bool) -> bool {
         let Some(open) = &self.parts[p].open else { return false };
         if self.starves() {
             return false;
@@ -96,86 +85,40 @@ impl Core {
             open.next += stripes;
         }
         part.mark_gathered(&items, true);
-        let blocks: Vec<(Lba, Mapping)> = items.iter().map(|item| (item.lba, item.mapping)).collect();
-        let (acked, state, started) = (0, State::Reading, now);
-        let batch =
-            Batch { part: p, collect, desc, first, stripes, items, room, wanted, acked, state, started };
-        let id = self.batches.insert(batch);
+        let crcs = Vec::with_capacity(room.len());
+        let id = self.batches.insert(Batch {
+            part: p,
+            collect,
+            desc,
+            first,
+            stripes,
+            encoded: 0,
+            asked: false,
+            items,
+            room,
+            crcs,
+            wanted,
+            acked: 0,
+            state: State::Reading,
+            started: now,
+        });
         self.parts[p].batches.push_back(id);
-        self.read_blocks(now, p, ReadOwner::Batch(id), &blocks, out);
+        // Its first stripe is the next turn's.
+        self.busy = true;
         true
     }
 
-    /// The gathered bytes are there: lay them out, encode, write.
-    pub(super) fn batch_read(&mut self, now: Time, id: Id, read: &Read, out: &mut Out) {
+    /// All stripes are encoded: each column gets its units.
+    pub(super) fn write_columns(&mut self, now: Time, id: Id, units: &[Buf], out: &mut Out) {
         let Some(batch) = self.batches.get_mut(id) else { return };
-        batch.lay_out(read);
-        let p = batch.part;
-        let part = &mut self.parts[p];
-        for item in &mut batch.items {
-            match (item.from, item.mapping.loc) {
-                (GatheredFrom::Log, Loc::Log(addr)) if item.good => {
-                    part.unreadable.remove(&addr.0);
-                }
-                _ if item.good => {}
-                // Released meanwhile, what was unreadable was not needed.
-                (GatheredFrom::Extent { id, .. }, _) if part.index.slot_of(id).is_some() => {
-                    part.lost.insert(id, now + LOST_PAUSE);
-                }
-                (GatheredFrom::Log, Loc::Log(addr)) => {
-                    // A peer that is away may hold the good copy: that try does not count.
-                    let there = u8::from(part.peer.as_ref().is_none_or(|peer| !peer.away));
-                    let (tries, again) = part.unreadable.entry(addr.0).or_insert((0, now));
-                    (*tries, *again) = (tries.saturating_add(there), now + TRY_PAUSE);
-                    item.lost = *tries >= TRIES;
-                    if item.lost {
-                        part.unreadable.remove(&addr.0);
-                        let (id, lba) = (part.cfg.partition, item.lba);
-                        let what =
-                            format!("partition {id} block {lba}: no copy of it is readable, it is lost");
-                        out.events.push(Event::Corrupt { place: "log", what });
-                    }
-                }
-                _ => {}
-            }
-        }
-        let geometry = batch.desc.geometry;
-        let room = std::mem::take(&mut batch.room);
-        batch.state = State::Writing;
-        let Some(units) = self.encode(p, &geometry, room) else {
-            return self.fail_extent(now, p, out);
-        };
-        self.write_columns(now, id, &units, out);
-    }
-
-    fn encode(&mut self, p: usize, geometry: &Geometry, mut room: Vec<BufMut>) -> Option<Vec<Buf>> {
-        let begin = self.cfg.stopwatch.map(|stopwatch| stopwatch());
-        let codec = self.codec(geometry)?;
-        let k = usize::from(geometry.k);
-        for stripe in room.chunks_exact_mut(geometry.columns()) {
-            let (data, parity) = stripe.split_at_mut(k);
-            let data: SmallVec<[&[u8]; 16]> = data.iter().map(|buf| &**buf).collect();
-            let mut parity: SmallVec<[&mut [u8]; 16]> = parity.iter_mut().map(|buf| &mut **buf).collect();
-            codec.encode(&data, &mut parity).ok()?;
-        }
-        let bytes: usize = room.iter().map(|buf| buf.len()).sum();
-        let stats = &mut self.parts[p].stats;
-        stats.counters.column_bytes += bytes as u64;
-        if let (Some(begin), Some(stopwatch)) = (begin, self.cfg.stopwatch) {
-            stats.record(Stage::Encode, stopwatch().since(begin));
-        }
-        Some(room.into_iter().map(BufMut::freeze).collect())
-    }
-
-    fn write_columns(&mut self, now: Time, id: Id, units: &[Buf], out: &mut Out) {
-        let Some(batch) = self.batches.get(id) else { return };
         let (p, stripe, desc) = (batch.part, batch.first, batch.desc.clone());
+        let all = std::mem::take(&mut batch.crcs);
         let stamp = self.parts[p].stamp;
         for (at, column) in desc.columns.iter().enumerate() {
             let Some(column) = *column else { continue };
             let own = units.iter().skip(at).step_by(desc.columns.len());
             let units: SmallVec<[Buf; 4]> = own.cloned().collect();
-            let crcs = units.iter().map(|unit| crc32c(unit)).collect();
+            let crcs = all.iter().copied().skip(at).step_by(desc.columns.len()).collect();
             let token = self.token(p, column.device, column.column, column.generation);
             let Some(sled) = self.parts[p].sled_of(column.device) else {
                 return self.fail_extent(now, p, out);
@@ -355,34 +298,6 @@ impl Core {
 }
 
 impl Batch {
-    /// Copies what was read into the unit buffers; what is not filled is zero.
-    fn lay_out(&mut self, read: &Read) {
-        let geometry = self.desc.geometry;
-        let (k, unit) = (usize::from(geometry.k), usize::from(geometry.unit_blocks));
-        let mut at = 0;
-        for (blocks, bytes) in &read.bufs {
-            for block in 0..*blocks as usize {
-                match bytes {
-                    Some(bytes) => {
-                        let (stripe, column, inside) = geometry.locate(at as u32);
-                        let buf = &mut self.room[stripe as usize * geometry.columns() + column];
-                        buf[inside as usize * BLOCK..(inside as usize + 1) * BLOCK]
-                            .copy_from_slice(&bytes[block * BLOCK..(block + 1) * BLOCK]);
-                    }
-                    None => self.items[at].good = false,
-                }
-                at += 1;
-            }
-        }
-        for block in 0..self.stripes as usize * k * unit {
-            if self.items.get(block).is_none_or(|item| !item.good) {
-                let (stripe, column, inside) = geometry.locate(block as u32);
-                let buf = &mut self.room[stripe as usize * geometry.columns() + column];
-                buf[inside as usize * BLOCK..(inside as usize + 1) * BLOCK].fill(0);
-            }
-        }
-    }
-
     /// Leaves out blocks that an operation numbered before the repoint has written or cleared. The index
     /// would refuse them as well, but a recovery may know no more of them: the records of the gathered write
     /// and of its blocks are gone once they are dead, and the repoint stands for both (P-07, P-29).
@@ -392,10 +307,23 @@ impl Batch {
             Body::Clear { lba, count } => Some(lba.0..lba.0 + u64::from(*count)),
             _ => None,
         };
-        let changed: SmallVec<[_; 64]> = part.pending.iter().filter_map(changes).collect();
-        for item in &mut self.items {
+        let mut changed: SmallVec<[_; 64]> = part.pending.iter().filter_map(changes).collect();
+        // In order and apart, so that each block takes one search.
+        changed.sort_unstable_by_key(|range| range.start);
+        changed.dedup_by(|next, last| {
+            let meet = next.start <= last.end;
+            last.end = if meet { last.end.max(next.end) } else { last.end };
+            meet
+        });
+        for at in 0..self.items.len() {
+            if let Some(soon) = self.items.get(at + AHEAD) {
+                part.index.bring_near(soon.lba);
+            }
+            let item = &mut self.items[at];
+            let before = changed.partition_point(|range| range.start <= item.lba.0);
+            let last = before.checked_sub(1).map(|at| &changed[at]);
             let same = part.index.get(item.lba).op == item.mapping.op
-                && !changed.iter().any(|range| range.contains(&item.lba.0));
+                && !last.is_some_and(|range| range.contains(&item.lba.0));
             item.good &= same;
             item.lost &= same;
         }

@@ -55,7 +55,7 @@ impl Core {
         victims.sort_by_key(|victim| (!victim.hurt, victim.live));
         let items = self.gather_live(p, &victims, room);
         if !items.is_empty() {
-            self.start_batch(now, p, items, true, out);
+            self.start_batch(now, p, items, true);
         }
     }
 

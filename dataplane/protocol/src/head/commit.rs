@@ -5,10 +5,10 @@
 //! is answered.
 
 use super::core::Core;
-use super::part::{Pending, Phase};
+use super::part::{Part, Pending, Phase};
 use super::slab::Id;
 use super::stats::Stage;
-use crate::log::LoggedBody;
+use crate::log::{AHEAD, LoggedBody};
 use crate::wire::*;
 
 impl Core {
@@ -62,8 +62,15 @@ impl Core {
     pub(super) fn commit(&mut self, now: Time, p: usize, out: &mut Out) {
         let reconciled = self.reconciled(p);
         let limit = if reconciled { self.parts[p].tail } else { self.limit(p) };
+        let ready = limit.0.saturating_sub(self.parts[p].committed.0) as usize;
+        for at in 0..ready.min(AHEAD) {
+            self.parts[p].bring_near(at);
+        }
         while self.parts[p].committed < limit {
-            let Some(pending) = self.parts[p].pending.pop_front() else { break };
+            let part = &mut self.parts[p];
+            part.bring_near(AHEAD);
+            part.bring_place_near(AHEAD / 2);
+            let Some(pending) = part.pending.pop_front() else { break };
             self.apply(now, p, pending, out);
         }
         if reconciled {
@@ -155,5 +162,21 @@ impl Core {
             Body::Write { .. } | Body::Clear { .. } | Body::Delete => {}
         }
         self.background_at = self.background_at.min(now);
+    }
+}
+
+impl Part {
+    /// Asks memory for what the commit of the pending operation at `at` will read first.
+    fn bring_near(&self, at: usize) {
+        if let Some(Body::Write { lba, .. }) = self.pending.get(at).map(|pending| &pending.entry.body) {
+            self.index.bring_near(*lba);
+        }
+    }
+
+    /// And for what it will read after that.
+    fn bring_place_near(&self, at: usize) {
+        if let Some(Body::Write { lba, .. }) = self.pending.get(at).map(|pending| &pending.entry.body) {
+            self.index.bring_place_near(*lba);
+        }
     }
 }

@@ -42,6 +42,7 @@ pub(super) struct Core {
     /// Scratch of look-ups.
     pub(super) maps: Vec<Mapping>,
     pub(super) wants: Vec<(Lba, Mapping)>,
+    pub(super) gathered: Vec<(Lba, Mapping)>,
     pub(super) ids: Vec<Id>,
     /// Pieces that wait for a buffer.
     pub(super) starved: Vec<Id>,
@@ -57,6 +58,8 @@ pub(super) struct Core {
     /// A flush may go on in the next turn.
     pub(super) flush_again: bool,
     failed_told: bool,
+    /// The message in hand came from within the process.
+    pub(super) near: bool,
 }
 
 /// Hot bytes given up per turn while the pool is scarce.
@@ -82,6 +85,7 @@ impl Core {
             codecs: BTreeMap::new(),
             maps: Vec::new(),
             wants: Vec::new(),
+            gathered: Vec::new(),
             ids: Vec::new(),
             starved: Vec::new(),
             copying: super::upkeep::Copying::default(),
@@ -91,6 +95,7 @@ impl Core {
             background_at: Time::ZERO,
             flush_again: false,
             failed_told: false,
+            near: false,
         };
         for recovered in found {
             let config = declared.iter().find(|config| config.partition == recovered.partition).cloned();
@@ -266,6 +271,7 @@ impl Core {
             self.probe_on(now, p, out);
             self.answer_probe(now, p, out);
             self.replicate(now, p, out);
+            self.step_batches(now, p, out);
         }
         self.send_confirms(now, out);
         if timed {

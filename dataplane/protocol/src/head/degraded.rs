@@ -308,7 +308,7 @@ impl Core {
         let extent = read.desc.id;
         let part = &mut self.parts[p];
         let known = part.index.slot_of(extent).is_some();
-        if known && part.lost.insert(extent, now + super::batch::LOST_PAUSE).is_none() {
+        if known && part.lost.insert(extent, now + super::stripe::LOST_PAUSE).is_none() {
             out.events.push(Event::DataLost { partition: part.cfg.partition, extent });
         }
         self.forget_reads(id);

@@ -4,8 +4,9 @@
 use super::batch::Item;
 use super::core::Core;
 use super::part::{FlushWait, Phase};
-use crate::log::{Loc, LogAddr};
+use crate::log::{AHEAD, Loc, LogAddr};
 use crate::wire::*;
+use std::collections::VecDeque;
 
 impl Core {
     pub(super) fn flush_all(&mut self, now: Time, partition: PartitionId, tag: ClientTag, out: &mut Out) {
@@ -49,7 +50,7 @@ impl Core {
                 return true;
             };
             let items = self.gather(now, p, room, forced);
-            let started = !items.is_empty() && self.start_batch(now, p, items, false, out);
+            let started = !items.is_empty() && self.start_batch(now, p, items, false);
             self.flush_again |= started;
         }
         true
@@ -118,23 +119,31 @@ impl Core {
     /// Live, committed blocks of the oldest segments that no batch has yet, by block number.
     fn gather(&self, now: Time, p: usize, room: usize, forced: bool) -> Vec<Item> {
         let part = &self.parts[p];
-        let mut items: Vec<Item> = Vec::new();
+        let mut items: Vec<Item> = Vec::with_capacity(room);
+        // What the index says of a block is looked at a few blocks after memory was asked for it.
+        let mut ahead: VecDeque<(Lba, Op, LogAddr)> = VecDeque::with_capacity(AHEAD + 1);
         self.log.oldest_live(&mut |run| {
             if run.partition != part.cfg.partition {
                 return true;
             }
             for at in 0..u64::from(run.blocks) {
                 let (lba, addr) = (Lba(run.lba.0 + at), LogAddr(run.addr.0 + at));
-                let mapping = part.index.get(lba);
-                let live = mapping.op == run.op && mapping.loc == Loc::Log(addr);
-                let waits = part.unreadable.get(&addr.0).is_some_and(|(_, again)| now < *again);
-                let free = !part.gathering.contains(&addr.0) && !waits;
-                if live && free && items.len() < room {
-                    items.push(Item { lba, mapping, from: GatheredFrom::Log, good: true, lost: false });
+                if part.gathering.contains(&addr.0) {
+                    continue;
+                }
+                part.index.bring_near(lba);
+                ahead.push_back((lba, run.op, addr));
+                if ahead.len() > AHEAD && items.len() < room {
+                    items.extend(ahead.pop_front().and_then(|block| part.gathered(now, block)));
                 }
             }
             items.len() < room
         });
+        while items.len() < room
+            && let Some(block) = ahead.pop_front()
+        {
+            items.extend(part.gathered(now, block));
+        }
         if !forced && items.len() < room {
             items.clear();
         }
@@ -227,5 +236,15 @@ impl Core {
             !write
         });
         part.stats.counters.errors += (out.done.len() - before) as u64;
+    }
+}
+
+impl super::part::Part {
+    /// A block of the log as an item of a batch, if it is live, committed, and not known to be unreadable.
+    fn gathered(&self, now: Time, (lba, op, addr): (Lba, Op, LogAddr)) -> Option<Item> {
+        let mapping = self.index.get(lba);
+        let live = mapping.op == op && mapping.loc == Loc::Log(addr);
+        let waits = self.unreadable.get(&addr.0).is_some_and(|(_, again)| now < *again);
+        (live && !waits).then_some(Item { lba, mapping, from: GatheredFrom::Log, good: true, lost: false })
     }
 }

@@ -3,7 +3,7 @@
 //! One file per verb. The path of a write: `write` numbers it; the log and the secondary get it in the
 //! same turn (`replicate`); `commit` changes the index when both are durable and answers the client. The
 //! path of a read: `read` looks it up, `piece` and `degraded` bring the bytes, `confirm` asks the peer
-//! whether the pair still holds. Behind them: `claims`, `extent`, `flush`, `batch`, `collect`, `release`.
+//! whether the pair still holds. Behind them: `claims`, `extent`, `flush`, `batch`, `stripe`, `collect`, `release`.
 //! The side that follows is `secondary`; how a pair is taken over is `assign`, after `probe` has found where
 //! the log ends; `held` keeps what the peer may lack.
 //!
@@ -36,6 +36,7 @@ mod slab;
 mod sleds;
 mod stats;
 mod stop;
+mod stripe;
 mod upkeep;
 mod write;
 
@@ -88,6 +89,16 @@ impl Head {
     pub fn handle_msg(&mut self, now: Time, from: NodeId, from_boot: BootId, msg: Msg, out: &mut Out) {
         if let State::Ready(core) = &mut self.state {
             core.handle_msg(now, from, from_boot, msg, out);
+        }
+    }
+
+    /// As [`Head::handle_msg`], for a message that was handed over within the process ([`crate::wire::Envelope::near`]):
+    /// the checksums of its payload were taken from this memory, and are not compared with it once more.
+    pub fn handle_near(&mut self, now: Time, from: NodeId, from_boot: BootId, msg: Msg, out: &mut Out) {
+        if let State::Ready(core) = &mut self.state {
+            core.near = true;
+            core.handle_msg(now, from, from_boot, msg, out);
+            core.near = false;
         }
     }
 

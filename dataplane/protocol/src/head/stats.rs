@@ -18,7 +18,7 @@ pub enum Stage {
     Index,
     /// A flush batch from gathering until its repoint is committed.
     Flush,
-    /// Encoding of one flush batch.
+    /// Encoding of one stripe, with the checksums of its units.
     Encode,
     /// One column read from asking until its bytes are there.
     ColumnRead,

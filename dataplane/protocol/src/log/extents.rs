@@ -6,6 +6,7 @@
 use super::record::extent_ok;
 use super::types::Extent;
 use crate::wire::*;
+use palisade_dma::prefetch_value;
 use std::collections::BTreeMap;
 
 /// Nobody's block.
@@ -58,6 +59,14 @@ impl Extents {
         match self.slots.get(slot as usize) {
             Some(Some(found)) => found.lbas.get(block as usize) == Some(&NONE),
             _ => false,
+        }
+    }
+
+    /// Brings near what [`Extents::block_died`] will change.
+    pub(super) fn bring_near(&self, slot: u32, block: u32) {
+        let found = self.slots.get(slot as usize).and_then(Option::as_ref);
+        if let Some(place) = found.and_then(|found| found.lbas.get(block as usize)) {
+            prefetch_value(place);
         }
     }
 

@@ -17,6 +17,7 @@ use super::extents::Extents;
 use super::types::{Applied, Extent, Loc, LogAddr, LoggedBody, Mapping};
 use crate::wire::limits::PARTITION_BLOCKS_MAX;
 use crate::wire::*;
+use palisade_dma::prefetch_value;
 
 /// Blocks of a leaf.
 pub const LEAF_BLOCKS: usize = 3584;
@@ -24,6 +25,9 @@ pub const LEAF_BLOCKS: usize = 3584;
 pub const ENTRY_BYTES: usize = 18;
 /// Bytes of a leaf.
 pub(super) const LEAF_BYTES: usize = LEAF_BLOCKS * ENTRY_BYTES;
+
+/// So many entries ahead memory is asked for the next ones, where many blocks are looked up in a row.
+pub const AHEAD: usize = 8;
 
 const TAG_SHIFT: u32 = 46;
 const TAG_CLEARED: u64 = 1;
@@ -172,6 +176,26 @@ impl Index {
         }
     }
 
+    /// Brings a block's entry near: it is read or changed soon, and would else come from memory then.
+    pub fn bring_near(&self, lba: Lba) {
+        let at = lba.0 as usize;
+        let Some(Some(leaf)) = self.leaves.get(at / LEAF_BLOCKS) else { return };
+        let from = at % LEAF_BLOCKS * ENTRY_BYTES;
+        if let Some(entry) = leaf.get(from..from + ENTRY_BYTES) {
+            // It may lie across two cache lines.
+            prefetch_value(&entry[0]);
+            prefetch_value(&entry[ENTRY_BYTES - 1]);
+        }
+    }
+
+    /// Brings near what says that a block's present place is in use, which a change of the block clears.
+    /// Reads the entry, so that [`Index::bring_near`] should come well before.
+    pub fn bring_place_near(&self, lba: Lba) {
+        if let Loc::Extent { slot, block } = self.get(lba).loc {
+            self.extents.bring_near(slot, block);
+        }
+    }
+
     /// Mappings of `count` blocks from `lba`, in order, pushed to `into`.
     pub fn lookup(&self, lba: Lba, count: u32, into: &mut Vec<Mapping>) {
         into.extend((0..u64::from(count)).map(|i| self.get(Lba(lba.0.saturating_add(i)))));
@@ -315,7 +339,10 @@ impl Index {
             applied.stale += r.entries.len() as u32;
             return;
         };
-        for e in &r.entries {
+        for (at, e) in r.entries.iter().enumerate() {
+            if let Some(soon) = r.entries.get(at + AHEAD) {
+                self.bring_near(soon.lba);
+            }
             let old = self.get(e.lba);
             let same_place = match (e.from, old.loc) {
                 (GatheredFrom::Log, Loc::Log(_)) => true,

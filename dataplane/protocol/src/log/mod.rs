@@ -41,6 +41,6 @@ mod types;
 pub use append::Log;
 pub use checkpoint::Indexes;
 pub use faults::Faults;
-pub use index::{ENTRY_BYTES, Index, LEAF_BLOCKS};
+pub use index::{AHEAD, ENTRY_BYTES, Index, LEAF_BLOCKS};
 pub use recover::{Recovery, RecoveryState};
 pub use types::*;

@@ -45,6 +45,8 @@ pub(super) struct Segment {
     map: Vec<u64>,
     runs: Vec<Run>,
     bufs: Vec<Option<Buf>>,
+    /// How many of `bufs` are there: a segment without any needs no look at its runs.
+    hot: u32,
 }
 
 impl Segment {
@@ -57,6 +59,7 @@ impl Segment {
         self.map.fill(0);
         self.runs.clear();
         self.bufs.clear();
+        self.hot = 0;
     }
 
     fn is_live(&self, block: u32) -> bool {
@@ -244,6 +247,7 @@ impl Ring {
             }
         }
         if let Some(data) = data {
+            segment.hot += 1;
             self.hot_bytes += charge(data);
             self.hot.push_back((seq, at as u32));
             self.evict();
@@ -281,6 +285,7 @@ impl Ring {
             return;
         }
         if let Some(buf) = segment.bufs.get_mut(at).and_then(Option::take) {
+            segment.hot -= 1;
             self.hot_bytes -= charge(&buf);
         }
     }
@@ -289,7 +294,7 @@ impl Ring {
     pub(super) fn dead(&mut self, addr: LogAddr) {
         let Some((seq, block)) = self.place(addr) else { return };
         let segment = self.segment(seq);
-        if !segment.set_dead(block) {
+        if !segment.set_dead(block) || segment.hot == 0 {
             return;
         }
         let Some(at) = segment.run_of(block) else { return };
@@ -322,6 +327,9 @@ impl Ring {
     pub(super) fn cached(&self, addr: LogAddr, blocks: u32) -> Option<Buf> {
         let (seq, block) = self.place(addr)?;
         let segment = self.peek(seq);
+        if segment.hot == 0 {
+            return None;
+        }
         let at = segment.run_of(block)?;
         let run = segment.runs[at];
         if block + blocks > run.first + run.blocks {

@@ -36,7 +36,8 @@ pub struct SledConfig {
     pub devices: Vec<DeviceSpec>,
     /// How long a reservation waits for older writes and for its record before the device is suspect.
     pub drain_limit: Duration,
-    /// Compare the checksums that come with a column write with its bytes, before they are written.
+    /// Compare the checksums that come with a column write with its bytes, before they are written; not those
+    /// of a head in the same process, whose buffers these are.
     pub verify_writes: bool,
     /// Pause between two scrub reads of a device.
     pub scrub_gap: Duration,

@@ -125,7 +125,7 @@ impl Device {
         }
         self.check_overlap(asker, order)?;
         let wrong = |at: usize| crc32c(&order.units[at]) != order.crcs[at];
-        if ctx.config.verify_writes && fresh.clone().any(wrong) {
+        if ctx.config.verify_writes && !ctx.near && fresh.clone().any(wrong) {
             return Err(Not(Status::BadRequest));
         }
         Ok(fresh)

@@ -19,6 +19,9 @@ pub struct Envelope {
     pub boot: BootId,
     /// Receiver.
     pub to: NodeId,
+    /// Handed over within the process: payload is the very memory whose checksums the sender took or checked,
+    /// read-only since. What a fabric brought never is.
+    pub near: bool,
     /// The message.
     pub msg: Msg,
 }

@@ -105,6 +105,29 @@ fn a_doubled_column_write_is_answered_ok_and_written_once() {
 }
 
 #[test]
+fn p23_units_from_elsewhere_are_checked_before_they_are_written_and_those_of_the_process_when_read() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    let mut msg = head.write(&rig.pool, column, 1, 0, &[0x11]);
+    if let Msg::ColumnWrite { crcs, .. } = &mut msg {
+        crcs[0] ^= 1;
+    }
+    let before = rig.data();
+    assert_eq!(rig.status(&head, msg.clone()), Status::BadRequest);
+    assert_eq!(rig.data(), before);
+    // Handed over by a head that took the checksum of this very memory: not once more, but when it is read.
+    let mut out = Out::default();
+    rig.sled.handle_near(rig.now, head.node, head.boot, msg, &mut out);
+    let written = out.block.iter().any(|cmd| matches!(cmd.op, BlockOp::Write { .. }));
+    assert!(written && out.net.is_empty(), "{out:?}");
+    for cmd in rig.collect(out) {
+        rig.take(cmd);
+    }
+    rig.pump();
+    assert_eq!(rig.read(&mut head, column, 0, UNIT as u32 / 4096).0, Status::Corrupt);
+}
+
+#[test]
 fn p24_a_written_stripe_is_never_written_again_with_other_bytes() {
     let mut rig = Rig::new();
     let (mut head, column) = rig.granted(5);
