@@ -80,7 +80,7 @@ fn scene(name: &str) -> Scenario {
 fn rack_catches(what: &str, scenario: &str, set: impl FnOnce(&mut Canaries)) {
     let mut canaries = Canaries::default();
     set(&mut canaries);
-    for seed in 0..48 {
+    for seed in 0..160 {
         let setup = Setup { canaries, scenario: scene(scenario), ..Setup::new(seed) };
         // A machine that finds its own state impossible has noticed the broken rule, too.
         let found = catch_unwind(|| run(&setup).violations.into_iter().next());
