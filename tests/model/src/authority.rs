@@ -24,6 +24,8 @@ pub struct Faults {
     pub answer_first: bool,
     /// P-01: a new boot gets the number that stands.
     pub number_kept: bool,
+    /// P-04: a grant's id follows from its number, so that a restored store gives it again.
+    pub id_from_number: bool,
 }
 
 /// The bounds and the broken rules.
@@ -135,7 +137,8 @@ impl Rack {
             number.1 += 1;
         }
         self.ids += 1;
-        let grant = Grant { number, id: self.ids, head, boot: self.boots[at] };
+        let id = if bounds.faults.id_from_number { number.1 } else { self.ids };
+        let grant = Grant { number, id, head, boot: self.boots[at] };
         self.decided = Some(grant);
         if bounds.faults.answer_first {
             self.answer(grant);
@@ -158,6 +161,20 @@ impl Rack {
             self.mark = self.mark.max(grant.number);
         }
         self.answer(grant);
+    }
+
+    fn hear(&mut self, grant: Grant) {
+        let at = usize::from(grant.head);
+        let higher = self.held[at].is_none_or(|held| held.number < grant.number);
+        if grant.boot != self.boots[at] || !higher {
+            return;
+        }
+        let same = |other: &Grant| (other.number, other.id) == (grant.number, grant.id);
+        if self.held.iter().flatten().any(same) {
+            // Two heads hold what nobody can tell apart.
+            self.broken = Some(Rule::NumbersRise);
+        }
+        self.held[at] = Some(grant);
     }
 
     /// The sled's side: numbers rise, and two grants of one number stop each other.
@@ -238,13 +255,7 @@ impl Model for Bounds {
                 next.decided = None;
                 next.store = next.copy.take().unwrap_or(next.store);
             }
-            Step::Hear(grant) => {
-                let at = usize::from(grant.head);
-                let higher = next.held[at].is_none_or(|held| held.number < grant.number);
-                if grant.boot == next.boots[at] && higher {
-                    next.held[at] = Some(grant);
-                }
-            }
+            Step::Hear(grant) => next.hear(grant),
             Step::Reserve(head) => next.reserve(self, head),
             Step::Write(head) => next.write(self, head),
         }

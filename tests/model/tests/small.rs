@@ -118,6 +118,12 @@ fn canary_p04_a_sled_that_ignores_grants_is_found() {
 }
 
 #[test]
+fn canary_p04_a_grant_id_that_follows_from_the_number_is_found() {
+    let model = store(|faults| faults.id_from_number = true);
+    must_break("P-04: ids of a restored store repeat", model, &[Rule::NumbersRise]);
+}
+
+#[test]
 fn canary_ef14_an_answer_before_it_is_durable_is_found() {
     must_break("EF-14: answered first", store(|faults| faults.answer_first = true), &[Rule::NumbersRise]);
 }
