@@ -8,7 +8,6 @@ use palisade_protocol::wire::{Assignment, BootId, DeviceId, Geometry, NodeId, Pa
 use serde::{Deserialize, Serialize};
 
 use super::json;
-use crate::config::Solo;
 use crate::identity::Known;
 
 /// What a node is.
@@ -94,7 +93,7 @@ pub struct PartitionSpec {
     pub secondary: Option<u32>,
     /// Whether a group of one may acknowledge writes (P-30); so may a volume that was made with one head.
     #[serde(default)]
-    pub solo: Solo,
+    pub solo: crate::config::Solo,
     /// Devices that may hold its columns.
     pub devices: Vec<DeviceSpec>,
     /// Whether it is being deleted: tell the primary so once it serves.
