@@ -4,6 +4,7 @@
 
 use std::collections::BTreeMap;
 
+use palisade_protocol::fabric::{PathState, PathStatus};
 use palisade_protocol::head::{HeadStatus, PartitionStatus, RoleState, STAGES};
 use palisade_protocol::wire::{BootId, DeviceId, LogId, NodeId, PartitionId, Proposal, Stamp};
 use serde::{Deserialize, Serialize};
@@ -126,10 +127,51 @@ pub struct NodeReport {
     pub partitions: Vec<PartitionReport>,
     /// Sleds: devices.
     pub devices: Vec<DeviceReport>,
+    /// The networks to the nodes of other processes that it talks to (EF-31).
+    pub paths: Vec<PathReport>,
     /// Counters by name; they only rise within a boot.
     pub counters: BTreeMap<String, u64>,
     /// Histograms by name, in nanoseconds (turn time of the reactor, …).
     pub histograms: BTreeMap<String, HistSnapshot>,
+}
+
+/// One network from a node to another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PathReport {
+    /// Number of the other node.
+    pub to: u32,
+    /// The network, counted from 1.
+    pub network: u8,
+    /// `up`, `suspect` or `down`.
+    pub state: String,
+    /// Smoothed round trip in microseconds; 0 when none was measured.
+    pub rtt_us: u64,
+    /// Lost datagrams in a million, of late.
+    pub loss_ppm: u32,
+    /// Datagrams sent that had to be acknowledged.
+    pub sent: u64,
+    /// Of those, counted as lost and sent again.
+    pub resent: u64,
+}
+
+impl From<&PathStatus> for PathReport {
+    fn from(status: &PathStatus) -> Self {
+        let state = match status.state {
+            PathState::Up => "up",
+            PathState::Suspect => "suspect",
+            PathState::Down => "down",
+        };
+        Self {
+            to: status.peer.0,
+            network: status.path.0 + 1,
+            state: state.to_owned(),
+            rtt_us: status.rtt.map_or(0, |rtt| u64::try_from(rtt.as_micros()).unwrap_or(u64::MAX)),
+            loss_ppm: status.loss_ppm,
+            sent: status.sent,
+            resent: status.resent,
+        }
+    }
 }
 
 /// A partition on a head.

@@ -26,7 +26,7 @@ fn judge(text: &str) -> (Parsed, Vec<Finding>) {
 /// (which occurrence, what to replace, with what, words of the finding, words of the remedy).
 type Row = (usize, &'static str, &'static str, &'static str, &'static str);
 
-const ERRORS: [Row; 44] = [
+const ERRORS: [Row; 47] = [
     (0, "[rack]", "[rack", "not TOML", "syntax"),
     (0, "spin_us = 20", "spin_us = ", "not TOML", "syntax"),
     (0, "spin_us = 20", "spn_us = 20", "unknown key `spn_us`", "did you mean `spin_us`?"),
@@ -68,6 +68,15 @@ const ERRORS: [Row; 44] = [
     (0, "127.0.0.1:10810", "127.0.0.1:10809", "address `127.0.0.1:10809` is used twice", "its own"),
     (0, "127.0.0.1:10810", "localhost", "no address to export at", "unix:PATH"),
     (0, "127.0.0.1:7202", "127.0.0.1:7201", "fabric address `127.0.0.1:7201` is used twice", "its own"),
+    (
+        0,
+        "\"127.0.0.1:7202\"",
+        "[\"127.0.0.1:7202\", \"127.0.0.2:7202\", \"127.0.0.3:7202\"]",
+        "at most two networks",
+        "one for each of two",
+    ),
+    (0, "\"127.0.0.1:7202\"", "[\"127.0.0.1:7202\", 5]", "no datagram address", "each of two networks"),
+    (0, "\"127.0.0.1:7202\"", "\"localhost:7202\"", "no datagram address", "127.0.0.1:7201"),
     (0, "127.0.0.1:9464", "9464", "not an address", "127.0.0.1:9464"),
     (0, "size = \"512 MiB\"", "size = \"513 MiB\"", "not a multiple of its segment", "segment size"),
     (0, "size = \"512 MiB\"", "size = \"16 MiB\"", "fewer than 8 segments", "512 MiB"),
@@ -103,6 +112,44 @@ fn each_broken_config_gives_its_finding_at_its_line_with_its_remedy() {
         assert_eq!(found.severity, Severity::Error, "{to}");
         assert!(found.place.is_some(), "`{to}` has its place");
     }
+}
+
+/// One-box, every node with an address of its own on a second network, made of that on the first.
+fn on_two_networks(second: impl Fn(&str) -> String) -> String {
+    GOOD.lines()
+        .map(|line| match line.strip_prefix("fabric = \"").and_then(|rest| rest.split_once('"')) {
+            Some((first, _)) => format!("fabric = [\"{first}\", \"{}\"]\n", second(first)),
+            None => format!("{line}\n"),
+        })
+        .collect()
+}
+
+#[test]
+fn ef31_two_networks_are_read_and_what_takes_their_redundancy_is_a_warning_at_its_line() {
+    let sound = on_two_networks(|first| first.replace("127.0.0.1", "127.0.0.2"));
+    let (parsed, findings) = judge(&sound);
+    assert!(findings.iter().all(|finding| finding.severity < Severity::Warning), "{findings:#?}");
+    let expect = ["127.0.0.1:7201", "127.0.0.2:7201"].map(|text| text.parse().expect("an address"));
+    assert_eq!(parsed.rack.heads[0].fabric, expect);
+    assert_eq!(parsed.rack.fabric("sled-1").len(), 2);
+
+    let one_short = sound.replace("[\"127.0.0.1:7211\", \"127.0.0.2:7211\"]", "\"127.0.0.1:7211\"");
+    let same_host = on_two_networks(|first| first.replace(":72", ":82"));
+    let real = sound.replace("127.0.0.1", "10.0.0.1").replace("127.0.0.2", "10.0.0.2");
+    for (text, what, line) in [
+        (one_short, "`sled-1` is on the first network only", "\"127.0.0.1:7211\""),
+        (same_host, "same subnet: one switch or cable may carry both", "127.0.0.1:8201"),
+        (real, "same subnet: one switch or cable may carry both", "10.0.0.2:7201"),
+    ] {
+        let (_, findings) = judge(&text);
+        let found = findings.iter().find(|finding| finding.what.contains(what));
+        let found = found.unwrap_or_else(|| panic!("`{what}` in {findings:#?}"));
+        assert_eq!(found.severity, Severity::Warning, "{found:?}");
+        let at = found.place.expect("placed").line as usize;
+        assert!(text.lines().nth(at - 1).is_some_and(|text| text.contains(line)), "{found:?}");
+    }
+    let apart = sound.replace("127.0.0.1", "10.0.1.1").replace("127.0.0.2", "10.0.2.1");
+    assert!(judge(&apart).1.iter().all(|finding| !finding.what.contains("subnet")));
 }
 
 #[test]

@@ -310,11 +310,8 @@ impl Core {
             name: node.name.clone(),
             node: node.node,
             role: node.role,
-            fabric: self
-                .rack
-                .head(&node.name)
-                .and_then(|head| head.fabric)
-                .or_else(|| self.rack.sled(&node.name).and_then(|sled| sled.fabric)),
+            fabric: self.rack.fabric(&node.name).first().copied(),
+            second: self.rack.fabric(&node.name).get(1).copied(),
         };
         self.authority.nodes().map(entry).collect()
     }

@@ -42,6 +42,16 @@ pub struct RosterEntry {
     pub role: Role,
     /// Where it takes datagrams, when it can be a process of its own.
     pub fabric: Option<SocketAddr>,
+    /// Where it takes them on the second network, when it is on one (EF-31).
+    #[serde(default)]
+    pub second: Option<SocketAddr>,
+}
+
+impl RosterEntry {
+    /// Its addresses in the order of the networks.
+    pub fn addresses(&self) -> Vec<SocketAddr> {
+        self.fabric.into_iter().chain(self.second).collect()
+    }
 }
 
 /// A device that may hold columns of a partition.

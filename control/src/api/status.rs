@@ -11,7 +11,7 @@ use super::events::now_ms;
 use crate::authority::{Authority, DeviceRecord, NodeRecord, VolumeRecord, VolumeState};
 use crate::config::{Device, DeviceKind, Rack, Solo, VolumeKind, size::show_size};
 use crate::identity::Known;
-use crate::report::{NodeReport, NodeState, PartitionReport};
+use crate::report::{NodeReport, NodeState, PartitionReport, PathReport};
 
 /// A rack.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -35,8 +35,23 @@ pub struct Status {
     pub volumes: Vec<VolumeStatus>,
     /// Devices and logs by name.
     pub devices: Vec<DeviceStatus>,
+    /// The networks between nodes of different processes, as each node sees them (EF-31).
+    pub paths: Vec<PathEntry>,
     /// What happened lately, oldest first.
     pub events: Vec<EventEntry>,
+}
+
+/// One network from a node to another.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PathEntry {
+    /// The node that says so.
+    pub node: String,
+    /// The other one.
+    pub peer: String,
+    /// What it says.
+    #[serde(flatten)]
+    pub report: PathReport,
 }
 
 /// A node.
@@ -187,6 +202,7 @@ impl Status {
             nodes: authority.nodes().map(|node| node_status(authority, node, live)).collect(),
             volumes,
             devices: authority.devices().map(|device| device_status(authority, rack, live, device)).collect(),
+            paths: path_entries(authority, live),
             events: Vec::new(),
         }
     }
@@ -216,6 +232,18 @@ impl VolumeStatus {
         }
         line
     }
+}
+
+fn path_entries(authority: &Authority, live: &BTreeMap<u32, Live<'_>>) -> Vec<PathEntry> {
+    let mut entries = Vec::new();
+    for (node, live) in live.iter().filter(|(_, live)| !live.silent) {
+        entries.extend(live.report.paths.iter().map(|report| PathEntry {
+            node: authority.name_of(NodeId(*node)),
+            peer: authority.name_of(NodeId(report.to)),
+            report: report.clone(),
+        }));
+    }
+    entries
 }
 
 fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Live<'_>>) -> NodeStatus {

@@ -124,7 +124,7 @@ fn ports(judge: &mut Judge<'_>, facts: &HostFacts) {
             judge.error(&path, what, "stop what listens there, or choose another address");
         }
     }
-    for (path, address) in fabrics(judge.rack) {
+    for (_, path, _, address) in judge.rack.fabrics() {
         if let Some(why) = facts.busy.get(&format!("udp {address}")) {
             let what = format!("{address} cannot be had: {why}");
             judge.warning(&path, what, "needed only by `up --processes` and `node`: choose another address");
@@ -143,14 +143,6 @@ fn listeners(rack: &Rack) -> Vec<(String, SocketAddr)> {
         }
     }
     found
-}
-
-fn fabrics(rack: &Rack) -> Vec<(String, SocketAddr)> {
-    let heads =
-        rack.heads.iter().enumerate().map(|(index, head)| (format!("head[{index}].fabric"), head.fabric));
-    let sleds =
-        rack.sleds.iter().enumerate().map(|(index, sled)| (format!("sled[{index}].fabric"), sled.fabric));
-    heads.chain(sleds).filter_map(|(path, address)| Some((path, address?))).collect()
 }
 
 fn device_facts(judge: &mut Judge<'_>, path: &str, device: &Device, seen: &PathFacts) {
@@ -220,7 +212,7 @@ impl HostFacts {
                 facts.busy.insert(address.to_string(), error.to_string());
             }
         }
-        for (_, address) in fabrics(rack) {
+        for (_, _, _, address) in rack.fabrics() {
             if let Err(error) = UdpSocket::bind(address) {
                 facts.busy.insert(format!("udp {address}"), error.to_string());
             }

@@ -5,6 +5,7 @@
 mod compare;
 mod host;
 mod names;
+mod networks;
 mod nodes;
 mod shape;
 mod volumes;
@@ -54,6 +55,7 @@ pub fn file(parsed: &Parsed) -> Vec<Finding> {
     let mut judge = Judge::new(parsed);
     shape::judge(&mut judge);
     names::judge(&mut judge);
+    networks::judge(&mut judge);
     nodes::judge(&mut judge);
     volumes::judge(&mut judge);
     findings.extend(judge.findings);

@@ -60,27 +60,18 @@ fn parent(path: &str) -> &str {
 fn addresses(judge: &mut Judge<'_>) {
     let rack = judge.rack;
     let mut listening = Vec::new();
-    let mut datagrams = Vec::new();
     listening.extend(rack.metrics.map(|address| (address.to_string(), "rack.metrics".to_owned())));
     for (index, head) in rack.heads.iter().enumerate() {
         for (at, address) in head.nbd.iter().enumerate() {
             listening.push((address.to_string(), format!("head[{index}].nbd[{at}]")));
         }
-        datagrams.extend(head.fabric.map(|address| (address.to_string(), format!("head[{index}].fabric"))));
     }
-    for (index, sled) in rack.sleds.iter().enumerate() {
-        datagrams.extend(sled.fabric.map(|address| (address.to_string(), format!("sled[{index}].fabric"))));
-    }
+    let datagrams: Vec<_> =
+        rack.fabrics().into_iter().map(|(_, path, _, address)| (address.to_string(), path)).collect();
     for (address, path) in listening.iter().chain(&datagrams) {
         if address.ends_with(":0") {
             judge.error(path, format!("{address} has no port"), "give a port, others must know it");
         }
-    }
-    let total = rack.heads.len() + rack.sleds.len();
-    if !datagrams.is_empty() && datagrams.len() < total {
-        let path = datagrams[0].1.clone();
-        let what = format!("only {} of {total} nodes have a fabric address", datagrams.len());
-        judge.warning(&path, what, "give every node one, or none: `up --processes` needs all of them");
     }
     repeated(judge, "the address", listening, "give each listener an address of its own");
     repeated(judge, "the fabric address", datagrams, "give each node an address of its own");

@@ -5,7 +5,7 @@ use std::io::{Write, stderr, stdout};
 use crate::api::apply::Applied;
 use crate::api::events::EventEntry;
 use crate::api::moving::Drained;
-use crate::api::status::{DeviceStatus, Status, VolumeStatus};
+use crate::api::status::{DeviceStatus, PathEntry, Status, VolumeStatus};
 use crate::config::size::show_size;
 
 /// A line to standard output. A reader that went away (`| head`) is no reason to fail.
@@ -75,6 +75,10 @@ pub(super) fn status(status: &Status) -> String {
     text.push_str(&table(&["NODE", "ROLE", "PID", "STATE", "SHELF", "LOG USED", "WHY"], &rows));
     text.push('\n');
     text.push_str(&volumes(&status.volumes));
+    if !status.paths.is_empty() {
+        text.push('\n');
+        text.push_str(&networks(&status.paths));
+    }
     let trouble: Vec<DeviceStatus> =
         status.devices.iter().filter(|device| !device.trouble.is_empty()).cloned().collect();
     if !trouble.is_empty() {
@@ -87,6 +91,40 @@ pub(super) fn status(status: &Status) -> String {
         text.push_str(&format!("\nwarning: {}: {}", event.node, event.what));
     }
     text
+}
+
+/// A row for each network, and for what does not carry on it.
+fn networks(paths: &[PathEntry]) -> String {
+    let mut rows = Vec::new();
+    for network in 1..=paths.iter().map(|path| path.report.network).max().unwrap_or(0) {
+        let on: Vec<&PathEntry> = paths.iter().filter(|path| path.report.network == network).collect();
+        let down: Vec<&&PathEntry> = on.iter().filter(|path| path.report.state == "down").collect();
+        let state = match down.len() {
+            0 => "up",
+            all if all == on.len() => "down",
+            _ => "partly down",
+        };
+        let mut rtts: Vec<u64> = on.iter().map(|path| path.report.rtt_us).filter(|rtt| *rtt > 0).collect();
+        rtts.sort_unstable();
+        let median = rtts.get(rtts.len() / 2).map_or("-".to_owned(), |rtt| format!("{rtt} us"));
+        let loss = on.iter().map(|path| path.report.loss_ppm).max().unwrap_or(0);
+        let resent: u64 = on.iter().map(|path| path.report.resent).sum();
+        let mut between: Vec<String> =
+            down.iter().take(4).map(|path| format!("{} - {}", path.node, path.peer)).collect();
+        if down.len() > between.len() {
+            between.push(format!("{} more", down.len() - between.len()));
+        }
+        rows.push(vec![
+            network.to_string(),
+            state.to_owned(),
+            format!("{} of {}", on.len() - down.len(), on.len()),
+            median,
+            format!("{}.{:02} %", loss / 10_000, loss / 100 % 100),
+            resent.to_string(),
+            dash(&between.join(", ")),
+        ]);
+    }
+    table(&["NETWORK", "STATE", "PATHS UP", "ROUND TRIP", "WORST LOSS", "RESENT", "DOWN BETWEEN"], &rows)
 }
 
 /// Volumes.
@@ -217,6 +255,36 @@ pub(super) fn applied(applied: &Applied) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::report::PathReport;
+
+    #[test]
+    fn a_network_shows_between_whom_it_is_down() {
+        let path = |peer: &str, network, state: &str| PathEntry {
+            node: "head-1".to_owned(),
+            peer: peer.to_owned(),
+            report: PathReport {
+                network,
+                state: state.to_owned(),
+                rtt_us: 80,
+                loss_ppm: 12_345,
+                resent: 2,
+                ..PathReport::default()
+            },
+        };
+        let paths = [
+            path("sled-1", 1, "up"),
+            path("sled-2", 1, "suspect"),
+            path("sled-1", 2, "up"),
+            path("sled-2", 2, "down"),
+        ];
+        let text = networks(&paths);
+        let lines: Vec<Vec<&str>> =
+            text.lines().map(|line| line.split("  ").map(str::trim).collect()).collect();
+        let cells =
+            |line: usize| lines[line].iter().filter(|cell| !cell.is_empty()).copied().collect::<Vec<_>>();
+        assert_eq!(cells(1), ["1", "up", "2 of 2", "80 us", "1.23 %", "4", "-"]);
+        assert_eq!(cells(2), ["2", "partly down", "1 of 2", "80 us", "1.23 %", "4", "head-1 - sled-2"]);
+    }
 
     #[test]
     fn times_of_events_are_calendar_times() {

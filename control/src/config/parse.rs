@@ -176,7 +176,7 @@ struct NodeKeys {
     core: usize,
     shelf: String,
     power: String,
-    fabric: Option<SocketAddr>,
+    fabric: Vec<SocketAddr>,
 }
 
 fn node(reader: &mut Reader, section: &mut Section<'_>, what: &str, core: usize) -> NodeKeys {
@@ -185,9 +185,29 @@ fn node(reader: &mut Reader, section: &mut Section<'_>, what: &str, core: usize)
         core: reader.number_to(section, "core", (1 << 16) - 1, core as u64) as usize,
         shelf: reader.string(section, "shelf").unwrap_or_else(|| name.clone()),
         power: reader.string(section, "power").unwrap_or_default(),
-        fabric: reader.parsed(section, "fabric", "an address such as 127.0.0.1:7201"),
+        fabric: fabric(reader, section),
         name,
     }
+}
+
+/// One address, or a list of one for each network.
+fn fabric(reader: &mut Reader, section: &mut Section<'_>) -> Vec<SocketAddr> {
+    let mut found = Vec::new();
+    reader.one_or_more(section, "fabric", |reader, path, item| {
+        let address = match item.get_ref() {
+            DeValue::String(text) => text.parse().ok(),
+            _ => None,
+        };
+        match address {
+            Some(address) => found.push(address),
+            None => reader.error(
+                item.span(),
+                format!("`{path}` is no datagram address"),
+                "write \"127.0.0.1:7201\", or a list of one for each of two networks".to_owned(),
+            ),
+        }
+    });
+    found
 }
 
 fn head(reader: &mut Reader, section: &mut Section<'_>, data: &Path, core: usize) -> Head {

@@ -157,8 +157,9 @@ pub struct Head {
     pub power: String,
     /// `nbd`: where its volumes are exported.
     pub nbd: Vec<NbdAddress>,
-    /// `fabric`: its datagram address; needed only when nodes are processes of their own.
-    pub fabric: Option<SocketAddr>,
+    /// `fabric`: its datagram addresses, one on each network (EF-31), in the same order at every node;
+    /// needed only when nodes are processes of their own.
+    pub fabric: Vec<SocketAddr>,
     /// `log`: the device of its log.
     pub log: Device,
     /// `log.segment`: bytes of a log segment (default 8 MiB).
@@ -176,8 +177,9 @@ pub struct Sled {
     pub shelf: String,
     /// `power`: fault domain (default "").
     pub power: String,
-    /// `fabric`: its datagram address; needed only when nodes are processes of their own.
-    pub fabric: Option<SocketAddr>,
+    /// `fabric`: its datagram addresses, one on each network (EF-31), in the same order at every node;
+    /// needed only when nodes are processes of their own.
+    pub fabric: Vec<SocketAddr>,
     /// `[[sled.device]]`.
     pub devices: Vec<Device>,
 }
@@ -304,6 +306,29 @@ impl Volume {
 }
 
 impl Rack {
+    /// The datagram addresses of a node.
+    pub fn fabric(&self, node: &str) -> &[SocketAddr] {
+        let head = self.head(node).map(|head| &head.fabric);
+        head.or_else(|| self.sled(node).map(|sled| &sled.fabric)).map_or(&[], |list| list)
+    }
+
+    /// Every datagram address with its node, its place in the file, and its network, counted from 0.
+    pub fn fabrics(&self) -> Vec<(&str, String, usize, SocketAddr)> {
+        let heads = self.heads.iter().enumerate();
+        let heads = heads.map(|(index, head)| (&head.name, format!("head[{index}]"), &head.fabric));
+        let sleds = self.sleds.iter().enumerate();
+        let sleds = sleds.map(|(index, sled)| (&sled.name, format!("sled[{index}]"), &sled.fabric));
+        let mut found = Vec::new();
+        for (name, node, list) in heads.chain(sleds) {
+            for (network, address) in list.iter().enumerate() {
+                // A single address may be written without brackets.
+                let path = if list.len() == 1 { String::new() } else { format!("[{network}]") };
+                found.push((name.as_str(), format!("{node}.fabric{path}"), network, *address));
+            }
+        }
+        found
+    }
+
     /// A head by name.
     pub fn head(&self, name: &str) -> Option<&Head> {
         self.heads.iter().find(|head| head.name == name)

@@ -230,6 +230,20 @@ impl Reader {
         true
     }
 
+    /// A list, or the only element of one without its brackets.
+    pub(super) fn one_or_more<'d>(
+        &mut self,
+        section: &mut Section<'d>,
+        key: &'static str,
+        mut each: impl FnMut(&mut Self, String, &'d Spanned<DeValue<'d>>),
+    ) {
+        let Some(value) = self.remember(section, key) else { return };
+        match value.get_ref() {
+            DeValue::Array(_) => drop(self.list(section, key, each)),
+            _ => each(self, section.at(key), value),
+        }
+    }
+
     /// A list of tables.
     pub(super) fn tables<'d>(&mut self, section: &mut Section<'d>, key: &'static str) -> Vec<Section<'d>> {
         let mut found = Vec::new();

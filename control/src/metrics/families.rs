@@ -102,6 +102,7 @@ pub(super) fn families(picture: &Picture) -> Vec<Family> {
         collector.counters("node", &labels, &node.counters);
     }
     volumes(&mut collector, status);
+    paths(&mut collector, status);
     for device in &status.devices {
         let labels = [("device", device.name.as_str()), ("node", device.node.as_str())];
         let up = f64::from(u8::from(device.state == "active"));
@@ -114,6 +115,22 @@ pub(super) fn families(picture: &Picture) -> Vec<Family> {
     }
     histograms(&mut collector, picture);
     collector.families
+}
+
+fn paths(collector: &mut Collector, status: &Status) {
+    for entry in &status.paths {
+        let report = &entry.report;
+        let network = report.network.to_string();
+        let labels = [("node", entry.node.as_str()), ("peer", entry.peer.as_str()), ("network", &network)];
+        let up = f64::from(u8::from(report.state != "down"));
+        collector.gauge("palisade_path_up", "1 when the network carries to the peer and back", &labels, up);
+        let rtt = report.rtt_us as f64 / 1e6;
+        collector.gauge("palisade_path_rtt_seconds", "smoothed round trip to the peer", &labels, rtt);
+        let loss = f64::from(report.loss_ppm) / 1e6;
+        collector.gauge("palisade_path_loss_ratio", "share of datagrams lost of late", &labels, loss);
+        let counters = [("sent".to_owned(), report.sent), ("resent".to_owned(), report.resent)];
+        collector.counters("path", &labels, &counters.into());
+    }
 }
 
 fn volumes(collector: &mut Collector, status: &Status) {

@@ -1,6 +1,7 @@
 //! What the control side of a process tells its services, and what they tell it. Both ways are bounded
 //! rings; nothing here is ever needed for an I/O to go on (`ControlOutOfPath`).
 
+use palisade_protocol::fabric::{PathId, PathState, PathStatus};
 use palisade_protocol::head::{DeviceTarget, HeadStatus, PartitionConfig};
 use palisade_protocol::sled::SledStatus;
 use palisade_protocol::wire::{
@@ -70,6 +71,21 @@ pub enum Report {
     Head(Box<HeadStatus>),
     /// Picture of a sled.
     Sled(NodeId, Box<SledStatus>),
+    /// The networks of a node, as it was asked.
+    Paths(NodeId, Vec<PathStatus>),
+    /// A network from a node to a peer went down or came up. `others`: the peer is reached by another one.
+    Path {
+        /// The node that saw it.
+        node: NodeId,
+        /// The peer.
+        peer: NodeId,
+        /// The network.
+        path: PathId,
+        /// What it is now.
+        state: PathState,
+        /// Whether another network carries to the peer.
+        others: bool,
+    },
 }
 
 /// Where a service's reports go. A full ring drops and counts: reports are for people.

@@ -29,6 +29,8 @@ pub struct Shape {
     pub sleds: usize,
     /// Fabric addresses, for racks of several processes.
     pub fabric: bool,
+    /// Host addresses of two networks: each node has a fabric address on both (EF-31).
+    pub networks: Option<[&'static str; 2]>,
     /// Devices may be made to fail while the rack runs.
     pub drills: bool,
     /// After how many milliseconds log data is flushed though the log is not full.
@@ -45,6 +47,7 @@ impl Default for Shape {
             sled: "256 MiB",
             sleds: 6,
             fabric: false,
+            networks: None,
             drills: false,
             flush_ms: 2000,
             scrub: "640 KiB",
@@ -65,7 +68,10 @@ impl Shape {
         );
         let mut port = free_port_range();
         let mut fabric = |text: &mut String| {
-            if self.fabric {
+            if let Some([first, second]) = self.networks {
+                let _ = writeln!(text, "fabric = [\"{first}:{port}\", \"{second}:{port}\"]");
+                port += 1;
+            } else if self.fabric {
                 let _ = writeln!(text, "fabric = \"127.0.0.1:{port}\"");
                 port += 1;
             }
@@ -170,11 +176,27 @@ impl TestRack {
     /// With the log, when it ends or does not serve in time.
     #[track_caller]
     pub fn start(&mut self, more: &[&str]) {
+        self.start_by(&[], more);
+    }
+
+    /// The same by another program, which is given the command line and becomes it.
+    ///
+    /// # Panics
+    /// As [`TestRack::start`].
+    #[track_caller]
+    pub fn start_by(&mut self, by: &[&str], more: &[&str]) {
         assert!(self.child.is_none(), "the rack runs already");
         let ready = self.path("ready");
         let _stale = std::fs::remove_file(&ready);
         let log = File::options().create(true).append(true).open(self.path("up.log")).expect("a log file");
-        let mut command = Command::new(palisade());
+        let mut command = match by.split_first() {
+            None => Command::new(palisade()),
+            Some((program, args)) => {
+                let mut command = Command::new(program);
+                command.args(args).arg(palisade());
+                command
+            }
+        };
         command.arg("up").arg(self.file()).arg("--ready-file").arg(&ready).args(more);
         command.stdin(Stdio::null()).stdout(log.try_clone().expect("a descriptor")).stderr(log);
         let mut child = command.spawn().expect("the binary starts");

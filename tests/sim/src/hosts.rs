@@ -236,6 +236,7 @@ impl<H: Host> Fabricked<H> {
             });
         }
         self.out.boots.clear();
+        self.out.paths.clear();
     }
 
     /// Messages leave in order per peer; what the fabric has no room for waits here.

@@ -7,9 +7,10 @@ use crate::tree::File;
 pub const ALLOWED: &[(&str, &[&str])] = &[
     ("palisade-dma", &[]),
     ("palisade-isal", &[]),
+    ("palisade-udp", &[]),
     ("palisade-uring", &["palisade-dma"]),
     ("palisade-protocol", &["palisade-dma", "palisade-isal"]),
-    ("palisade-runtime", &["palisade-dma", "palisade-isal", "palisade-uring"]),
+    ("palisade-runtime", &["palisade-dma", "palisade-isal", "palisade-udp", "palisade-uring"]),
     ("palisade-control", &["palisade-protocol"]),
     ("palisade-perf", &["palisade-dma", "palisade-isal", "palisade-protocol", "palisade-runtime"]),
     (

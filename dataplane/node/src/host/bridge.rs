@@ -2,16 +2,17 @@
 //! reports. It is never on an I/O path, and may stall or die without stopping one (EF-02).
 
 use super::drills::Drills;
-use super::telling::{Valve, describe, device_report, partition_of};
+use super::telling::{Valve, describe, describe_path, device_report, partition_of};
 use super::wiring::ExportPort;
 use crate::bus::CLIENT_RING;
 use crate::order::{HeadOrder, Report, SledOrder};
 use crate::service::export::{ExportOrder, VolumeRing};
+use crate::service::fabric::FabricOrder;
 use palisade_control::agent::{
     Agent, Command, Identity, PartitionSpec, Report as ControlReport, Reporter as ControlReporter,
 };
 use palisade_control::metrics::HistSnapshot;
-use palisade_control::report::{NodeReport, NodeState};
+use palisade_control::report::{NodeReport, NodeState, PathReport};
 use palisade_protocol::export::nbd::ExportInfo;
 use palisade_protocol::head::HeadStatus;
 use palisade_protocol::sled::{DeviceState, SledStatus};
@@ -42,6 +43,13 @@ pub(super) struct HeadPort {
     pub(super) missing: bool,
 }
 
+/// The ring towards a node's fabric.
+pub(super) struct FabricPort {
+    pub(super) orders: Sender<FabricOrder>,
+    /// Everybody in the rack.
+    pub(super) names: BTreeMap<NodeId, String>,
+}
+
 enum Kind {
     Head(Box<HeadPort>),
     Sled { orders: Sender<SledOrder>, devices: Vec<String> },
@@ -58,6 +66,9 @@ pub(super) struct NodePort {
     ways: BTreeMap<PartitionId, Sender<ClientCmd>>,
     /// Said that the head read its log.
     ready: bool,
+    /// Its door to other processes, if it has one, and what it said of its networks last.
+    pub(super) fabric: Option<FabricPort>,
+    paths: Vec<PathReport>,
     picture: Option<NodeReport>,
     /// The last picture that was sent.
     shown: Option<NodeReport>,
@@ -73,8 +84,18 @@ impl NodePort {
     }
 
     fn new(name: &str, boot: BootId, kind: Kind) -> Self {
-        let (exported, ways, name) = (BTreeMap::new(), BTreeMap::new(), name.to_owned());
-        Self { name, boot, kind, exported, ways, ready: false, picture: None, shown: None }
+        Self {
+            name: name.to_owned(),
+            boot,
+            kind,
+            exported: BTreeMap::new(),
+            ways: BTreeMap::new(),
+            ready: false,
+            fabric: None,
+            paths: Vec::new(),
+            picture: None,
+            shown: None,
+        }
     }
 
     pub(super) fn export_mut(&mut self) -> Option<&mut ExportPort> {
@@ -90,6 +111,7 @@ impl NodePort {
             Kind::Head(port) => port.orders.send(HeadOrder::Status).is_ok(),
             Kind::Sled { orders, .. } => orders.send(SledOrder::Status).is_ok(),
         };
+        let _ = self.fabric.as_mut().map(|fabric| fabric.orders.send(FabricOrder::Status).is_ok());
     }
 }
 
@@ -351,6 +373,17 @@ impl State {
             }
             Report::Head(status) => self.head_picture(*status),
             Report::Sled(node, status) => self.sled_picture(node, &status),
+            Report::Paths(node, paths) => {
+                if let Some(port) = self.ports.get_mut(&node) {
+                    port.paths = paths.iter().map(PathReport::from).collect();
+                }
+            }
+            Report::Path { node, peer, path, state, others } => {
+                let names = self.ports.get(&node).and_then(|port| port.fabric.as_ref());
+                let peer = names.and_then(|fabric| fabric.names.get(&peer)).cloned().unwrap_or_default();
+                let (warning, what) = describe_path(&peer, path, state, others);
+                self.control.send(ControlReport::Event { node, warning, what, partition: None });
+            }
         }
     }
 
@@ -424,7 +457,8 @@ impl State {
         }
         let mut nodes = Vec::new();
         for port in self.ports.values_mut() {
-            if let Some(picture) = port.picture.take() {
+            if let Some(mut picture) = port.picture.take() {
+                picture.paths = port.paths.clone();
                 port.shown = Some(picture.clone());
                 nodes.push(picture);
             }

@@ -2,6 +2,7 @@
 //! what would come in thousands.
 
 use palisade_control::report::DeviceReport;
+use palisade_protocol::fabric::{PathId, PathState};
 use palisade_protocol::sled::{DeviceState, DeviceStatus};
 use palisade_protocol::wire::{Event, PartitionId};
 use std::time::{Duration, Instant};
@@ -108,6 +109,17 @@ pub(super) fn partition_of(event: &Event) -> Option<PartitionId> {
         | Event::Repaired { .. }
         | Event::DeviceFailed { .. }
         | Event::Note(_) => None,
+    }
+}
+
+/// A network that went down or came up, for people.
+pub(super) fn describe_path(peer: &str, path: PathId, state: PathState, others: bool) -> (bool, String) {
+    let network = u32::from(path.0) + 1;
+    match state {
+        PathState::Up => (false, format!("network {network} to {peer} is up again")),
+        _ if others => (true, format!("network {network} to {peer} is down; the other one carries")),
+        // Then it is the peer rather than a network, which others tell of.
+        _ => (false, format!("network {network} to {peer} is down, and no other carries")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! From declaration to running services: rings between everything, one reactor per core.
 
-use super::bridge::{Ask, Bridge, HeadPort, NodePort};
+use super::bridge::{Ask, Bridge, FabricPort, HeadPort, NodePort};
 use super::drills::Drills;
 use super::media::{MediaError, Opened, Opener};
 use crate::bus::{CLIENT_RING, MAILBOX, Post};
@@ -8,26 +8,27 @@ use crate::exports::ExportList;
 use crate::order::{HeadOrder, ORDERS, REPORTS, Report, Reporter};
 use crate::service::bare::BareVolume;
 use crate::service::export::{ExportOrder, ExportParts, ExportService};
-use crate::service::fabric::{FabricOrder, FabricService};
+use crate::service::fabric::{Addresses, FabricOrder, FabricService};
 use crate::service::{HeadRings, HeadService, SledRings, SledService};
-use palisade_control::agent::{Admission, AdmittedNode, Agent};
+use palisade_control::agent::{Admission, AdmittedNode, Agent, RosterEntry};
 use palisade_control::config::{self, HugePages, Idle, NbdAddress, Rack, VolumeKind};
 use palisade_dma::Pool;
 use palisade_protocol::export::nbd::ExportInfo;
-use palisade_protocol::fabric::Fabric;
+use palisade_protocol::fabric::{self, Fabric};
 use palisade_protocol::head::{Head, HeadConfig, HeadLog, LogStart};
 use palisade_protocol::sled::{DeviceSpec, Sled, SledConfig};
 use palisade_protocol::wire::{BootId, ClientDone, DeviceIx, Envelope, NodeId, PartitionId, RackId, Time};
 use palisade_runtime::block::BlockPort;
 use palisade_runtime::clock::{Clock, MonoClock};
 use palisade_runtime::entropy::{Entropy, OsEntropy};
-use palisade_runtime::net::datagram::UdpPort;
+use palisade_runtime::net::datagram::{DatagramPort, UdpPort};
 use palisade_runtime::net::stream::Listener;
 use palisade_runtime::park::Parker;
 use palisade_runtime::reactor::{IdlePolicy, Reactor, ReactorConfig, ReactorHandle};
 use palisade_runtime::ring::{Receiver, Sender, channel};
 use std::collections::BTreeMap;
 use std::io::ErrorKind;
+use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -158,6 +159,7 @@ struct Wiring<'a> {
     benches: BTreeMap<usize, Bench>,
     places: BTreeMap<NodeId, Place>,
     ports: BTreeMap<NodeId, NodePort>,
+    fabrics: BTreeMap<NodeId, Sender<FabricOrder>>,
     drills: Drills,
     reports: Sender<Report>,
     inbound: Receiver<Report>,
@@ -180,6 +182,7 @@ impl<'a> Wiring<'a> {
             benches: BTreeMap::new(),
             places: BTreeMap::new(),
             ports: BTreeMap::new(),
+            fabrics: BTreeMap::new(),
             drills: Drills::new(rack.drills),
             reports,
             inbound,
@@ -233,28 +236,32 @@ impl<'a> Wiring<'a> {
         if remote.is_empty() {
             return Ok(post);
         }
-        let Some(address) = self.admission.roster.iter().find(|e| e.node == node).and_then(|e| e.fabric)
-        else {
+        let own = self.admission.roster.iter().find(|entry| entry.node == node);
+        let own: Addresses = own.map(RosterEntry::addresses).unwrap_or_default().into();
+        if own.is_empty() {
             tracing::warn!(node = name, "no fabric address: nodes of other processes are out of reach");
             return Ok(post);
-        };
+        }
         let mailbox = self.places[&node].mailbox.clone();
+        let reporter = Reporter::new(self.reports.clone());
         let bench = self.bench(core)?;
-        let port =
-            UdpPort::bind(address).map_err(system(format!("bind the fabric of {name} to {address}")))?;
-        let fabric = Fabric::new(node, boot, Default::default(), bench.pool.clone());
+        let ports = fabric_ports(name, &own)?;
+        let config = fabric::Config { paths: own.len() as u8, ..fabric::Config::default() };
+        let fabric = Fabric::new(node, boot, config, bench.pool.clone());
         let (outgoing_tx, outgoing) = channel(MAILBOX, bench.reactor.waker());
         let (mut orders_tx, orders) = channel(ORDERS, bench.reactor.waker());
         for peer in &remote {
             post.route(peer.node, outgoing_tx.clone());
-            if let Some(at) = peer.fabric {
-                let full = orders_tx.send(FabricOrder::Peer(peer.node, at)).is_err();
+            let addresses: Addresses = peer.addresses().into();
+            if !addresses.is_empty() {
+                let full = orders_tx.send(FabricOrder::Peer(peer.node, addresses)).is_err();
                 assert!(!full, "a fresh ring has room for the roster");
             }
         }
-        let service =
-            FabricService::new(&format!("{name} fabric"), fabric, Box::new(port), orders, outgoing, mailbox);
+        let called = format!("{name} fabric");
+        let service = FabricService::new((&called, node), fabric, ports, reporter, orders, outgoing, mailbox);
         bench.reactor.add(Box::new(service));
+        self.fabrics.insert(node, orders_tx);
         Ok(post)
     }
 
@@ -404,7 +411,13 @@ impl Wiring<'_> {
     }
 
     /// Reactors start to run, then the bridge.
-    fn run(self, agent: Agent) -> Result<Host, HostError> {
+    fn run(mut self, agent: Agent) -> Result<Host, HostError> {
+        for (node, orders) in std::mem::take(&mut self.fabrics) {
+            let names = self.admission.roster.iter().map(|entry| (entry.node, entry.name.clone())).collect();
+            if let Some(port) = self.ports.get_mut(&node) {
+                port.fabric = Some(FabricPort { orders, names });
+            }
+        }
         let idle = match self.rack.reactors.idle {
             Idle::Spin => IdlePolicy::Spin,
             Idle::Adaptive => IdlePolicy::Adaptive { spin_us: self.rack.reactors.spin_us },
@@ -419,6 +432,24 @@ impl Wiring<'_> {
             .map_err(system("start the bridge thread"))?;
         Ok(Host { reactors, bridge })
     }
+}
+
+/// A port on each network. When there are two, an address that this host does not have at present is no
+/// reason not to start: the other network carries, and `status` shows this one as down.
+fn fabric_ports(name: &str, own: &[SocketAddr]) -> Result<Vec<Box<dyn DatagramPort>>, HostError> {
+    let mut ports: Vec<Box<dyn DatagramPort>> = Vec::new();
+    for address in own {
+        let mut port = UdpPort::bind(*address);
+        if let (Err(error), true) = (&port, own.len() > 1)
+            && error.kind() == ErrorKind::AddrNotAvailable
+        {
+            tracing::warn!(node = name, %address, "this host does not have the address; it may come later");
+            port = UdpPort::bind_absent(*address);
+        }
+        let doing = || format!("bind the fabric of {name} to {address}");
+        ports.push(Box::new(port.map_err(|source| HostError::System { doing: doing(), source })?));
+    }
+    Ok(ports)
 }
 
 /// What a head machine is told at its start; partitions come from the admission.

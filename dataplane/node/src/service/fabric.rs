@@ -1,14 +1,15 @@
-//! The door to nodes of other processes: the reliable-datagram machine over a datagram port.
+//! The door to nodes of other processes: the reliable-datagram machine over a datagram port for each network.
 //!
 //! Messages come by ring from the services of this process and leave as datagrams; what arrives goes to
 //! the mailbox of its node by ring. A peer whose queue is full keeps its messages here, in order.
 
 use super::port::time;
 use crate::bus::drain;
-use palisade_protocol::fabric::{Fabric, FabricOut, PathId};
+use crate::order::{Report, Reporter};
+use palisade_protocol::fabric::{Fabric, FabricOut, PathId, PathState, PathStatus};
 use palisade_protocol::wire::{Envelope, NodeId};
 use palisade_runtime::clock::Nanos;
-use palisade_runtime::net::datagram::DatagramPort;
+use palisade_runtime::net::datagram::{DatagramPort, Outgoing, SEND_BATCH};
 use palisade_runtime::park::WaitSet;
 use palisade_runtime::reactor::Service;
 use palisade_runtime::ring::{Full, Receiver, Sender};
@@ -20,18 +21,25 @@ use std::net::SocketAddr;
 /// Messages taken per turn.
 const BATCH: usize = 512;
 
-/// A peer's addresses become known at run time.
+/// A node's addresses, one for each network that it is on.
+pub type Addresses = SmallVec<[SocketAddr; 2]>;
+
+/// What a fabric is told at run time.
 pub enum FabricOrder {
-    /// Where a node of another process listens.
-    Peer(NodeId, SocketAddr),
+    /// Where a node of another process listens, network by network.
+    Peer(NodeId, Addresses),
+    /// Ends with [`Report::Paths`].
+    Status,
 }
 
 /// One node's fabric.
 pub struct FabricService {
     name: String,
+    node: NodeId,
     fabric: Fabric,
-    port: Box<dyn DatagramPort>,
-    peers: BTreeMap<NodeId, SocketAddr>,
+    ports: Vec<Box<dyn DatagramPort>>,
+    peers: BTreeMap<NodeId, Addresses>,
+    reporter: Reporter,
     orders: Receiver<FabricOrder>,
     outgoing: Receiver<Envelope>,
     mailbox: Sender<Envelope>,
@@ -43,20 +51,23 @@ pub struct FabricService {
 }
 
 impl FabricService {
-    /// Puts the parts together; `mailbox` is the node's own.
+    /// Puts the parts together: a port for each network of the machine; `mailbox` is the node's own.
     pub fn new(
-        name: &str,
+        (name, node): (&str, NodeId),
         fabric: Fabric,
-        port: Box<dyn DatagramPort>,
+        ports: Vec<Box<dyn DatagramPort>>,
+        reporter: Reporter,
         orders: Receiver<FabricOrder>,
         outgoing: Receiver<Envelope>,
         mailbox: Sender<Envelope>,
     ) -> Self {
         Self {
             name: name.to_owned(),
+            node,
             fabric,
-            port,
+            ports,
             peers: BTreeMap::new(),
+            reporter,
             orders,
             outgoing,
             mailbox,
@@ -68,9 +79,18 @@ impl FabricService {
 
     fn take_orders(&mut self) -> usize {
         let mut count = 0;
-        while let Some(FabricOrder::Peer(node, address)) = self.orders.pop() {
-            self.fabric.add_peer(node);
-            self.peers.insert(node, address);
+        while let Some(order) = self.orders.pop() {
+            match order {
+                FabricOrder::Peer(node, addresses) => {
+                    self.fabric.add_peer_on(node, addresses.len() as u8);
+                    self.peers.insert(node, addresses);
+                }
+                FabricOrder::Status => {
+                    let talked_to = |path: &PathStatus| self.fabric.peer_boot(path.peer).is_some();
+                    let paths = self.fabric.paths().filter(talked_to).collect();
+                    self.reporter.send(Report::Paths(self.node, paths));
+                }
+            }
             count += 1;
         }
         count
@@ -101,10 +121,11 @@ impl FabricService {
     fn receive(&mut self, now: Nanos) -> usize {
         let (fabric, out) = (&mut self.fabric, &mut self.out);
         let mut count = 0;
-        self.port.recv(&mut |_, bytes| {
-            count += 1;
-            fabric.datagram(time(now), PathId(0), bytes, out);
-        });
+        for (path, port) in self.ports.iter_mut().enumerate() {
+            count += port.recv(&mut |_, bytes| {
+                fabric.datagram(time(now), PathId(path as u8), bytes, out);
+            });
+        }
         count
     }
 
@@ -118,17 +139,44 @@ impl FabricService {
         }
         self.mailbox.kick();
         self.out.boots.clear();
-        for datagram in self.out.datagrams.drain(..) {
-            if let Some(address) = self.peers.get(&datagram.to) {
-                let mut pieces = SmallVec::<[IoSlice<'_>; 16]>::new();
-                pieces.push(IoSlice::new(&datagram.head));
-                pieces.extend(datagram.payload.iter().map(|buf| IoSlice::new(buf)));
-                // A datagram that the kernel does not take is a lost one: the machine sends it again.
-                self.port.send(*address, &pieces);
+        self.tell();
+        self.transmit();
+    }
+
+    /// Tells of networks that went down or came up. With one network it is the peer that comes and goes, which
+    /// others tell of.
+    fn tell(&mut self) {
+        for (peer, path, state) in self.out.paths.drain(..) {
+            let mut others = self.fabric.paths().filter(|other| other.peer == peer && other.path != path);
+            if self.peers.get(&peer).is_some_and(|addresses| addresses.len() > 1) {
+                let others = others.any(|other| other.state == PathState::Up);
+                self.reporter.send(Report::Path { node: self.node, peer, path, state, others });
             }
-            self.fabric.recycle(datagram);
         }
-        self.port.kick();
+    }
+
+    /// Hands the datagrams of a turn to their networks, many by one call. One that the kernel does not take
+    /// is a lost one: the machine sends it again.
+    fn transmit(&mut self) {
+        for (path, port) in self.ports.iter_mut().enumerate() {
+            let mut batch = SmallVec::<[Outgoing<'_>; SEND_BATCH]>::new();
+            for datagram in self.out.datagrams.iter().filter(|datagram| usize::from(datagram.path.0) == path)
+            {
+                let addresses = self.peers.get(&datagram.to);
+                let Some(to) = addresses.and_then(|addresses| addresses.get(path)) else { continue };
+                let payload = datagram.payload.iter().map(|buf| IoSlice::new(buf));
+                let pieces = std::iter::once(IoSlice::new(&datagram.head)).chain(payload).collect();
+                batch.push(Outgoing { to: *to, pieces });
+                if batch.len() == SEND_BATCH {
+                    port.send(&batch);
+                    batch.clear();
+                }
+            }
+            if !batch.is_empty() {
+                port.send(&batch);
+            }
+        }
+        self.out.datagrams.drain(..).for_each(|datagram| self.fabric.recycle(datagram));
     }
 }
 
@@ -153,7 +201,7 @@ impl Service for FabricService {
     }
 
     fn wait_fds<'a>(&'a self, set: &mut WaitSet<'a>) {
-        if let Some(fd) = self.port.wait_fd() {
+        for fd in self.ports.iter().filter_map(|port| port.wait_fd()) {
             set.readable(fd);
         }
     }
