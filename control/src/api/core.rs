@@ -91,6 +91,7 @@ impl Core {
         let mut events = Events::default();
         events.load(records.iter().map(|(_, record)| record));
         let authority = Authority::load(records).map_err(|error| CoreError::Load(data.clone(), error))?;
+        let authority = authority.opened(random()? as u64);
         if authority.meta().name != rack.name {
             let (theirs, ours) = (authority.meta().name.clone(), rack.name);
             return Err(CoreError::OtherRack { data, theirs, ours });
@@ -159,7 +160,7 @@ impl Core {
             self.events.load(records.iter().map(|(_, record)| record));
         }
         match loaded.and_then(|records| Authority::load(records).map_err(|error| error.to_string())) {
-            Ok(authority) => self.authority = authority,
+            Ok(authority) => self.authority = authority.opened(self.authority.opening()),
             Err(why) => self.broken = Some(format!("control lost its store, start the rack again: {why}")),
         }
     }

@@ -52,7 +52,7 @@ impl Grant<'_> {
             self.meta.grants += 1;
             self.meta.format = self.meta.format.max(FORMAT);
             assert!(volume.number() > before.number(), "numbers rise (EF-14)");
-            volume.grant = grant_id(self.meta.incarnation, &volume);
+            volume.grant = grant_id(self.meta.incarnation, self.authority.opening, &volume);
         }
         self.changes.assignments.extend(volume.assignment());
         let from = if first { Vec::new() } else { before.current() };
@@ -164,9 +164,10 @@ pub(super) fn obstacle<'n>(
     None
 }
 
-/// Grant ids of two stores differ even for one number, because their incarnations do (P-04). Never 0.
-fn grant_id(incarnation: u64, volume: &VolumeRecord) -> u64 {
+/// Grant ids of two stores, and of two openings of one, differ even for one number (P-04). Never 0.
+fn grant_id(incarnation: u64, opening: u64, volume: &VolumeRecord) -> u64 {
     let mut hasher = SipHasher24::new_with_keys(incarnation, volume.id);
+    hasher.write_u64(opening);
     hasher.write_u32(volume.epoch);
     hasher.write_u64(volume.counter);
     hasher.finish().max(1)

@@ -76,6 +76,8 @@ pub struct Authority {
     nodes: BTreeMap<u32, NodeRecord>,
     devices: BTreeMap<String, DeviceRecord>,
     volumes: BTreeMap<u64, VolumeRecord>,
+    /// Random, of this opening of the store; see [`Authority::opened`].
+    opening: u64,
     faults: Faults,
 }
 
@@ -132,7 +134,18 @@ impl Authority {
         if meta.format > FORMAT {
             return Err(LoadError::Newer(meta.format));
         }
-        Ok(Self { meta, nodes, devices, volumes, faults: Faults::default() })
+        Ok(Self { meta, nodes, devices, volumes, opening: 0, faults: Faults::default() })
+    }
+
+    /// Grants of this opening of the store get ids of their own: a store that was put back to an older copy,
+    /// mark and all, may grant a number again, and only the id tells the two grants apart then (P-04).
+    pub fn opened(self, random: u64) -> Self {
+        Self { opening: random, ..self }
+    }
+
+    /// The random value of [`Authority::opened`].
+    pub fn opening(&self) -> u64 {
+        self.opening
     }
 
     /// Takes over records that are durable by now.

@@ -57,6 +57,7 @@ impl<S: Store> Rack<S> {
         self.authority.apply(&changes);
         let mut reloaded = Authority::load(self.store.load().expect("readable")).expect("loaded");
         reloaded.break_rules(self.authority.faults);
+        let reloaded = reloaded.opened(self.authority.opening());
         assert_eq!(reloaded, self.authority, "what is applied is what the store tells");
         changes
     }
@@ -240,6 +241,23 @@ fn a_restored_store_grants_only_above_what_heads_hold() {
     let forged = Stamp { grant: GrantId(stamp.grant.0 ^ 1), ..stamp };
     let changes = rack.authority.boot(node, BootId(21), log_of(node), &[forged]).expect("granted");
     assert_eq!(rack.carry_out(changes).assignments[0].stamp.number.epoch, 3);
+}
+
+#[test]
+fn a_number_that_a_store_put_back_grants_again_has_another_grant_p_04() {
+    let mut rack = Rack::full();
+    rack.boot("head-1", 1);
+    rack.boot("head-2", 2);
+    let copy = rack.store.clone();
+    let mut grant = |store, opening| {
+        rack = Rack::on(store);
+        rack.authority = rack.authority.clone().opened(opening);
+        rack.boot("head-2", 3).assignments[0].stamp
+    };
+    let (first, again, same) = (grant(copy.clone(), 7), grant(copy.clone(), 8), grant(copy, 7));
+    assert_eq!(first.number, again.number, "nothing in the copy tells of the first");
+    assert_ne!(first.grant, again.grant);
+    assert_eq!(first, same);
 }
 
 #[test]
