@@ -192,8 +192,10 @@ impl Replay {
             // of the log moves or overwrites is well: its segment was released on the strength of that
             // operation, whose commit the log had no time to tell.
             if !missing.is_empty() && !faults.trust_checkpoint_marks() {
+                part.find_again(partition, &mut missing, ring);
                 let moved = part.superseded();
-                part.damaged |= lost || missing.iter().any(|lba| !moved.contains(lba));
+                missing.retain(|lba| lost || !moved.contains(lba));
+                part.lost_end(lost, &missing);
                 for lba in missing {
                     part.index.unmap(lba);
                 }
@@ -260,7 +262,8 @@ impl Part {
     fn operation(&mut self, pending: PendingOp, faults: &Faults) {
         let op = pending.op;
         let follows = match self.last {
-            Some(last) => op.0 <= last.0 + 1,
+            // What the log lost at its end is in the checkpoint, or came back from the peer.
+            Some(last) => op.0 <= last.max(self.covered).0 + 1,
             None if self.suspect => op.0 <= self.covered.0 + 1,
             None => true,
         };
@@ -322,6 +325,43 @@ impl Part {
     fn doubt(&mut self) {
         self.suspect = true;
         self.hole |= self.released() > self.committed;
+    }
+
+    /// Blocks that the peer gave back after this log had lost them lie in new records, behind a checkpoint
+    /// that names the old ones (P-06).
+    fn find_again(&mut self, partition: PartitionId, missing: &mut Vec<Lba>, ring: &mut Ring) {
+        missing.retain(|&lba| {
+            let mapping = self.index.get(lba);
+            let first = self.recent.front().map_or(Op(0), |first| first.op);
+            let held = mapping.op.0.checked_sub(first.0).and_then(|at| self.recent.get(at as usize));
+            let Some(PendingOp { body: LoggedBody::Write { lba: from, crcs }, addr, .. }) = held else {
+                return true;
+            };
+            let at = lba.0.wrapping_sub(from.0);
+            let Some(&crc) = crcs.get(at as usize).filter(|crc| **crc == mapping.crc) else { return true };
+            let place = addr.plus(at);
+            let found = ring.revive(partition, mapping.op, lba, place);
+            if found {
+                self.index.relocate(mapping.op, lba, crc, place, false, &mut |_| {});
+            }
+            !found
+        });
+    }
+
+    /// Judges blocks that the checkpoint places in the log and the log does not hold. When all of them belong
+    /// to operations behind its end, that end is no torn write, because the checkpoint knows more: those
+    /// records were durable and have rotted. The partition ends before them, and a peer gives them back (P-06).
+    fn lost_end(&mut self, lost: bool, missing: &[Lba]) {
+        if missing.is_empty() {
+            return;
+        }
+        let end = self.last.filter(|last| *last < self.covered && !lost);
+        let Some(end) = end.filter(|end| missing.iter().all(|lba| self.index.get(*lba).op > *end)) else {
+            self.damaged = true;
+            return;
+        };
+        self.suspect = true;
+        self.committed = end;
     }
 
     /// P-01: operations above the tail that came before are void.
