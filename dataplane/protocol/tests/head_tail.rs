@@ -162,3 +162,27 @@ fn p06_records_that_rotted_behind_a_checkpoint_come_back_from_the_other_log() {
         covered_records_rot(seed, 1);
     }
 }
+
+/// A secondary whose disk was put back to an old image lacks operations whose places in the primary's log
+/// were given back. The primary says that it needs a whole copy, and goes on.
+#[test]
+fn p06_operations_whose_log_was_given_back_are_not_read_from_it() {
+    for seed in 80..84 {
+        let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(seed) });
+        rack.serve();
+        rack.workload(20, 100, 4);
+        let image = rack.nodes[1].disk.bytes.clone();
+        // Few operations, so that the primary still knows them all, of more bytes than its log holds.
+        for _ in 0..24 {
+            let tags: Vec<u64> = (0..16).map(|at| rack.write(at * 64, 64)).collect();
+            rack.wait_all(&tags);
+            rack.flush_all();
+        }
+        rack.crash(1);
+        rack.nodes[1].disk.bytes = image;
+        rack.start(1, false);
+        rack.grant();
+        rack.run_for(Duration::from_secs(2));
+        assert!(rack.events.iter().any(|event| matches!(event, Event::PeerAway { .. })), "{:?}", rack.events);
+    }
+}

@@ -107,6 +107,16 @@ impl Core {
         }
         part.loading = upto;
         for (op, blocks) in wanted {
+            let gone = |(_, mapping): &(Lba, Mapping)| match mapping.loc {
+                Loc::Log(addr) => !self.log.holds(addr),
+                _ => false,
+            };
+            if blocks.first().is_some_and(gone) {
+                // Its segment was given back, and it will not come again.
+                self.loaded(now, p, op, Err(ClientError::Device), out);
+                self.parts[p].loading = Op(u64::MAX);
+                return;
+            }
             self.read_blocks(now, p, ReadOwner::Load(p, op), &blocks, out);
         }
     }

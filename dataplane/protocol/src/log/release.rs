@@ -66,6 +66,11 @@ impl Log {
         Pin(self.ring.pin(addr))
     }
 
+    /// Whether a segment in use holds the address: only such may be pinned.
+    pub fn holds(&self, addr: LogAddr) -> bool {
+        self.ring.holds(addr)
+    }
+
     /// Gives a pin back.
     pub fn unpin(&mut self, pin: Pin) {
         self.ring.unpin(pin.0);

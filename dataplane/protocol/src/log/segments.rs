@@ -340,6 +340,11 @@ impl Ring {
         Some(buf.slice(from..from + blocks as usize * BLOCK))
     }
 
+    /// Whether a segment in use holds the address.
+    pub(super) fn holds(&self, addr: LogAddr) -> bool {
+        self.place(addr).is_some()
+    }
+
     /// Pins the segment of an address; says its sequence.
     pub(super) fn pin(&mut self, addr: LogAddr) -> u64 {
         let place = self.place(addr);
