@@ -289,6 +289,25 @@ fn a_silent_sled_is_hedged_and_then_done_without() {
     assert!(counters.hedged > 0 && counters.degraded_reads > 0, "{counters:?}");
 }
 
+/// The column that was wanted lies on a sled that was silent a moment ago, and two others fall silent: it is
+/// asked after all.
+#[test]
+fn a_column_that_was_passed_over_is_asked_before_its_blocks_count_as_lost() {
+    for seed in 160..168 {
+        let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(seed) });
+        rack.serve();
+        rack.workload(200, 256, 8);
+        rack.flush_all();
+        for silent in [[2, 3], [4, 5], [6, 7], [3, 4], [2, 7]] {
+            silent.iter().for_each(|&at| rack.nodes[at].stall = true);
+            for first in (0..2048).step_by(64) {
+                rack.read(first, 64);
+            }
+            silent.iter().for_each(|&at| rack.nodes[at].stall = false);
+        }
+    }
+}
+
 #[test]
 fn ef17_a_fenced_flush_demotes_and_ends_service() {
     let mut rack = Rack::new(Shape::new(154));

@@ -170,6 +170,12 @@ impl Core {
             read.slow = 0;
             return self.spread(now, id, out);
         }
+        if coming < k && (read.asked | read.failed) & (1 << read.target) == 0 {
+            // It was passed over while its sled was silent; the others do not suffice.
+            let target = read.target;
+            self.ask_column(now, id, target, false, out);
+            return self.spread(now, id, out);
+        }
         if coming < k && !target_open && read.marked != 0 {
             // The last resort: a column that rotted elsewhere may hold good units of this stripe. Whole units,
             // which sleds verify; a unit that is rotten is answered so.
