@@ -60,6 +60,27 @@ fn p31_a_promise_to_an_idle_primary_leaves_room_for_the_heads_own_partition() {
     assert_eq!(rack.counters().writes, 1, "the idle volume still takes its turn");
 }
 
+/// One head follows many partitions whose primary is idle, and leads one itself; each of them can write.
+#[test]
+fn p31_promises_to_idle_primaries_starve_no_other_partition_of_the_same_pair() {
+    let mut rack = Rack::new(Shape::new(6));
+    // The first one is promised room while it is alone on that head.
+    rack.serve();
+    let more: Vec<PartitionId> = (20..26).map(PartitionId).collect();
+    for &partition in &more {
+        rack.serve_more(partition, 0);
+    }
+    rack.serve_other();
+    for &partition in more.iter().rev() {
+        let tags: Vec<u64> = (0..8).map(|at| rack.write_more(partition, 0, at * 16, at + 1)).collect();
+        rack.wait_all(&tags);
+    }
+    let tags = [rack.write_other(0), rack.write_other(16)];
+    rack.wait_all(&tags);
+    rack.workload(40, 60, 4);
+    rack.verify();
+}
+
 /// Blocks 0..64 of the volume that a read cannot give; all others are right.
 fn unreadable(rack: &mut Rack) -> Vec<usize> {
     let mut lost = Vec::new();

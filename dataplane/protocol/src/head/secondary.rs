@@ -251,20 +251,25 @@ impl Core {
         self.parts.iter().filter(|part| part.phase == Phase::Following).map(|part| 3 * open(part)).sum()
     }
 
-    /// Lets the primary send more while the log has room for it. All promises together take at most half of
-    /// the log, and a head that leads partitions itself keeps room for a largest write of theirs: a promise
-    /// to a primary that is idle stays open, and would starve them for ever.
+    /// Lets the primary send more while the log has room for it. A promise to a primary that is idle stays
+    /// open, so that nobody may starve by it: all promises together take at most half of the log, each
+    /// partition's at most its part of that half, and a head that leads partitions itself keeps room for a
+    /// largest write of theirs. A largest write gets its credit beyond that half, too, while there is room.
     fn grant_credit(&mut self, p: usize) {
         let open = self.parts[p].follow.granted.saturating_sub(self.parts[p].follow.received);
-        if open + CREDIT_STEP > CREDIT_WINDOW {
-            return;
-        }
         let (promised, user) = (self.promised(), self.log.user_blocks());
         let share = (self.log.user_capacity() / 2).max(3 * LEAST);
-        let leads = self.parts.iter().any(|part| part.phase != Phase::Following && !part.deleted);
+        let living = || self.parts.iter().filter(|part| !part.deleted);
+        let leads = living().any(|part| part.phase != Phase::Following);
+        // The first ones leave something for those that come later.
+        let sharers = living().count().max(4) as u64;
+        let window = (share / 3 / sharers).clamp(LEAST, CREDIT_WINDOW);
+        if open + CREDIT_STEP > window && open >= LEAST {
+            return;
+        }
         let own = if leads { room_for_write(LEAST) } else { 0 };
-        let most = CREDIT_WINDOW - open;
-        let mut step = most / CREDIT_STEP * CREDIT_STEP;
+        let most = window.saturating_sub(open);
+        let mut step = if most < CREDIT_STEP { most } else { most / CREDIT_STEP * CREDIT_STEP };
         while step >= CREDIT_STEP / 4 {
             let then = promised + 3 * step;
             if then <= share && user >= then + 2 * SLACK + own {
@@ -276,7 +281,8 @@ impl Core {
         // However small the log, a largest write must get its credit one day: nothing else makes room.
         let least = LEAST.saturating_sub(open);
         let then = promised + 3 * least;
-        if then <= share && user >= then + 2 * SLACK {
+        let kept = if then <= share { 0 } else { own };
+        if user >= then + 2 * SLACK + kept {
             self.parts[p].follow.granted += least;
         }
     }
