@@ -305,6 +305,8 @@ fn a_column_that_was_passed_over_is_asked_before_its_blocks_count_as_lost() {
             }
             silent.iter().for_each(|&at| rack.nodes[at].stall = false);
         }
+        assert!(rack.counters().degraded_reads > 0, "{:?}", rack.counters());
+        assert!(!rack.events.iter().any(|event| matches!(event, Event::DataLost { .. })));
     }
 }
 
