@@ -79,13 +79,13 @@ impl Pending {
     }
 
     /// Where its bytes lie in the own log, if they are not in memory.
-    fn logged(&self) -> Option<(Op, Vec<(Lba, Mapping)>)> {
+    fn logged(&self) -> Option<(Op, Number, Vec<(Lba, Mapping)>)> {
         let Body::Write { lba, crcs, .. } = &self.entry.body else { return None };
         let op = self.entry.op;
         let block = |(at, &crc): (u64, &u32)| {
             (Lba(lba.0 + at), Mapping { op, loc: Loc::Log(self.addr.plus(at)), crc })
         };
-        (!self.loaded).then(|| (op, (0..).zip(crcs).map(block).collect()))
+        (!self.loaded).then(|| (op, self.entry.number, (0..).zip(crcs).map(block).collect()))
     }
 }
 
@@ -106,33 +106,36 @@ impl Core {
             wanted.extend(held.logged());
         }
         part.loading = upto;
-        for (op, blocks) in wanted {
+        for (op, number, blocks) in wanted {
             let gone = |(_, mapping): &(Lba, Mapping)| match mapping.loc {
                 Loc::Log(addr) => !self.log.holds(addr),
                 _ => false,
             };
             if blocks.first().is_some_and(gone) {
                 // Its segment was given back, and it will not come again.
-                self.loaded(now, p, op, Err(ClientError::Device), out);
+                self.loaded(now, p, (op, number), Err(ClientError::Device), out);
                 self.parts[p].loading = Op(u64::MAX);
                 return;
             }
-            self.read_blocks(now, p, ReadOwner::Load(p, op), &blocks, out);
+            self.read_blocks(now, p, ReadOwner::Load(p, op, number), &blocks, out);
         }
     }
 
-    /// Bytes of an operation were read back, or cannot be had.
+    /// Bytes of the operation `op` of the pair `number` were read back, or cannot be had. They may come late:
+    /// when that operation was cut off and another one is `op` by now, or when they were read another time.
     pub(super) fn loaded(
         &mut self,
         now: Time,
         p: usize,
-        op: Op,
+        (op, number): (Op, Number),
         result: Result<Buf, ClientError>,
         out: &mut Out,
     ) {
         self.busy = true;
         let part = &mut self.parts[p];
-        let Some(held) = part.held_at(op) else { return };
+        let Some(held) = part.held_at(op).filter(|held| !held.loaded && held.entry.number == number) else {
+            return;
+        };
         let Body::Write { data, crcs, .. } = &mut held.entry.body else { return };
         // An old place in the log may hold something else by now.
         let sound = |bytes: &Buf| {

@@ -30,7 +30,7 @@ pub(super) enum ReadOwner {
     /// A flush or collector batch.
     Batch(Id),
     /// A recovered operation that the peer lacks.
-    Load(usize, Op),
+    Load(usize, Op, Number),
     /// The peer, whose copy rotted.
     Peer(NodeId, ReqId),
     /// Copy-forward in the log.
@@ -266,7 +266,7 @@ impl Core {
         };
         match read.owner {
             ReadOwner::Merge(merge) => self.merge_read(now, merge, result, out),
-            ReadOwner::Load(p, op) => self.loaded(now, p, op, result, out),
+            ReadOwner::Load(p, op, number) => self.loaded(now, p, (op, number), result, out),
             ReadOwner::Peer(peer, req) => out.net.push((peer, Msg::Fetched { req, data: result.ok() })),
             ReadOwner::Copy(copy) => self.copy_read(copy, result),
             ReadOwner::Mend | ReadOwner::Cmd(_) | ReadOwner::Batch(_) => {}
