@@ -16,6 +16,9 @@ use crate::wire::*;
 use palisade_dma::Buf;
 use palisade_isal::crc32c;
 
+/// An operation whose bytes lie in the log: its pair, and its blocks.
+type Logged = (Op, Number, Vec<(Lba, Mapping)>);
+
 /// Payload of operations that is read back at once, in blocks.
 const LOAD_BLOCKS: u64 = 256;
 
@@ -79,7 +82,7 @@ impl Pending {
     }
 
     /// Where its bytes lie in the own log, if they are not in memory.
-    fn logged(&self) -> Option<(Op, Number, Vec<(Lba, Mapping)>)> {
+    fn logged(&self) -> Option<Logged> {
         let Body::Write { lba, crcs, .. } = &self.entry.body else { return None };
         let op = self.entry.op;
         let block = |(at, &crc): (u64, &u32)| {
