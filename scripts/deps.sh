@@ -14,6 +14,7 @@ qemu-utils|command -v qemu-io && command -v qemu-img|pattern reads and writes (t
 nbdkit|command -v nbdkit|peer of the NBD export (bench)
 libnbd-bin|command -v nbdinfo && command -v nbdcopy|NBD clients (tests)
 python3-libnbd|command -v nbdsh|scripted NBD client (tests)
+etcd-server|command -v etcd|several-host store of control (tests); its own service is not wanted
 valgrind|command -v valgrind|instruction counts (bench)
 LIST
 }
@@ -49,4 +50,12 @@ fi
 echo "deps: apt-get update, then apt-get install --no-install-recommends ${missing[*]}"
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get update -q
 "${as_root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -q -y --no-install-recommends "${missing[@]}"
+case " ${missing[*]} " in
+  *" etcd-server "*)
+    # Tests start members of their own; the package's service would listen for nobody.
+    if command -v systemctl >/dev/null 2>&1; then
+      "${as_root[@]}" systemctl disable --now etcd >/dev/null 2>&1 || echo "deps: the etcd service was not running"
+    fi
+    ;;
+esac
 echo "deps: installed ${missing[*]}"

@@ -12,9 +12,10 @@ pub mod cli;
 pub mod config;
 mod control;
 pub mod identity;
+mod leased;
 pub mod lock;
 pub mod metrics;
 pub mod report;
 pub mod store;
 
-pub use control::{Control, ControlError};
+pub use control::{Control, ControlError, Standing};

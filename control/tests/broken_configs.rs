@@ -199,7 +199,7 @@ fn more_broken_configs_as_whole_files() {
         ("[limits]\nlog_low_percent = 70\n", "not below log_high_percent", Severity::Error, true),
         ("rack = 5\n", "is a number, not a table", Severity::Error, true),
         ("volume = [1]\n", "is a number, not a table", Severity::Error, true),
-        ("[control]\nstore = \"etcd\"\n", "cannot be \"etcd\"", Severity::Error, true),
+        ("[control]\nstore = \"etdc\"\n", "did you mean \"etcd\"?", Severity::Error, true),
         ("", "no volume", Severity::Warning, true),
     ];
     for (text, what, severity, wanted) in rows {
@@ -210,6 +210,36 @@ fn more_broken_configs_as_whole_files() {
     }
     let (_, findings) = judge(&"a".repeat(2 << 20));
     assert!(findings[0].what.contains("larger than 1 MiB"));
+}
+
+#[test]
+fn ef24_an_etcd_store_is_judged_at_the_line_of_its_keys() {
+    let good = "[control]\nstore = \"etcd\"\nendpoints = [\"http://10.0.0.1:2379\", \"db-2:2379\"]\n";
+    let (parsed, findings) = judge(good);
+    let endpoints = ["http://10.0.0.1:2379", "http://db-2:2379"];
+    assert_eq!(parsed.rack.control.endpoints, endpoints);
+    assert_eq!(parsed.rack.control.lease_ms, 5000);
+    let of_control = |finding: &&Finding| finding.what.contains("etcd") || finding.what.contains("lease");
+    assert_eq!(findings.iter().filter(of_control).count(), 0, "{findings:#?}");
+    let rows = [
+        ("store = \"etcd\"", "has no endpoints", "add endpoints", 2),
+        ("endpoints = [\"a:1\"]", "only with store = \"etcd\"", "leave the endpoints out", 2),
+        ("store = \"etcd\"\nendpoints = [\"a:1\", \"http://a:1/\"]", "listed twice", "once", 3),
+        ("store = \"etcd\"\nendpoints = [\"a\"]", "no address of an etcd", "http://10.0.0.1:2379", 3),
+        ("store = \"etcd\"\nendpoints = [\"https://a:1\"]", "no address of an etcd", "http://", 3),
+        ("store = \"etcd\"\nendpoints = [\"a:1/v3\"]", "no address of an etcd", "http://", 3),
+        ("store = \"etcd\"\nendpoints = [7]", "no address of an etcd", "http://", 3),
+        ("store = \"etcd\"\nendpoints = [\"a:1\"]\nlease_ms = 1000", "shorter than etcd", "2000", 4),
+        ("store = \"etcd\"\nendpoints = [\"a:1\"]\nlease_ms = 2500", "whole number", "multiple", 4),
+    ];
+    for (keys, what, remedy, line) in rows {
+        let (_, findings) = judge(&format!("[control]\n{keys}\n"));
+        let found = findings.iter().find(|finding| finding.what.contains(what));
+        let found = found.unwrap_or_else(|| panic!("{keys}: {findings:#?}"));
+        assert_eq!(found.severity, Severity::Error);
+        assert!(found.remedy.contains(remedy), "{found:?}");
+        assert_eq!(found.place.expect("placed").line, line, "{found:?}");
+    }
 }
 
 #[test]

@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 use serde_json::{Value, json};
 
 use super::{AgentError, Outgoing, Shared};
-use crate::api::client::connect;
+use crate::api::client::{connect, file_id};
 use crate::api::line::{LineError, LineReader, write_line};
 use crate::api::model::Command;
 use crate::api::rpc::{self, Message, RpcError};
@@ -63,6 +63,7 @@ fn once(
     outgoing: &Receiver<Outgoing>,
 ) -> Result<(), AgentError> {
     let unreachable = |error: &dyn std::fmt::Display| AgentError::Unreachable(error.to_string());
+    let file = file_id(&shared.config.socket);
     let stream = connect(&shared.config.socket).map_err(|error| unreachable(&error))?;
     let mut writer = stream.try_clone().map_err(|error| unreachable(&error))?;
     let mut reader = LineReader::new(stream).map_err(|error| unreachable(&error))?;
@@ -79,7 +80,7 @@ fn once(
             read(shared, &mut reader, commands, &pending, &over);
             over.store(true, Ordering::Relaxed);
         });
-        let ended = write(shared, &mut writer, outgoing, &pending, &over);
+        let ended = write(shared, &mut writer, outgoing, &pending, (&over, file));
         over.store(true, Ordering::Relaxed);
         if ended.is_err() {
             // The reader sees the end of the stream and this connection is given up; if that fails too,
@@ -170,11 +171,20 @@ fn write(
     writer: &mut UnixStream,
     outgoing: &Receiver<Outgoing>,
     pending: &Pending,
-    over: &AtomicBool,
+    until: (&AtomicBool, Option<(u64, u64)>),
 ) -> Result<(), LineError> {
+    let (over, file) = until;
     let mut next_id = 1;
-    let mut last = Instant::now();
+    let (mut last, mut looked) = (Instant::now(), Instant::now());
     while !(shared.stop.load(Ordering::Relaxed) || over.load(Ordering::Relaxed)) {
+        if looked.elapsed() >= PING {
+            looked = Instant::now();
+            // Another control plane serves the socket: the one at the other end may be stopped, and say
+            // nothing for ever.
+            if file_id(&shared.config.socket).is_some_and(|now| Some(now) != file) {
+                return Err(LineError::Closed);
+            }
+        }
         let line = match outgoing.recv_timeout(WRITER_POLL) {
             Ok(Outgoing::Report(report)) => match serde_json::to_value(&report) {
                 Ok(params) => rpc::notification("node.report", params),

@@ -97,6 +97,12 @@ pub(crate) fn connect(socket: &Path) -> std::io::Result<UnixStream> {
     stream
 }
 
+/// Device and number of the file at a path: another process that serves there makes another file.
+pub(crate) fn file_id(path: &Path) -> Option<(u64, u64)> {
+    use std::os::unix::fs::MetadataExt;
+    std::fs::symlink_metadata(path).ok().map(|file| (file.dev(), file.ino()))
+}
+
 /// A short name for a path: its directory, opened, seen through `/proc/self/fd`.
 pub(crate) fn through_directory(path: &Path) -> std::io::Result<(std::fs::File, PathBuf)> {
     use std::os::fd::AsRawFd;

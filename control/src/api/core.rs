@@ -12,9 +12,9 @@ use serde_json::Value;
 use super::events::{Events, now_ms};
 use super::model::{Command, RosterEntry};
 use super::rpc::{self, RpcError};
-use super::status::{Live, Status};
+use super::status::{ControlStatus, Live, Status};
 use crate::authority::{Authority, Change, Changes, Record, VolumeState};
-use crate::config::Rack;
+use crate::config::{Rack, StoreKind};
 use crate::identity::Identity;
 use crate::report::NodeReport;
 use crate::store::{Mark, Store, StoreError};
@@ -41,8 +41,13 @@ pub struct Core {
     pub(super) promises: BTreeMap<u64, SyncSender<Option<String>>>,
     pub(super) next_tag: u64,
     pub(super) events: Events,
-    /// Set when a commit failed and the state could not be read again: nothing is decided any more.
+    /// Set when a commit failed and the state could not be read again, and while the lease is another's:
+    /// nothing is decided.
     broken: Option<String>,
+    /// Somebody was refused because of the store, and may not ask again by itself.
+    missed: bool,
+    /// What `status` says of this control plane.
+    control: ControlStatus,
 }
 
 /// Why control cannot start.
@@ -69,6 +74,14 @@ pub enum CoreError {
     /// No random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
+}
+
+fn store_name(kind: StoreKind) -> &'static str {
+    match kind {
+        StoreKind::Embedded => "embedded",
+        StoreKind::Memory => "memory",
+        StoreKind::Etcd => "etcd",
+    }
 }
 
 /// Random 128 bits of the operating system.
@@ -106,7 +119,10 @@ impl Core {
             next_tag: 1,
             events,
             broken: None,
+            missed: false,
+            control: ControlStatus { state: "serving".to_owned(), ..ControlStatus::default() },
         };
+        core.control.store = store_name(core.rack.control.store).to_owned();
         core.heed_mark()?;
         Ok(core)
     }
@@ -129,6 +145,7 @@ impl Core {
     /// Makes changes durable, takes them over, tells whom they concern.
     pub(super) fn carry_out(&mut self, changes: &Changes) -> Result<(), RpcError> {
         if let Some(why) = &self.broken {
+            self.missed = true;
             return Err(RpcError::new(rpc::INTERNAL, why.clone()));
         }
         if !changes.records.is_empty() {
@@ -139,6 +156,7 @@ impl Core {
             });
             let records: Vec<Change> = changes.records.iter().cloned().chain(told).collect();
             if let Err(error) = self.store.commit(&records) {
+                self.missed = true;
                 self.reload();
                 return Err(RpcError::new(rpc::INTERNAL, error.to_string()));
             }
@@ -161,8 +179,45 @@ impl Core {
         }
         match loaded.and_then(|records| Authority::load(records).map_err(|error| error.to_string())) {
             Ok(authority) => self.authority = authority.opened(self.authority.opening()),
+            Err(why) if self.rack.control.store == StoreKind::Etcd => self.suspend(&why),
             Err(why) => self.broken = Some(format!("control lost its store, start the rack again: {why}")),
         }
+    }
+
+    /// Decides nothing until [`Core::take_up`].
+    pub(crate) fn suspend(&mut self, why: &str) {
+        self.broken = Some(format!("nothing is decided at present, ask again later: {why}"));
+    }
+
+    /// Whether somebody was refused because of the store since the state was taken up.
+    pub(crate) fn missed(&self) -> bool {
+        self.missed
+    }
+
+    /// Takes the state up from the store again, or from another one: after a time without it, only the store
+    /// knows what holds. Grants of this opening have ids of their own (P-04).
+    pub(crate) fn take_up(&mut self, store: Option<Box<dyn Store>>) -> Result<(), CoreError> {
+        if let Some(store) = store {
+            self.store = store;
+        }
+        let records = self.store.load()?;
+        self.events.load(records.iter().map(|(_, record)| record));
+        let data = self.rack.data.display().to_string();
+        let authority = Authority::load(records).map_err(|error| CoreError::Load(data, error))?;
+        self.authority = authority.opened(random()? as u64);
+        self.heed_mark()?;
+        (self.broken, self.missed) = (None, false);
+        Ok(())
+    }
+
+    /// What `status` says of this control plane from now on; a change of its state is an event.
+    pub(crate) fn set_control(&mut self, control: ControlStatus) {
+        if control.state != self.control.state {
+            let warning = control.state != "serving";
+            let why = if control.why.is_empty() { String::new() } else { format!(": {}", control.why) };
+            self.event("control", warning, format!("the control plane is {}{why}", control.state));
+        }
+        self.control = control;
     }
 
     fn write_mark(&mut self) {
@@ -333,6 +388,7 @@ impl Core {
         let mut status = Status::of(&self.authority, Some(&self.rack), &self.live());
         status.pid = std::process::id();
         status.events = self.events.said();
+        status.control = self.control.clone();
         status
     }
 

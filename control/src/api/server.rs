@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::Value;
 
-use super::client::through_directory;
+use super::client::{file_id, through_directory};
 use super::core::Core;
 use super::line::{LineError, LineReader, write_line};
 use super::methods::{self, Outcome};
@@ -47,12 +47,16 @@ struct Shared {
     stop: AtomicBool,
     connections: AtomicUsize,
     next_link: AtomicU64,
+    /// Raised to end every connection that was made before.
+    cuts: AtomicU64,
 }
 
 /// A served socket.
 pub struct Server {
     shared: Arc<Shared>,
     socket: PathBuf,
+    /// Which file the socket is: another process may serve another one under the same path.
+    file: Option<(u64, u64)>,
     acceptor: Option<JoinHandle<()>>,
 }
 
@@ -74,12 +78,19 @@ impl Server {
             stop: AtomicBool::new(false),
             connections: AtomicUsize::new(0),
             next_link: AtomicU64::new(1),
+            cuts: AtomicU64::new(0),
         });
         let accepting = Arc::clone(&shared);
         let acceptor = std::thread::Builder::new()
             .name("control-accept".to_owned())
             .spawn(move || accept(&accepting, &listener))?;
-        Ok(Self { shared, socket: socket.to_path_buf(), acceptor: Some(acceptor) })
+        let file = file_id(socket);
+        Ok(Self { shared, socket: socket.to_path_buf(), file, acceptor: Some(acceptor) })
+    }
+
+    /// Ends every connection, so that nodes come back and say all that control must know.
+    pub(crate) fn cut(&self) {
+        self.shared.cuts.fetch_add(1, Ordering::Relaxed);
     }
 
     /// The state, under its lock.
@@ -111,8 +122,11 @@ impl Drop for Server {
         while self.shared.connections.load(Ordering::Relaxed) > 0 && Instant::now() < patience {
             std::thread::sleep(Duration::from_millis(5));
         }
-        // Nobody listens any more; a leftover is removed by the next start as well.
-        let _ = fs::remove_file(&self.socket);
+        // Nobody listens any more; a leftover is removed by the next start as well. One that another control
+        // plane made in its place stays.
+        if file_id(&self.socket) == self.file {
+            let _ = fs::remove_file(&self.socket);
+        }
     }
 }
 
@@ -161,6 +175,7 @@ fn serve(shared: &Shared, stream: UnixStream) -> Result<(), LineError> {
     let (outbox, waiting) = sync_channel(OUTBOX);
     let link = Link { id: shared.next_link.fetch_add(1, Ordering::Relaxed), outbox };
     let over = AtomicBool::new(false);
+    let cuts = shared.cuts.load(Ordering::Relaxed);
     let ended = std::thread::scope(|scope| {
         let over = &over;
         scope.spawn(move || {
@@ -169,7 +184,7 @@ fn serve(shared: &Shared, stream: UnixStream) -> Result<(), LineError> {
             // The reader sees the end; a stream that is down already needs no more.
             let _ = writer.shutdown(Shutdown::Both);
         });
-        let ended = read(shared, &link, &mut reader, over);
+        let ended = read(shared, &link, &mut reader, (over, cuts));
         lock(shared).drop_link(link.id);
         over.store(true, Ordering::Relaxed);
         drop(link);
@@ -195,8 +210,16 @@ fn write(writer: &mut UnixStream, waiting: Receiver<Vec<u8>>, over: &AtomicBool)
     }
 }
 
-fn read(shared: &Shared, link: &Link, reader: &mut LineReader, over: &AtomicBool) -> Result<(), LineError> {
-    let stop = || shared.stop.load(Ordering::Relaxed) || over.load(Ordering::Relaxed);
+/// `until`: what ends it, and the cuts there were when it was made.
+fn read(
+    shared: &Shared,
+    link: &Link,
+    reader: &mut LineReader,
+    until: (&AtomicBool, u64),
+) -> Result<(), LineError> {
+    let (over, cuts) = until;
+    let cut = || shared.cuts.load(Ordering::Relaxed) != cuts;
+    let stop = || shared.stop.load(Ordering::Relaxed) || over.load(Ordering::Relaxed) || cut();
     loop {
         let line = match reader.next(Instant::now() + SILENCE, stop) {
             Err(LineError::TooLong) => {

@@ -39,6 +39,25 @@ pub struct Status {
     pub paths: Vec<PathEntry>,
     /// What happened lately, oldest first.
     pub events: Vec<EventEntry>,
+    /// The control plane that says all this.
+    pub control: ControlStatus,
+}
+
+/// A control plane.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ControlStatus {
+    /// Where its decisions are: `embedded`, `memory` or `etcd`.
+    pub store: String,
+    /// `serving`; with etcd also `unsure` (etcd is silent and the lease runs on) and `waiting` (without the
+    /// lease). It decides nothing unless it is `serving`.
+    pub state: String,
+    /// Why not `serving`.
+    pub why: String,
+    /// Who has the lease, as far as is known; empty without etcd.
+    pub holder: String,
+    /// The revision of etcd at which the lease was taken: it rises from holder to holder; 0 without.
+    pub tenure: u64,
 }
 
 /// One network from a node to another.
@@ -204,6 +223,7 @@ impl Status {
             devices: authority.devices().map(|device| device_status(authority, rack, live, device)).collect(),
             paths: path_entries(authority, live),
             events: Vec::new(),
+            control: ControlStatus::default(),
         }
     }
 

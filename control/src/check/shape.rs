@@ -146,9 +146,44 @@ fn limits(judge: &mut Judge<'_>) {
     }
 }
 
-/// A memory device forgets at exit what an embedded store remembers: the rack would not start twice.
+/// Shortest lease: etcd gives no shorter one at its default timers.
+const LEASE_MS_MIN: u64 = 2000;
+
+/// Where etcd is, and for how long one control plane has the lease.
+fn etcd(judge: &mut Judge<'_>) {
+    let control = &judge.rack.control;
+    if control.store != StoreKind::Etcd {
+        if !control.endpoints.is_empty() {
+            let what = "endpoints are of use only with store = \"etcd\"";
+            judge.error("control.endpoints", what, "add store = \"etcd\", or leave the endpoints out");
+        }
+        return;
+    }
+    if control.endpoints.is_empty() {
+        let what = "the etcd store has no endpoints";
+        judge.error("control.store", what, "add endpoints = [\"http://10.0.0.1:2379\"], one a member");
+    }
+    for (index, endpoint) in control.endpoints.iter().enumerate() {
+        if control.endpoints[..index].contains(endpoint) {
+            let path = format!("control.endpoints[{index}]");
+            judge.error(&path, format!("{endpoint} is listed twice"), "list each member of etcd once");
+        }
+    }
+    let lease = control.lease_ms;
+    if lease < LEASE_MS_MIN {
+        let what = format!("a lease of {lease} ms is shorter than etcd gives");
+        judge.error("control.lease_ms", what, "give at least 2000, better 5000");
+    } else if !lease.is_multiple_of(1000) {
+        let what = format!("a lease of {lease} ms is no whole number of seconds, as etcd counts");
+        judge.error("control.lease_ms", what, "give a multiple of 1000");
+    }
+}
+
+/// A memory device forgets at exit what a store that lasts remembers: the rack would not start twice.
 fn store(judge: &mut Judge<'_>) {
-    let embedded = judge.rack.control.store == StoreKind::Embedded;
+    etcd(judge);
+    let lasting = judge.rack.control.store != StoreKind::Memory;
+    let kind = if judge.rack.control.store == StoreKind::Etcd { "etcd" } else { "embedded" };
     let heads = judge.rack.heads.iter().enumerate();
     let logs = heads.map(|(index, head)| (format!("head[{index}].log.kind"), &head.log.kind));
     let sleds = judge.rack.sleds.iter().enumerate().flat_map(|(sled, entry)| {
@@ -157,12 +192,12 @@ fn store(judge: &mut Judge<'_>) {
     });
     let all: Vec<(String, bool)> =
         logs.chain(sleds).map(|(path, kind)| (path, *kind == DeviceKind::Memory)).collect();
-    if embedded {
+    if lasting {
         for (path, memory) in &all {
             if *memory {
                 judge.error(
                     path,
-                    "a memory device is blank at the next start, but the embedded store will remember it and not format it again",
+                    format!("a memory device is blank at the next start, but the {kind} store will remember it and not format it again"),
                     "use kind = \"file\", or add [control] store = \"memory\" if the whole rack may forget",
                 );
             }

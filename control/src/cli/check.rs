@@ -12,7 +12,7 @@ use crate::api::client::Client;
 use crate::api::status::Status;
 use crate::authority::Authority;
 use crate::check::{self, HostFacts};
-use crate::config::{self, Finding, Parsed, Rack, Severity};
+use crate::config::{self, Finding, Parsed, Rack, Severity, StoreKind};
 use crate::lock::DataLock;
 use crate::store::{Embedded, Store};
 
@@ -74,7 +74,8 @@ fn known(parsed: &Parsed) -> Result<Option<(Status, bool)>, String> {
         return Ok(Some((status, true)));
     }
     let store = parsed.rack.data.join(Embedded::FILE);
-    if !store.exists() {
+    // What an etcd knows of a stopped rack is not asked: its lease may be another's business just now.
+    if parsed.rack.control.store == StoreKind::Etcd || !store.exists() {
         return Ok(None);
     }
     let _lock = DataLock::acquire(&parsed.rack.data).map_err(|error| error.to_string())?;

@@ -1,5 +1,5 @@
 //! The command line: what people type, and the commands that need only the control socket or a rack file.
-//! `up`, `node`, `inspect` and `perf` are parsed here and carried out by the binary's crate.
+//! `up`, `node`, `control`, `inspect` and `perf` are parsed here and carried out by the binary's crate.
 
 mod ask;
 mod check;
@@ -33,6 +33,9 @@ pub enum Verb {
     Up(UpArgs),
     /// Run one node as a process of its own; control runs elsewhere (`up --processes`).
     Node(NodeArgs),
+    /// Run a control plane and no nodes. With the etcd store several may stand by: one has the lease and serves,
+    /// another follows when it dies.
+    Control(ControlArgs),
     /// Judge a rack file, this host, and where the running rack and the file part; exit 1 on an error.
     Check(CheckArgs),
     /// Show the running rack.
@@ -82,6 +85,16 @@ pub struct NodeArgs {
     #[arg(long)]
     pub name: String,
     /// Data directory, in place of the file's.
+    #[arg(long)]
+    pub data_dir: Option<PathBuf>,
+}
+
+/// `control`.
+#[derive(Clone, Debug, Args)]
+pub struct ControlArgs {
+    /// Rack file.
+    pub file: PathBuf,
+    /// Data directory, in place of the file's; its control socket is served.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
 }
@@ -270,7 +283,7 @@ pub struct PerfArgs {
 /// binary's to carry out.
 pub fn run(verb: &Verb) -> Option<u8> {
     let outcome = match verb {
-        Verb::Up(_) | Verb::Node(_) | Verb::Inspect(_) | Verb::Perf(_) => return None,
+        Verb::Up(_) | Verb::Node(_) | Verb::Control(_) | Verb::Inspect(_) | Verb::Perf(_) => return None,
         Verb::Check(args) => return Some(check::check(args)),
         Verb::Status(args) => ask::status(args),
         Verb::Volume(verb) => ask::volume(verb),

@@ -5,7 +5,7 @@ use std::io::{Write, stderr, stdout};
 use crate::api::apply::Applied;
 use crate::api::events::EventEntry;
 use crate::api::moving::Drained;
-use crate::api::status::{DeviceStatus, PathEntry, Status, VolumeStatus};
+use crate::api::status::{ControlStatus, DeviceStatus, PathEntry, Status, VolumeStatus};
 use crate::config::size::show_size;
 
 /// A line to standard output. A reader that went away (`| head`) is no reason to fail.
@@ -47,7 +47,11 @@ fn dash(text: &str) -> String {
 /// The whole rack.
 pub(super) fn status(status: &Status) -> String {
     let ready = if status.ready { "ready" } else { "not ready" };
-    let mut text = format!("rack {} {ready}, data {}, process {}\n\n", status.name, status.data, status.pid);
+    let mut text = format!("rack {} {ready}, data {}, process {}\n", status.name, status.data, status.pid);
+    if status.control.store == "etcd" {
+        text.push_str(&control(&status.control));
+    }
+    text.push('\n');
     let rows: Vec<Vec<String>> = status
         .nodes
         .iter()
@@ -91,6 +95,15 @@ pub(super) fn status(status: &Status) -> String {
         text.push_str(&format!("\nwarning: {}: {}", event.node, event.what));
     }
     text
+}
+
+/// Who decides, when that moves from process to process.
+fn control(control: &ControlStatus) -> String {
+    let ControlStatus { state, why, holder, tenure, .. } = control;
+    if why.is_empty() {
+        return format!("control {state}: {holder} has the lease (tenure {tenure})\n");
+    }
+    format!("control {state}, nothing is decided: {why}\n")
 }
 
 /// A row for each network, and for what does not carry on it.

@@ -164,10 +164,40 @@ fn limits(reader: &mut Reader, root: &mut Section<'_>) -> Limits {
 
 fn control(reader: &mut Reader, root: &mut Section<'_>) -> Control {
     let mut section = reader.table(root, "control");
-    let words = [("embedded", StoreKind::Embedded), ("memory", StoreKind::Memory)];
+    let words = [("embedded", StoreKind::Embedded), ("memory", StoreKind::Memory), ("etcd", StoreKind::Etcd)];
     let store = reader.word(&mut section, "store", &words);
+    let mut endpoints = Vec::new();
+    reader.list(&mut section, "endpoints", |reader, path, item| {
+        let text = match item.get_ref() {
+            DeValue::String(text) => text.as_ref(),
+            _ => "",
+        };
+        match endpoint(text) {
+            Some(url) => endpoints.push(url),
+            None => reader.error(
+                item.span(),
+                format!("`{path}` is no address of an etcd member"),
+                "write \"http://10.0.0.1:2379\"".to_owned(),
+            ),
+        }
+    });
+    let lease_ms = reader.number_to(&mut section, "lease_ms", 3_600_000, 5000);
     reader.finish(&section);
-    Control { store }
+    Control { store, endpoints, lease_ms }
+}
+
+/// `HOST:PORT` with or without `http://`, as a URL without a path.
+fn endpoint(text: &str) -> Option<String> {
+    let address = text.strip_prefix("http://").unwrap_or(text);
+    let address = address.strip_suffix('/').unwrap_or(address);
+    let (host, port) = address.rsplit_once(':')?;
+    let port = port.parse::<u16>().ok().filter(|port| *port > 0)?;
+    let inner = host.strip_prefix('[').and_then(|host| host.strip_suffix(']'));
+    let sound = match inner {
+        Some(inner) => inner.parse::<std::net::Ipv6Addr>().is_ok(),
+        None => !host.is_empty() && host.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'.' || b == b'-'),
+    };
+    sound.then(|| format!("http://{host}:{port}"))
 }
 
 /// What heads and sleds have in common.

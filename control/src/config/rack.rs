@@ -129,10 +129,16 @@ pub struct Limits {
 }
 
 /// `[control]`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Control {
-    /// `store`: `"embedded"` (default) or `"memory"`.
+    /// `store`: `"embedded"` (default), `"memory"` or `"etcd"`.
     pub store: StoreKind,
+    /// `endpoints`: URLs of the members of an etcd, as `"http://10.0.0.1:2379"` or without `http://`; only with
+    /// `store = "etcd"`. The rack's records stand under its name there, so it must be the only rack of it.
+    pub endpoints: Vec<String>,
+    /// `lease_ms`: a control plane that was silent towards etcd for so long may be followed by another (EF-24;
+    /// default 5000). etcd counts in whole seconds and gives at least 2 at its default timers.
+    pub lease_ms: u64,
 }
 
 /// Where control keeps its decisions.
@@ -142,6 +148,8 @@ pub enum StoreKind {
     Embedded,
     /// Forgotten at exit; the only sensible one for racks of memory devices.
     Memory,
+    /// An etcd cluster, for racks of several hosts: control runs under a lease that moves (EF-24).
+    Etcd,
 }
 
 /// `[[head]]`.

@@ -9,6 +9,7 @@ use palisade_protocol::wire::{
 use rand_xoshiro::Xoshiro256PlusPlus;
 use rand_xoshiro::rand_core::{RngCore, SeedableRng};
 
+use super::etcd::tests::{Cluster, Seat};
 use super::{Embedded, Memory, Store};
 use crate::api::model::Role;
 use crate::authority::{
@@ -27,6 +28,15 @@ fn over_every_store(check: fn(Venue<'_>)) {
     check(&mut |old| {
         drop(old);
         Box::new(Embedded::open(&path).expect("opened"))
+    });
+}
+
+/// Runs a check over an etcd of one member, unless the host has none.
+fn over_etcd(check: fn(Venue<'_>)) {
+    let Some(cluster) = Cluster::start(1) else { return };
+    check(&mut |old| {
+        drop(old);
+        Box::new(Seat::take(&cluster.endpoints()))
     });
 }
 
@@ -243,6 +253,21 @@ fn never_repeats_a_number(open: Venue<'_>) {
 #[test]
 fn every_store_conforms() {
     over_every_store(keeps_records);
+}
+
+#[test]
+fn etcd_conforms() {
+    over_etcd(keeps_records);
+}
+
+#[test]
+fn ba06_a_thousand_hosts_get_one_granted_identity_per_key_for_ever_from_etcd() {
+    over_etcd(grants_one_identity_per_key);
+}
+
+#[test]
+fn ef14_assignments_over_deaths_of_control_never_repeat_a_number_from_etcd() {
+    over_etcd(never_repeats_a_number);
 }
 
 #[test]

@@ -1,8 +1,9 @@
 //! Where control keeps its decisions: typed records under text keys, written in transactions that are
-//! durable before the call returns (EF-14). Behind a trait, because a rack of several hosts will keep
-//! them elsewhere; one conformance suite runs over every implementation.
+//! durable before the call returns (EF-14). Behind a trait, because a rack of several hosts keeps them in etcd;
+//! one conformance suite runs over every implementation.
 
 mod embedded;
+mod etcd;
 mod mark;
 mod memory;
 
@@ -12,6 +13,7 @@ mod conformance;
 mod tests;
 
 pub use embedded::Embedded;
+pub use etcd::{Campaign, Candidate, Etcd, EtcdError, Holder, Tenure, TenureView};
 pub use mark::Mark;
 pub use memory::Memory;
 

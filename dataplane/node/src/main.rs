@@ -5,7 +5,7 @@ use palisade_control::cli::{self, Cli, InspectArgs, PerfArgs, Verb};
 use palisade_control::config::Rack;
 use palisade_node::inspect::{inspect, table};
 use palisade_node::rack_target::RackFactory;
-use palisade_node::up::{UpOptions, node, up};
+use palisade_node::up::{UpOptions, control, node, up};
 use std::io::IsTerminal;
 use std::path::Path;
 use std::process::ExitCode;
@@ -33,6 +33,10 @@ fn main() -> ExitCode {
         // The host was judged by whoever brought control up, which holds some of the addresses itself.
         Verb::Node(args) => match load(&args.file, args.data_dir.as_deref(), false) {
             Some(rack) => node(&rack, &args.name),
+            None => ExitCode::FAILURE,
+        },
+        Verb::Control(args) => match load(&args.file, args.data_dir.as_deref(), false) {
+            Some(rack) => control(&rack),
             None => ExitCode::FAILURE,
         },
         Verb::Inspect(args) => look(&args),

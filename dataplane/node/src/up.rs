@@ -5,10 +5,10 @@
 //! exports first, then the rest, and exit with 0.
 
 use crate::host::Host;
-use palisade_control::Control;
 use palisade_control::agent::{Agent, AgentConfig, NodeHello};
 use palisade_control::api::status::Status;
 use palisade_control::config::Rack;
+use palisade_control::{Control, ControlError, Standing};
 use palisade_protocol::wire::BootId;
 use palisade_runtime::entropy::{Entropy, OsEntropy};
 use std::collections::BTreeMap;
@@ -71,6 +71,9 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
     let stop = stop_flag()?;
     remove_ready_file(options)?;
     let control = Control::start(rack)?;
+    if !wait_for_control(&control, &stop)? {
+        return Ok(true);
+    }
     let names: Vec<String> = names(rack);
     let mut nodes = if options.processes {
         Nodes::Children(names.iter().map(|name| Keeper::new(name)).collect())
@@ -113,6 +116,49 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
     };
     screen.clear();
     Ok(nodes.stop() && healthy)
+}
+
+/// Waits until somebody serves control, in this process or another; false when it is told to stop.
+fn wait_for_control(control: &Control, stop: &AtomicBool) -> Result<bool, ControlError> {
+    let mut next_nag = Instant::now() + NAG;
+    while !stop.load(Ordering::Acquire) {
+        let Standing::Waiting(why) = control.standing()? else { return Ok(true) };
+        if Instant::now() >= next_nag {
+            next_nag = Instant::now() + NAG;
+            eprintln!("palisade: waiting for control: {why}");
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(false)
+}
+
+/// `palisade control`: a control plane and no nodes, until stopped.
+pub fn control(rack: &Rack) -> ExitCode {
+    let run = || -> Result<(), Box<dyn std::error::Error>> {
+        let stop = stop_flag()?;
+        let control = Control::stand(rack)?;
+        let mut said = None;
+        while !stop.load(Ordering::Acquire) {
+            let standing = control.standing()?;
+            if said.as_ref() != Some(&standing) {
+                match &standing {
+                    Standing::Serving => println!("control of rack {}: serving", rack.name),
+                    Standing::Elsewhere => println!("control of rack {}: standing by", rack.name),
+                    Standing::Waiting(why) => println!("control of rack {}: waiting: {why}", rack.name),
+                }
+                said = Some(standing);
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    };
+    match run() {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("palisade: control: {error}");
+            ExitCode::FAILURE
+        }
+    }
 }
 
 /// One of a run before would say that the rack serves.

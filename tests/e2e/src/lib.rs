@@ -10,6 +10,7 @@
 
 pub mod binary;
 pub mod clients;
+pub mod etcd;
 pub mod rack;
 
 /// A number from the environment, or its default.
