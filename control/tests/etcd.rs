@@ -21,10 +21,10 @@ use support::{FakeHead, call, status, text, wait_for};
 /// How long a head waits for an answer before it asks again.
 const AGAIN: Duration = Duration::from_millis(500);
 
-fn etcd_rack(data: &Path, cluster: &Cluster) -> Rack {
-    let control =
-        format!("[control]\nstore = \"etcd\"\nlease_ms = 2000\nendpoints = [{}]\n", cluster.quoted());
-    config::parse(&format!("{}\n{control}", text()), Some(data)).rack
+fn etcd_rack(data: &Path, cluster: &Cluster, lease_ms: u64) -> Rack {
+    let endpoints = cluster.quoted();
+    let keys = format!("store = \"etcd\"\nlease_ms = {lease_ms}\nendpoints = [{endpoints}]\n");
+    config::parse(&format!("{}\n[control]\n{keys}", text()), Some(data)).rack
 }
 
 fn wait_serving(control: &Control) {
@@ -80,7 +80,7 @@ fn said(socket: &Path, what: &str) -> bool {
 fn ef24_grants_go_on_while_a_majority_of_etcd_lives_and_stop_and_go_on_with_it() {
     let Some(mut cluster) = Cluster::start(3) else { return };
     let dir = tempfile::tempdir().expect("temporary directory");
-    let rack = etcd_rack(dir.path(), &cluster);
+    let rack = etcd_rack(dir.path(), &cluster, 2000);
     let socket = rack.socket();
     let control = Control::start(&rack).expect("started");
     wait_serving(&control);
@@ -122,7 +122,7 @@ fn ef24_grants_go_on_while_a_majority_of_etcd_lives_and_stop_and_go_on_with_it()
 fn ef24_one_control_plane_serves_and_the_next_one_knows_everything_it_granted() {
     let Some(cluster) = Cluster::start(1) else { return };
     let dir = tempfile::tempdir().expect("temporary directory");
-    let rack = etcd_rack(dir.path(), &cluster);
+    let rack = etcd_rack(dir.path(), &cluster, 10_000);
     let socket = rack.socket();
     let one = Control::start(&rack).expect("started");
     wait_serving(&one);

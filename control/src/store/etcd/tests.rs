@@ -19,8 +19,10 @@ use crate::store::{Store, StoreError};
 
 /// How long anything may take on a busy machine.
 const LONG: Duration = Duration::from_secs(60);
-/// The shortest lease that etcd gives.
+/// The shortest lease that etcd gives: for those that are to lose it.
 const TTL: Duration = Duration::from_secs(2);
+/// A lease that a busy machine does not take away.
+const LONG_TTL: Duration = Duration::from_secs(20);
 
 /// A store with its tenure, which it gives back when it is dropped.
 pub(in crate::store) struct Seat {
@@ -31,7 +33,7 @@ pub(in crate::store) struct Seat {
 impl Seat {
     /// Waits for the lease.
     pub(in crate::store) fn take(endpoints: &[String]) -> Self {
-        let mut candidate = Candidate::new(endpoints, "test", Duration::from_secs(5)).expect("random");
+        let mut candidate = Candidate::new(endpoints, "test", LONG_TTL).expect("random");
         Self::of(win(&mut candidate))
     }
 
@@ -55,10 +57,10 @@ impl Store for Seat {
 }
 
 /// How long calls are tried here, where they are made to fail.
-const SHORT: Duration = Duration::from_millis(400);
+const SHORT: Duration = Duration::from_millis(1000);
 
-fn candidate(endpoint: &str, patience: Duration) -> Candidate {
-    let mut candidate = Candidate::new(&[endpoint.to_owned()], "test", TTL).expect("random");
+fn candidate(endpoint: &str, patience: Duration, ttl: Duration) -> Candidate {
+    let mut candidate = Candidate::new(&[endpoint.to_owned()], "test", ttl).expect("random");
     candidate.set_patience(patience);
     candidate
 }
@@ -104,12 +106,13 @@ fn large_grants(records: &[(String, Record)]) -> Option<u64> {
 fn ef24_of_two_candidates_one_has_the_lease_until_it_gives_it_back() {
     let Some(cluster) = Cluster::start(1) else { return };
     let endpoint = &cluster.endpoints()[0];
-    let (mut one, mut two) = (candidate(endpoint, LONG), candidate(endpoint, LONG));
+    let ttl = 2 * TTL;
+    let (mut one, mut two) = (candidate(endpoint, LONG, ttl), candidate(endpoint, LONG, ttl));
     let first = win(&mut one);
     let Ok(Campaign::Held(holder)) = two.ask() else { panic!("one holder") };
     assert_eq!(holder.pid, std::process::id(), "it says who it is: {holder}");
     // Longer than a lease: it is renewed.
-    std::thread::sleep(TTL + TTL / 2);
+    std::thread::sleep(ttl + ttl / 2);
     assert!(first.view().lost().is_none());
     assert!(matches!(two.ask(), Ok(Campaign::Held(_))));
     let revision = first.view().revision();
@@ -122,13 +125,13 @@ fn ef24_of_two_candidates_one_has_the_lease_until_it_gives_it_back() {
 fn ef24_a_holder_that_does_not_know_that_it_lost_the_lease_writes_nothing() {
     let Some(cluster) = Cluster::start(1) else { return };
     let endpoint = &cluster.endpoints()[0];
-    let first = win(&mut candidate(endpoint, LONG));
+    let first = win(&mut candidate(endpoint, LONG, TTL));
     let mut old = Etcd::of(first.view());
     old.load().expect("readable");
     old.commit(&meta(1)).expect("it has the lease");
     // As after a pause: it says no longer that it lives, and its own clock saw nothing of it.
     first.sleep_walk();
-    let mut two = candidate(endpoint, LONG);
+    let mut two = candidate(endpoint, LONG, TTL);
     let second = win(&mut two);
     assert!(first.view().lost().is_none(), "it believes in its lease");
     let error = old.commit(&meta(2)).expect_err("fenced by the transaction itself").to_string();
@@ -147,9 +150,9 @@ fn ef24_a_silent_holder_is_followed_and_knows_by_its_own_clock() {
     let Some(cluster) = Cluster::start(1) else { return };
     let endpoint = &cluster.endpoints()[0];
     let weather = Weather::before(endpoint);
-    let first = win(&mut candidate(&weather.endpoint(), SHORT));
+    let first = win(&mut candidate(&weather.endpoint(), SHORT, TTL));
     weather.cut();
-    let second = win(&mut candidate(endpoint, LONG));
+    let second = win(&mut candidate(endpoint, LONG, TTL));
     let end = Instant::now() + LONG;
     while first.view().lost().is_none() {
         assert!(Instant::now() < end, "without etcd a lease ends by the holder's clock");
@@ -164,7 +167,7 @@ fn ef24_a_silent_holder_is_followed_and_knows_by_its_own_clock() {
 fn ba06_a_commit_whose_answer_was_lost_holds_once_and_is_known_to_hold() {
     let Some(cluster) = Cluster::start(1) else { return };
     let weather = Weather::before(&cluster.endpoints()[0]);
-    let tenure = win(&mut candidate(&weather.endpoint(), LONG));
+    let tenure = win(&mut candidate(&weather.endpoint(), LONG, LONG_TTL));
     let mut store = Etcd::of(tenure.view());
     store.load().expect("readable");
     for round in 1..=5 {
@@ -179,7 +182,7 @@ fn ba06_a_commit_whose_answer_was_lost_holds_once_and_is_known_to_hold() {
 fn ba06_a_commit_that_was_given_up_and_arrives_late_changes_nothing() {
     let Some(cluster) = Cluster::start(1) else { return };
     let weather = Weather::before(&cluster.endpoints()[0]);
-    let tenure = win(&mut candidate(&weather.endpoint(), SHORT));
+    let tenure = win(&mut candidate(&weather.endpoint(), 2 * SHORT, LONG_TTL));
     let mut store = Etcd::of(tenure.view());
     store.load().expect("readable");
     store.commit(&meta(1)).expect("written");
@@ -210,15 +213,12 @@ fn ef14_a_commit_larger_than_a_transaction_holds_whole_or_not_at_all_wherever_it
     let mut before = None;
     // Three parts, the mark, three times reading and writing a part, and the end.
     for writes in 0..=9 {
-        let tenure = win(&mut candidate(&weather.endpoint(), SHORT));
-        let mut store = Etcd::of(tenure.view());
-        store.load().expect("readable");
+        let (tenure, mut store) = readable(&mut candidate(&weather.endpoint(), SHORT, TTL));
         weather.cut_after("kv/txn", writes);
         let committed = store.commit(&large(writes)).is_ok();
         weather.mend();
         drop(tenure);
-        let tenure = win(&mut candidate(endpoint, LONG));
-        let mut store = Etcd::of(tenure.view());
+        let (_tenure, mut store) = readable(&mut candidate(endpoint, LONG, LONG_TTL));
         let found = large_grants(&store.load().expect("readable"));
         match found {
             found if found == Some(writes) => held += 1,
@@ -259,11 +259,24 @@ fn commits_of_any_size_are_read_back() {
 #[test]
 fn an_etcd_that_is_away_is_an_error_in_time_and_names_its_endpoints() {
     let began = Instant::now();
-    let mut candidate = candidate("http://127.0.0.1:1", SHORT);
+    let mut candidate = candidate("http://127.0.0.1:1", SHORT, TTL);
     let Err(error) = candidate.ask() else { panic!("nobody is there") };
     let text = error.to_string();
     assert!(text.contains("etcd does not answer at http://127.0.0.1:1"), "{text}");
     assert!(began.elapsed() < LONG, "{:?}", began.elapsed());
+}
+
+/// A store that could be read once.
+fn readable(candidate: &mut Candidate) -> (Tenure, Etcd) {
+    let end = Instant::now() + LONG;
+    loop {
+        let tenure = win(candidate);
+        let mut store = Etcd::of(tenure.view());
+        match store.load() {
+            Ok(_) => return (tenure, store),
+            Err(error) => assert!(Instant::now() < end, "{error}"),
+        }
+    }
 }
 
 fn win(candidate: &mut Candidate) -> Tenure {
