@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use palisade_protocol::head::{DeviceTarget, PartitionConfig};
+use palisade_protocol::head::{self, DeviceTarget, PartitionConfig};
 use palisade_protocol::wire::{Assignment, BootId, DeviceId, Geometry, NodeId, PartitionId, RackId};
 use serde::{Deserialize, Serialize};
 
@@ -125,6 +125,10 @@ impl PartitionSpec {
             },
             columns_min: self.columns_min,
             devices: self.devices.iter().map(DeviceSpec::target).collect(),
+            solo: match (self.secondary, self.solo) {
+                (Some(_), Solo::Wait) => head::Solo::Wait,
+                _ => head::Solo::Local,
+            },
         }
     }
 }

@@ -92,6 +92,7 @@ fn main() {
         geometry,
         columns_min: 0,
         devices: vec![],
+        solo: Solo::Local,
     });
     config.hot_bytes = 256 << 20;
     let member = |n: u32| Member { head: NodeId(n), log: LogId(n.into()), boot: BootId(n.into()) };

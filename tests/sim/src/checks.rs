@@ -152,16 +152,22 @@ impl NumberChecks {
     }
 
     /// A head says that it serves under a stamp.
-    pub fn serving(&mut self, head: NodeId, boot: BootId, stamp: Stamp) -> Result<(), String> {
+    ///
+    /// Says whether that is the newest. Where roles move a head may begin to serve under an older number, as
+    /// it does not know better; then nothing that it says must get a confirm.
+    pub fn serving(&mut self, head: NodeId, boot: BootId, stamp: Stamp, moves: bool) -> Result<bool, String> {
         let holder = self.holders.get(&(stamp.partition, stamp.number));
         if holder != Some(&(stamp.grant, head, boot)) {
             return Err(format!("NumbersRise: head {head} serves under {} that another holds", stamp.number));
         }
         let newest = self.newest.entry(stamp.partition).or_default();
         if stamp.number < *newest {
+            if moves {
+                return Ok(false);
+            }
             return Err(format!("NumbersRise: head {head} serves under {} after {newest}", stamp.number));
         }
         *newest = stamp.number;
-        Ok(())
+        Ok(true)
     }
 }

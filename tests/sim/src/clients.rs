@@ -28,6 +28,7 @@ enum Asked {
 #[derive(Clone, Copy, Debug)]
 struct Open {
     client: usize,
+    head: NodeId,
     asked: Asked,
     sent: Time,
 }
@@ -63,6 +64,8 @@ pub struct Volume {
     load: Load,
     /// Where the newest acknowledged updates went.
     recent: VecDeque<(u64, u64)>,
+    /// Its head said that it does not serve: clients look around until then.
+    pub lost_until: Time,
 }
 
 /// How an answer went.
@@ -99,6 +102,7 @@ impl Volume {
             hot,
             load,
             recent: VecDeque::new(),
+            lost_until: Time::ZERO,
         }
     }
 
@@ -110,7 +114,8 @@ impl Volume {
         let clients = vec![idle; self.clients.len()];
         let Self { partition, primary, secondary, hot, load, .. } = *self;
         let (open, recent) = (BTreeMap::new(), VecDeque::new());
-        Self { partition, primary, secondary, history, clients, open, orphans, hot, load, recent }
+        let lost_until = Time::ZERO;
+        Self { partition, primary, secondary, history, clients, open, orphans, hot, load, recent, lost_until }
     }
 
     /// Open requests of all clients.
@@ -177,7 +182,7 @@ impl Volume {
     ) -> ClientCmd {
         *ids += 1;
         let tag = ClientTag(*ids);
-        self.open.insert(tag, Open { client, asked, sent: now });
+        self.open.insert(tag, Open { client, head: self.primary, asked, sent: now });
         self.clients[client].open += 1;
         ClientCmd { tag, partition: self.partition, verb }
     }
@@ -310,9 +315,13 @@ impl Volume {
         if runs.is_empty() { Err("block status without runs".into()) } else { Ok(()) }
     }
 
-    /// The head died: nothing open will be answered.
-    pub fn head_died(&mut self) {
-        for (_, open) in std::mem::take(&mut self.open) {
+    /// A head died: nothing open there will be answered.
+    pub fn head_died(&mut self, head: NodeId) {
+        let (gone, open) =
+            std::mem::take(&mut self.open).into_iter().partition(|(_, open)| open.head == head);
+        self.open = open;
+        let gone: BTreeMap<ClientTag, Open> = gone;
+        for (_, open) in gone {
             self.clients[open.client].open -= 1;
             if let Asked::Update { id, .. } = open.asked {
                 self.orphans.push(id);
@@ -329,6 +338,7 @@ impl Volume {
 
     /// The head serves again: what it did not answer has happened by now, or never will (P-13).
     pub fn head_serves(&mut self, now: Time) {
+        self.lost_until = now;
         for id in std::mem::take(&mut self.orphans) {
             self.history.update_bound(id, now);
         }

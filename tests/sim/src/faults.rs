@@ -20,6 +20,8 @@
 //! Not modelled: clocks that run at different speeds (no rule in scope counts on them), reactors of more
 //! than one core (loom tests show those), a process whose I/O outlives it (the runtime's exclusive open).
 
+use palisade_protocol::head::Solo;
+
 /// How messages travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum NetMode {
@@ -63,6 +65,10 @@ pub struct Odds {
     pub cuts_of_power_per_s: f64,
     /// Rotting sectors on hurt sleds and one log, per second.
     pub rot_per_s: f64,
+    /// Flips that the authority grants, per second.
+    pub flips_per_s: f64,
+    /// Heads that stop for a while and wake with all that came meanwhile, per second.
+    pub sleeps_per_s: f64,
 }
 
 impl Odds {
@@ -79,6 +85,8 @@ impl Odds {
         crashes_per_s: 0.0,
         cuts_of_power_per_s: 0.0,
         rot_per_s: 0.0,
+        flips_per_s: 0.0,
+        sleeps_per_s: 0.0,
     };
     /// Messages and device times are unruly; nothing breaks.
     pub const UNRULY: Self = Self {
@@ -127,6 +135,10 @@ pub struct Scenario {
     pub hurt: u32,
     /// Pause between two scrub reads of a sled, in milliseconds.
     pub scrub_ms: u64,
+    /// Roles move: heads watch one another, and the authority flips and judges proposals.
+    pub moves: bool,
+    /// What a head may do alone (P-30).
+    pub solo: Solo,
     /// What goes wrong.
     pub odds: Odds,
 }
@@ -151,6 +163,8 @@ const BASE: Scenario = Scenario {
     away: 0,
     hurt: 0,
     scrub_ms: 5,
+    moves: false,
+    solo: Solo::Wait,
     odds: Odds::CALM,
 };
 
@@ -279,12 +293,52 @@ pub const SCENARIOS: [Scenario; 17] = [
     },
 ];
 
+/// Kinds of run in which roles move, apart from the others so that those keep their seeds.
+pub const MOVING: [Scenario; 4] = [
+    Scenario {
+        name: "flips",
+        moves: true,
+        odds: Odds { flips_per_s: 12.0, crashes_per_s: 3.0, cuts_per_s: 1.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "failovers",
+        moves: true,
+        odds: Odds { flips_per_s: 2.0, crashes_per_s: 5.0, sleeps_per_s: 6.0, ..Odds::UNRULY },
+        ..BASE
+    },
+    Scenario {
+        name: "moves of three heads",
+        moves: true,
+        heads: 3,
+        sleds: 7,
+        volume_blocks: 128,
+        clients: 2,
+        odds: Odds {
+            flips_per_s: 8.0,
+            crashes_per_s: 4.0,
+            sleeps_per_s: 4.0,
+            cuts_per_s: 2.0,
+            ..Odds::UNRULY
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "moves over the fabric",
+        net: NetMode::Fabric,
+        moves: true,
+        requests: 200,
+        odds: Odds { flips_per_s: 5.0, crashes_per_s: 3.0, sleeps_per_s: 3.0, ..Odds::UNRULY },
+        ..BASE
+    },
+];
+
 /// The scenario of that name.
 ///
 /// # Panics
 /// When the table has none.
 pub fn named(name: &str) -> Scenario {
-    *SCENARIOS.iter().find(|scenario| scenario.name == name).expect("a scenario of the table")
+    *SCENARIOS.iter().chain(&MOVING).find(|scenario| scenario.name == name).expect("a scenario of the table")
 }
 
 /// The scenario of a seed.
@@ -298,7 +352,7 @@ mod tests {
 
     #[test]
     fn every_scenario_has_sleds_for_its_code_and_harm_that_its_code_bears() {
-        for scenario in SCENARIOS {
+        for scenario in SCENARIOS.into_iter().chain(MOVING) {
             let (k, m) = scenario.code;
             assert!(scenario.sleds >= u32::from(k + m), "{}", scenario.name);
             assert!(scenario.hurt <= u32::from(m), "{}", scenario.name);

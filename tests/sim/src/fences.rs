@@ -7,6 +7,7 @@ use crate::rogue::{Ledger, Rogue, Target};
 use crate::run::Report;
 use crate::tally::Role;
 use crate::world::World;
+use palisade_protocol::head::Solo;
 use palisade_protocol::wire::*;
 use std::cell::RefCell;
 use std::rc::Rc;
@@ -33,6 +34,8 @@ pub const FENCES: Scenario = Scenario {
     away: 0,
     hurt: 0,
     scrub_ms: 5,
+    moves: false,
+    solo: Solo::Wait,
     odds: Odds {
         doubled: 0.1,
         held: 0.15,

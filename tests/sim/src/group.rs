@@ -9,7 +9,7 @@
 //! arrived came back under the same stamp.
 
 use palisade_protocol::wire::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// An open request at its primary.
 #[derive(Clone, Copy, Debug)]
@@ -30,6 +30,8 @@ struct Primary {
     durable: BTreeMap<PartitionId, (Number, Op)>,
     confirms: BTreeMap<u64, (Time, Vec<Stamp>)>,
     confirmed: BTreeMap<PartitionId, Time>,
+    /// Served by leave to be alone: there is nobody to ask.
+    alone: BTreeSet<PartitionId>,
 }
 
 /// The state of the group checks.
@@ -42,6 +44,8 @@ pub struct GroupChecks {
     released: BTreeMap<(PartitionId, ExtentId), Op>,
     /// What the secondary's checkpoints cover.
     covered: BTreeMap<PartitionId, Op>,
+    /// What a head that is alone holds is not enough to answer a write.
+    two_copies: bool,
     /// Column releases that were held against a checkpoint.
     pub checked_releases: u64,
     /// Writes whose watermark was checked.
@@ -51,9 +55,27 @@ pub struct GroupChecks {
 }
 
 impl GroupChecks {
+    /// Nothing was seen yet; `two_copies`: a head that is alone may answer no write.
+    pub fn new(two_copies: bool) -> Self {
+        Self { two_copies, ..Self::default() }
+    }
+
     /// A head begins a new life.
     pub fn died(&mut self, head: NodeId) {
         self.primaries.remove(&head);
+    }
+
+    /// A head begins to serve under a number that was granted to it alone, or to a pair. What others had
+    /// announced beyond its log never was (P-01), and nobody is told where that ends.
+    pub fn serves(&mut self, head: NodeId, partition: PartitionId, alone: bool) {
+        let primary = self.primaries.entry(head).or_default();
+        if alone {
+            primary.alone.insert(partition);
+            self.extents.retain(|_, (of, _, _)| *of != partition);
+            self.released.retain(|(of, _), _| *of != partition);
+        } else {
+            primary.alone.remove(&partition);
+        }
     }
 
     /// A client's request reaches a head's machine.
@@ -178,6 +200,14 @@ impl GroupChecks {
         let Some(asked) = primary.asked.remove(&tag) else { return Ok(()) };
         if !ok {
             return Ok(());
+        }
+        if primary.alone.contains(&asked.partition) {
+            return match asked.buf {
+                Some(_) if self.two_copies => {
+                    Err(format!("SoloByLeave: write {} was answered from one copy (P-30)", tag.0))
+                }
+                _ => Ok(()),
+            };
         }
         if asked.read {
             self.checked_reads += 1;

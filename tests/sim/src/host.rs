@@ -29,6 +29,8 @@ pub enum Input {
     Client(ClientCmd),
     /// The authority granted a number.
     Assign(Assignment),
+    /// What became of a proposal.
+    Outcome(PartitionId, u64, ProposalOutcome),
     /// Flush everything acknowledged so far to extents.
     FlushAll(PartitionId, u64),
 }

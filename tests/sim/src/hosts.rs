@@ -36,6 +36,7 @@ impl Machine for Head {
             Input::Block(done) => self.handle_block(now, done, out),
             Input::Client(cmd) => self.handle_client(now, cmd, out),
             Input::Assign(assignment) => self.assign(now, assignment, out),
+            Input::Outcome(partition, nonce, outcome) => self.outcome(now, partition, nonce, outcome, out),
             Input::FlushAll(partition, tag) => self.flush_all(now, partition, ClientTag(tag), out),
             Input::Datagram { .. } => unreachable!("the fabric took it"),
         }

@@ -19,6 +19,7 @@ pub mod history;
 pub mod host;
 pub mod hosts;
 pub mod links;
+pub mod moving;
 pub mod node;
 pub mod rack;
 pub mod rogue;

@@ -44,6 +44,8 @@ pub struct Node {
     pub formatted: bool,
     /// Does not come back for now.
     pub away: bool,
+    /// Does nothing until then, whatever reaches it.
+    pub asleep: Option<Time>,
 }
 
 impl Node {
@@ -62,6 +64,7 @@ impl Node {
             log: None,
             formatted: false,
             away: false,
+            asleep: None,
         }
     }
 

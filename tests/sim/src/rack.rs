@@ -17,7 +17,7 @@ use palisade_protocol::fabric::{self, Fabric};
 use palisade_protocol::fence::record::{RecordPage, page_of};
 use palisade_protocol::head::RetryConfig;
 use palisade_protocol::head::{
-    DeviceTarget, FlushConfig, Head, HeadConfig, HeadLog, LogStart, PartitionConfig,
+    DeviceTarget, FailoverConfig, FlushConfig, Head, HeadConfig, HeadLog, LogStart, PartitionConfig,
 };
 use palisade_protocol::log;
 use palisade_protocol::sled::format::{self, FormatSpec, Superblock, Verdict};
@@ -78,7 +78,7 @@ impl Shape {
             flush,
             hot_bytes: *dice.pick(&[0usize, 64 << 10, 4 << 20]),
             window: *dice.pick(&[16u32, 256, 1024]),
-            served: dice.chance(0.6),
+            served: dice.chance(0.6) && !scenario.moves,
         }
     }
 
@@ -221,6 +221,7 @@ fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<Partition
             geometry: shape.geometry,
             columns_min: 0,
             devices: devices.clone(),
+            solo: scenario.solo,
         })
         .collect()
 }
@@ -260,6 +261,7 @@ fn head_config(node: &Node, recipe: &Recipe) -> HeadConfig {
     };
     config.hot_bytes = shape.hot_bytes;
     config.window = shape.window;
+    config.failover = scenario.moves.then(FailoverConfig::default);
     config.faults = canaries.head;
     config.log_faults = canaries.log;
     config

@@ -39,6 +39,12 @@ impl Setup {
     pub fn new(seed: u64) -> Self {
         Self { seed, scenario: faults::scenario(seed), canaries: Canaries::default(), trace: false }
     }
+
+    /// The run of a seed in which roles move.
+    pub fn moving(seed: u64) -> Self {
+        let scenario = faults::MOVING[(seed % faults::MOVING.len() as u64) as usize];
+        Self { scenario, ..Self::new(seed) }
+    }
 }
 
 /// How a run ended.
@@ -181,6 +187,10 @@ impl World {
                     Some(Ok(())) => break,
                     // A device that failed is asked again every while only: until then there is no room.
                     Some(Err(ClientError::NoSpace)) if self.now < end => {}
+                    // The role moved once more.
+                    Some(Err(ClientError::NotServed)) if self.scenario.moves && self.now < end => {
+                        self.run_until(Duration::from_millis(50), |_| false);
+                    }
                     Some(Err(error)) => self.violate(format!("a flush of everything failed: {error}")),
                 }
             }

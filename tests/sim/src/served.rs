@@ -250,6 +250,7 @@ impl<S: Service + View + 'static> Served<S> {
                 ends.orders.as_mut()?.push(HeadOrder::Flush { partition, token }).err().map(order_back)
             }
             Input::Datagram { .. } => unreachable!("the fabric took it"),
+            Input::Outcome(..) => unreachable!("roles move on bare machines only"),
         }
     }
 

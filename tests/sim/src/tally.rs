@@ -65,7 +65,7 @@ impl Moment {
             }),
             Input::Msg { .. } | Input::Datagram { .. } => Some(Self::Receive),
             Input::Client(_) => Some(Self::Ask),
-            Input::Assign(_) | Input::FlushAll(..) => None,
+            Input::Assign(_) | Input::Outcome(..) | Input::FlushAll(..) => None,
         }
     }
 }
@@ -114,6 +114,20 @@ pub struct Tally {
     pub in_flight_max: u64,
     /// Events handled.
     pub steps: u64,
+    /// Flips that the authority granted.
+    pub flips: u64,
+    /// Times that a head began to serve alone, by leave.
+    pub failovers: u64,
+    /// Times that another head than before began to serve.
+    pub moves: u64,
+    /// Proposals granted, declined, and answers to them that were lost; repeats count.
+    pub granted: u64,
+    /// See `granted`.
+    pub declined: u64,
+    /// See `granted`.
+    pub outcomes_lost: u64,
+    /// Heads that were put to sleep.
+    pub sleeps: u64,
 }
 
 impl Tally {
@@ -136,6 +150,31 @@ impl Tally {
         self.checked_grants += other.checked_grants;
         self.in_flight_max = self.in_flight_max.max(other.in_flight_max);
         self.steps += other.steps;
+        self.flips += other.flips;
+        self.failovers += other.failovers;
+        self.moves += other.moves;
+        self.granted += other.granted;
+        self.declined += other.declined;
+        self.outcomes_lost += other.outcomes_lost;
+        self.sleeps += other.sleeps;
+    }
+
+    /// Names of what runs with moving roles never exercised.
+    pub fn moving_zeroes(&self) -> Vec<&'static str> {
+        let seen = [
+            ("flips", self.flips),
+            ("failovers", self.failovers),
+            ("moves of the primary", self.moves),
+            ("granted proposals", self.granted),
+            ("declined proposals", self.declined),
+            ("lost outcomes", self.outcomes_lost),
+            ("sleeping heads", self.sleeps),
+            ("checked acknowledgements", self.checked_acks),
+            ("checked confirms", self.checked_confirms),
+            ("flushes", self.counts.flushes),
+            ("degraded reads", self.counts.degraded_reads),
+        ];
+        seen.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
     }
 
     /// Names of what was never exercised.
@@ -202,6 +241,17 @@ impl fmt::Display for Tally {
             self.checked_acks,
             self.checked_confirms,
             self.in_flight_max
+        )?;
+        writeln!(
+            f,
+            "flips {}, failovers {}, moves {}, proposals granted {} and declined {}, answers lost {}, sleeps {}",
+            self.flips,
+            self.failovers,
+            self.moves,
+            self.granted,
+            self.declined,
+            self.outcomes_lost,
+            self.sleeps
         )?;
         write!(f, "power cuts {}, crashes of the authority {}", self.power_cuts, self.authority_crashes)?;
         for ((role, moment), count) in &self.crashes {

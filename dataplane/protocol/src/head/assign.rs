@@ -1,11 +1,15 @@
 //! Taking over a pair: adopt it in the own log, announce the tail, refill the peer, then serve (P-01,
 //! P-13); and being superseded (EF-17, P-22).
 
+use super::config::Solo;
 use super::core::Core;
 use super::part::{Adoption, Part, Peer, Phase};
 use super::replicate::cost;
 use crate::wire::*;
 use smallvec::SmallVec;
+
+/// Of a head that led and has to follow: it waits for the new primary's probe.
+const SECONDARY: &str = "now secondary";
 
 impl Core {
     /// The authority granted a pair. A number binds to one boot of one log (P-01, P-03); anything else
@@ -14,27 +18,27 @@ impl Core {
         self.busy = true;
         let Some(p) = self.parts.find(assignment.stamp.partition) else { return };
         let Some(me) = assignment.member(self.cfg.node).copied() else {
-            return self.superseded(p, assignment.stamp, out);
+            if assignment.stamp.number >= self.parts[p].newest() {
+                self.superseded(p, assignment.stamp, out);
+            }
+            return;
         };
         if me.log != self.log.id() || !self.same_boot(me.boot, self.cfg.boot) {
             return;
         }
         let part = &self.parts[p];
-        let adopting = part.adoption.as_ref().map(|adoption| adoption.adopt.number);
-        let probing = part.probing.as_ref().map(|probing| probing.adopt.number);
-        let current = adopting.or(probing).unwrap_or(part.stamp.number);
         let stamp = assignment.stamp;
         if stamp.number == part.stamp.number && stamp.grant != part.stamp.grant {
             return self.conflict(p, stamp, out);
         }
-        if stamp.number <= current {
+        if stamp.number <= part.newest() {
             return;
         }
+        self.parts[p].moved_on(stamp.number);
         if assignment.primary() != Some(&me) {
             // The primary's announce brings the pair; until then an old role ends here.
-            if !matches!(self.parts[p].phase, Phase::Idle | Phase::Following) {
-                self.stop(p, "now secondary", ClientError::NotServed, out);
-                self.parts[p].phase = Phase::Idle;
+            if self.parts[p].phase != Phase::Following {
+                self.step_down(p, stamp.number, out);
             }
             return;
         }
@@ -47,7 +51,18 @@ impl Core {
             let why = "log damaged: a full copy from the peer is needed";
             return self.stop(p, why, ClientError::Unreadable, out);
         }
+        if alone && self.parts[p].behind() {
+            let why = "lacks operations that its last primary had: alone it would serve old data";
+            return self.stop(p, why, ClientError::Unreadable, out);
+        }
         self.abort_background(p);
+        if alone && self.parts[p].cfg.solo == Solo::Wait {
+            self.fail_changes(now, p, out);
+        }
+        if self.parts[p].phase == Phase::Following && self.cfg.faults.takeover_unreconciled() {
+            let committed = self.parts[p].committed;
+            self.cut_back(p, committed);
+        }
         let part = &self.parts[p];
         let adopt = Adopt {
             partition: part.cfg.partition,
@@ -62,18 +77,19 @@ impl Core {
     /// An adoption is durable in the own log.
     pub(super) fn on_adopted(&mut self, now: Time, p: usize, out: &mut Out) {
         let Some(adoption) = self.parts[p].adoption.take() else { return };
-        let Adoption { adopt, committed, .. } = adoption;
+        let Adoption { adopt, committed, whole, .. } = adoption;
         let part = &mut self.parts[p];
         part.stamp = Stamp { partition: adopt.partition, number: adopt.number, grant: adopt.grant };
         part.members = adopt.members.clone();
         part.adopted = Some(adopt);
+        part.moved_on(part.stamp.number);
         out.events.push(Event::Adopted { stamp: part.stamp });
         if part.members.first().is_some_and(|first| first.head == self.cfg.node) {
             part.phase = Phase::Announcing;
             self.reset_claims(now, p);
             self.announce(now, p, out);
-        } else {
-            self.follow(p, committed, out);
+        } else if part.stamp.number >= part.promised {
+            self.follow(p, committed, whole, out);
         }
     }
 
@@ -174,9 +190,28 @@ impl Core {
     /// Somebody holds another pair than the one we spoke under.
     pub(super) fn on_refused(&mut self, _now: Time, refused: Stamp, held: Stamp, out: &mut Out) {
         let Some(p) = self.parts.find(refused.partition) else { return };
-        if self.parts[p].stamp == refused {
+        let part = &self.parts[p];
+        let probing = part.probing.as_ref().is_some_and(|probing| probing.adopt.number == refused.number);
+        if part.stamp == refused || (probing && held.number > refused.number) {
             self.met(p, held, out);
         }
+    }
+
+    /// Another head leads from now on, under `number`: a primary stops at once, answers whom it owes an answer,
+    /// and waits for the new one's probe (EF-17).
+    pub(super) fn step_down(&mut self, p: usize, number: Number, out: &mut Out) {
+        let part = &mut self.parts[p];
+        if part.leads() {
+            part.stats.counters.demotions += 1;
+            out.events.push(Event::Demoted { partition: part.cfg.partition, number });
+            if !self.cfg.faults.serve_superseded() {
+                self.stop(p, SECONDARY, ClientError::NotServed, out);
+            }
+            self.parts[p].phase = Phase::Stopped(SECONDARY);
+        } else if part.phase != Phase::Stopped(SECONDARY) {
+            part.phase = Phase::Idle;
+        }
+        self.parts[p].peer = None;
     }
 
     /// A foreign stamp was met: only a higher number demotes (P-22); an equal one of another grant means
@@ -194,6 +229,7 @@ impl Core {
         if held.number < self.parts[p].stamp.number || matches!(self.parts[p].phase, Phase::Stopped(_)) {
             return;
         }
+        self.parts[p].moved_on(held.number);
         self.parts[p].stats.counters.demotions += 1;
         out.events.push(Event::Demoted { partition: held.partition, number: held.number });
         self.stop(p, "superseded by a higher number", ClientError::NotServed, out);

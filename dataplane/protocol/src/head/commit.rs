@@ -46,10 +46,15 @@ impl Core {
         let part = &self.parts[p];
         let faults = &self.cfg.faults;
         match part.phase {
+            // A wished member may be one already, and holds nothing (P-02).
+            Phase::Serving if part.widened() => part.committed,
             Phase::Serving => {
                 let local = if faults.ack_before_log() { part.tail } else { part.local };
+                let alone = |away| {
+                    (faults.solo_without_leave() && away) || (faults.act_on_proposal() && part.wishes_alone())
+                };
                 match &part.peer {
-                    Some(peer) if !faults.ack_before_peer() => local.min(peer.durable),
+                    Some(peer) if !faults.ack_before_peer() && !alone(peer.away) => local.min(peer.durable),
                     _ => local,
                 }
             }

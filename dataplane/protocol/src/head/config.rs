@@ -6,6 +6,7 @@ use crate::wire::ops::Geometry;
 use crate::wire::{DeviceIx, Time};
 use std::time::Duration;
 
+use super::failover::FailoverConfig;
 use super::faults::Faults;
 
 /// Everything that a head needs to know at its start.
@@ -34,6 +35,9 @@ pub struct HeadConfig {
     /// Measures what a head does within one turn (encoding); without one that stage stays empty. Nothing
     /// is ever decided by it.
     pub stopwatch: Option<fn() -> Time>,
+    /// How fast silent peers are noticed, and what is proposed then; without it roles move by
+    /// [`super::Head::assign`] only.
+    pub failover: Option<FailoverConfig>,
     /// Test-only switches, each of which breaks one rule.
     pub faults: Faults,
     /// The log's test-only switches.
@@ -55,6 +59,7 @@ impl HeadConfig {
             window: 1024,
             slow_io: Duration::from_millis(100),
             stopwatch: None,
+            failover: None,
             faults: Faults::default(),
             log_faults: crate::log::Faults::default(),
         }
@@ -105,6 +110,18 @@ pub struct PartitionConfig {
     pub columns_min: u8,
     /// Devices of the rack that may hold columns of it.
     pub devices: Vec<DeviceTarget>,
+    /// What a group of one may do.
+    pub solo: Solo,
+}
+
+/// What a group of one may do with changes of blocks (P-30).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Solo {
+    /// Reads are served; writes and trims wait until the group has two members again.
+    #[default]
+    Wait,
+    /// They are acknowledged from one copy: an explicit choice, or a volume that never has a second member.
+    Local,
 }
 
 impl PartitionConfig {

@@ -31,6 +31,9 @@ impl Core {
             return false;
         }
         let part = &mut self.parts[p];
+        if self.cfg.faults.act_on_proposal() && part.wishes_alone() {
+            return false;
+        }
         let Some(peer) = &part.peer else { return false };
         let sent = self.links.entry(peer.member.head).or_default().sent;
         part.unconfirmed.push_back((sent + 1, read));
@@ -93,6 +96,11 @@ impl Core {
                     && first.is_some_and(|first| first.head == from && self.same_boot(first.boot, boot))
             });
             stamps.push(held.map_or(none, |part| part.stamp));
+            // Who asks under an older number learns of the newer one at once (P-22).
+            let newer = self.parts.find(stamp.partition).map(|p| self.parts[p].stamp);
+            if let Some(held) = newer.filter(|held| held.number > stamp.number) {
+                out.net.push((from, Msg::Refused { refused: *stamp, held }));
+            }
         }
         out.net.push((from, Msg::Confirmed { nonce, stamps }));
     }

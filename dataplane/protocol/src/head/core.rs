@@ -1,8 +1,10 @@
 //! The head once its log is read: what all verbs share, and the dispatch of inputs to verbs.
 
 use super::batch::Batch;
-use super::config::{HeadConfig, PartitionConfig};
+use super::config::{HeadConfig, PartitionConfig, Solo};
 use super::confirm::Link;
+use super::failover::Watch;
+use super::health::{Clients, Health};
 use super::merge::Merge;
 use super::part::{Part, Parts, Pending, Phase};
 use super::piece::Piece;
@@ -60,6 +62,7 @@ pub(super) struct Core {
     failed_told: bool,
     /// The message in hand came from within the process.
     pub(super) near: bool,
+    pub(super) watch: Watch,
 }
 
 /// Hot bytes given up per turn while the pool is scarce.
@@ -96,6 +99,7 @@ impl Core {
             flush_again: false,
             failed_told: false,
             near: false,
+            watch: Watch::default(),
         };
         for recovered in found {
             let config = declared.iter().find(|config| config.partition == recovered.partition).cloned();
@@ -200,6 +204,7 @@ impl Core {
 
     pub(super) fn handle_msg(&mut self, now: Time, from: NodeId, boot: BootId, msg: Msg, out: &mut Out) {
         self.busy = true;
+        self.hear(now, from, boot);
         match msg {
             Msg::Probe { adopt, held } => self.on_probe(now, from, boot, adopt, held, out),
             Msg::Probed { stamp, log, tail, damaged, whole, entries } => {
@@ -220,6 +225,14 @@ impl Core {
             Msg::Fetch { stamp, req, lba, op } => self.on_fetch(now, from, boot, stamp, req, lba, op, out),
             Msg::Fetched { req, data } => self.on_fetched(now, from, req, data, out),
             Msg::Refused { refused, held } => self.on_refused(now, refused, held, out),
+            Msg::Compare { stamp, held } => self.on_compare(now, from, boot, stamp, held, out),
+            Msg::Common { stamp, upto } => self.on_common(now, from, boot, stamp, upto, out),
+            Msg::Heartbeat { .. } => {}
+            Msg::HealthAsk { req, held } => self.on_health_ask(now, from, req, held, out),
+            Msg::Health { req, held, serving, connected, associated, busiest, io, idle_ms: _, paused } => {
+                let clients = Clients { connected, associated, busiest, io };
+                self.on_health(now, from, req, held, &Health { serving, clients, paused }, out);
+            }
             answer => self.on_sled(now, from, boot, answer, out),
         }
     }
@@ -274,6 +287,7 @@ impl Core {
             self.step_batches(now, p, out);
         }
         self.send_confirms(now, out);
+        self.watch(now, out);
         if timed {
             self.repeat(now, out);
         }
@@ -345,6 +359,7 @@ fn undeclared(found: &RecoveredPartition) -> PartitionConfig {
         geometry: Geometry { k: 4, m: 2, unit_blocks: 16, stripes: 128 },
         columns_min: 0,
         devices: Vec::new(),
+        solo: Solo::Wait,
     }
 }
 
@@ -371,6 +386,9 @@ fn part_status(part: &Part) -> PartitionStatus {
         Phase::Adopting => (RoleState::Reconciling, "number on its way into the log"),
         Phase::Announcing if peer_away => (RoleState::Reconciling, "secondary is away"),
         Phase::Announcing => (RoleState::Reconciling, "secondary is catching up"),
+        Phase::Serving if part.frozen() => {
+            (RoleState::Serving, "runs alone: writes wait for a second member")
+        }
         Phase::Serving if peer_away => (RoleState::Serving, "secondary is away: requests wait"),
         Phase::Serving => (RoleState::Serving, ""),
         Phase::Following => (RoleState::Following, ""),
@@ -392,6 +410,8 @@ fn part_status(part: &Part) -> PartitionStatus {
         waiting: part.waiting.len() as u32,
         active: part.active,
         peer_away,
+        alone: part.leads() && part.members.len() == 1,
+        proposing: part.proposing(),
         log_blocks: part.index.mapped().saturating_sub(live),
         extents,
         degraded,

@@ -17,6 +17,18 @@ switches! {
     skip_probe,
     /// Breaks P-13: serves before it reconciled.
     skip_reconcile,
+    /// Breaks P-13: a secondary that takes over serves without what it holds beyond the last commit.
+    takeover_unreconciled,
+    /// Breaks P-22: a superseded primary answers nobody and lets commands run on.
+    serve_superseded,
+    /// Breaks `SoloByLeave`: acknowledges alone while the secondary is away.
+    solo_without_leave,
+    /// Breaks P-30: what waits for a second copy is acknowledged from one.
+    solo_unasked,
+    /// Breaks P-30: a log that went another way is not cut.
+    keep_divergence,
+    /// Breaks P-02: acts on a proposal before its outcome is known.
+    act_on_proposal,
     /// Breaks P-12: reads do not wait for a confirm.
     skip_confirm,
     /// Breaks P-12: a confirm that was sent before the read arrived releases it.

@@ -5,7 +5,8 @@
 //! path of a read: `read` looks it up, `piece` and `degraded` bring the bytes, `confirm` asks the peer
 //! whether the pair still holds. Behind them: `claims`, `extent`, `flush`, `batch`, `stripe`, `collect`, `release`.
 //! The side that follows is `secondary`; how a pair is taken over is `assign`, after `probe` has found where
-//! the log ends; `held` keeps what the peer may lack.
+//! the log ends; `held` keeps what the peer may lack; `solo` is a group of one. `failover` notices silent peers
+//! and proposes another group, and `health` is what it judges by.
 //!
 //! What it does not do: decide who is primary (control), check tokens (sleds), lay out the log (`log`).
 
@@ -20,8 +21,10 @@ mod core;
 mod degraded;
 mod delete;
 mod extent;
+mod failover;
 mod faults;
 mod flush;
+mod health;
 mod held;
 mod merge;
 mod part;
@@ -34,21 +37,26 @@ mod replicate;
 mod secondary;
 mod slab;
 mod sleds;
+mod solo;
 mod stats;
 mod stop;
 mod stripe;
 mod upkeep;
 mod write;
 
-pub use config::{DeviceTarget, FlushConfig, HeadConfig, HeadLog, LogStart, PartitionConfig, RetryConfig};
+pub use config::{
+    DeviceTarget, FlushConfig, HeadConfig, HeadLog, LogStart, PartitionConfig, RetryConfig, Solo,
+};
+pub use failover::FailoverConfig;
 pub use faults::Faults;
+pub use health::{Clients, Health, Policy, keeps};
 pub use stats::{Counters, DeviceStatus, HeadStatus, PartitionStatus, RoleState, STAGES, Stage, Stats};
 
 use self::core::Core;
 use crate::log::{FormatAs, LogConfig, Recovery, RecoveryState};
 use crate::wire::{
     Assignment, BlockDone, BootId, ClientCmd, ClientDone, ClientError, ClientTag, Event, Msg, NodeId, Out,
-    PartitionId, Time, limits,
+    PartitionId, ProposalOutcome, Time, limits,
 };
 use palisade_dma::Pool;
 use std::collections::{BTreeMap, VecDeque};
@@ -170,6 +178,46 @@ impl Head {
                 self.assignments.insert(assignment.stamp.partition, assignment);
             }
             State::Failed(_) => {}
+        }
+    }
+
+    /// What became of a proposal of this boot (`Event::Propose`, P-02). Late and doubled answers are harmless.
+    pub fn outcome(
+        &mut self,
+        now: Time,
+        partition: PartitionId,
+        nonce: u64,
+        outcome: ProposalOutcome,
+        out: &mut Out,
+    ) {
+        if let State::Ready(core) = &mut self.state {
+            core.outcome(now, partition, nonce, outcome, out);
+        }
+    }
+
+    /// A client that did `io` I/O lately asks for the volume at this head, which is not its primary (MA-14).
+    pub fn client_asks(&mut self, partition: PartitionId, io: u64) {
+        if let State::Ready(core) = &mut self.state {
+            core.client_asks(partition, io);
+        }
+    }
+
+    /// What the node knows of the volume's clients, for health checks (MA-13).
+    pub fn set_clients(&mut self, now: Time, partition: PartitionId, clients: Clients) {
+        if let State::Ready(core) = &mut self.state
+            && let Some(p) = core.parts.find(partition)
+        {
+            core.parts[p].set_clients(now, clients);
+        }
+    }
+
+    /// Whether roles of the partition moved too often lately: while they did, a primary that answers is left
+    /// in place (MA-17).
+    pub fn set_rate_pause(&mut self, partition: PartitionId, paused: bool) {
+        if let State::Ready(core) = &mut self.state
+            && let Some(p) = core.parts.find(partition)
+        {
+            core.parts[p].set_paused(paused);
         }
     }
 

@@ -1,6 +1,7 @@
 //! What a head keeps of one partition, in either role. The verbs that change it live beside this file.
 
 use super::config::{DeviceTarget, PartitionConfig};
+use super::failover::Decision;
 use super::slab::Id;
 use super::stats::Stats;
 use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn};
@@ -80,6 +81,9 @@ pub(super) struct Peer {
 pub(super) struct Follow {
     /// The primary's committed watermark.
     pub(super) committed: Op,
+    /// Where the primary's log ended when it announced the pair: short of it this one lacks what may have been
+    /// acknowledged before.
+    pub(super) whole: Op,
     /// Operations that arrived ahead of a missing one.
     pub(super) early: BTreeMap<Op, Entry>,
     /// An answer is due.
@@ -97,8 +101,9 @@ pub(super) struct Follow {
 pub(super) struct Adoption {
     pub(super) adopt: Adopt,
     pub(super) lsn: Lsn,
-    /// Secondary: what the primary knew committed.
+    /// Secondary: what the primary knew committed, and where its log ended.
     pub(super) committed: Op,
+    pub(super) whole: Op,
 }
 
 /// A primary that asks where the log ends.
@@ -106,6 +111,8 @@ pub(super) struct Adoption {
 pub(super) struct Probing {
     /// The pair to adopt, once the tail is known.
     pub(super) adopt: Adopt,
+    /// The pair whose history the own log is a beginning of.
+    pub(super) held: Stamp,
     /// Where the secondary's log ends.
     pub(super) end: Option<Op>,
     /// The own tail that was asked from.
@@ -245,6 +252,11 @@ pub(super) struct Part {
     pub(super) owed: Option<Owed>,
     /// Nothing is taken under a lower number: a probe was answered under this one.
     pub(super) promised: Number,
+    /// Who probed under it.
+    pub(super) prober: Option<(NodeId, BootId, Stamp)>,
+    /// Up to where this log and that of the primary of a number are the same (P-30).
+    pub(super) common: Option<(Number, Op)>,
+    pub(super) decision: Decision,
     /// The pair as it was logged, for checkpoints.
     pub(super) adopted: Option<Adopt>,
     /// Recovery could not vouch for the index.
@@ -331,6 +343,9 @@ impl Part {
             probing: None,
             owed: None,
             promised: Number::ZERO,
+            prober: None,
+            common: None,
+            decision: Decision::default(),
             adopted: None,
             damaged: false,
             short: false,
@@ -381,6 +396,23 @@ impl Part {
 
     pub(super) fn serving(&self) -> bool {
         self.phase == Phase::Serving
+    }
+
+    /// Highest number that this head has anything to do with: held, on its way, or promised to another.
+    pub(super) fn newest(&self) -> Number {
+        let adopting = self.adoption.as_ref().map_or(Number::ZERO, |adoption| adoption.adopt.number);
+        let probing = self.probing.as_ref().map_or(Number::ZERO, |probing| probing.adopt.number);
+        self.stamp.number.max(adopting).max(probing).max(self.promised)
+    }
+
+    /// A secondary that does not hold all that the primary announced yet: alone it would serve old data.
+    pub(super) fn behind(&self) -> bool {
+        self.phase == Phase::Following && self.tail < self.follow.whole
+    }
+
+    /// Whether it leads, or is about to.
+    pub(super) fn leads(&self) -> bool {
+        matches!(self.phase, Phase::Probing | Phase::Adopting | Phase::Announcing | Phase::Serving)
     }
 
     /// Claim of a device.

@@ -34,7 +34,8 @@ impl Core {
         part.follow.early.clear();
         part.peer = adopt.members.get(1).map(|&member| Peer::new(member, now, first));
         let end = (part.peer.is_none() || skip).then_some(part.tail);
-        part.probing = Some(Probing { adopt, end, asked: None, whole: false, readable: part.tail });
+        part.probing =
+            Some(Probing { adopt, held: part.stamp, end, asked: None, whole: false, readable: part.tail });
         self.probe_on(now, p, out);
     }
 
@@ -95,7 +96,7 @@ impl Core {
         let (Some(probing), Some(peer)) = (&mut part.probing, &mut part.peer) else { return };
         probing.adopt.tail = part.tail;
         probing.asked = Some(part.tail);
-        let msg = Msg::Probe { adopt: probing.adopt.clone(), held: part.stamp };
+        let msg = Msg::Probe { adopt: probing.adopt.clone(), held: probing.held };
         out.net.push((peer.member.head, msg));
         let at = peer.asked(now);
         self.arm(at);
@@ -113,7 +114,7 @@ impl Core {
                 part.probing = None;
                 part.follow.early.clear();
                 part.phase = Phase::Adopting;
-                part.adoption = Some(Adoption { adopt, lsn: placed.lsn, committed: Op(0) });
+                part.adoption = Some(Adoption { adopt, lsn: placed.lsn, committed: Op(0), whole: Op(0) });
             }
             Err(_) => {
                 self.release_due = true;
@@ -144,17 +145,22 @@ impl Core {
             return;
         }
         let adopting = part.adoption.as_ref().is_some_and(|adoption| adoption.adopt.number >= stamp.number);
-        if stamp.number == part.stamp.number || stamp.number < part.promised || adopting {
+        let probing = part.probing.as_ref().is_some_and(|probing| probing.adopt.number >= stamp.number);
+        if stamp.number == part.stamp.number || stamp.number < part.promised || adopting || probing {
             return;
         }
-        if self.parts[p].peer.is_some() {
-            self.stop(p, "now secondary", ClientError::NotServed, out);
-            self.parts[p].peer = None;
-        }
+        self.step_down(p, stamp.number, out);
         let part = &mut self.parts[p];
         part.promised = stamp.number;
-        part.phase = Phase::Idle;
+        part.prober = Some((from, boot, stamp));
         part.follow.early.clear();
+        if self.compare(p, from, stamp, held, out) {
+            return;
+        }
+        if self.outrank(p, from, held, out) {
+            return;
+        }
+        let part = &mut self.parts[p];
         part.unload_upto(adopt.tail);
         // A log that stopped under an older pair than the primary's may go on with what was voided since.
         let same_history = part.stamp.number >= held.number && !part.deleted;

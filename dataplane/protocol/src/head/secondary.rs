@@ -36,7 +36,7 @@ impl Core {
             out.net.push((from, Msg::Refused { refused: stamp, held }));
             return;
         }
-        if !self.speaks_to_us(from, boot, &adopt) || stamp.number < self.parts[p].promised {
+        if !self.speaks_to_us(from, boot, &adopt) || stamp.number < self.parts[p].newest() {
             return;
         }
         if stamp.number == held.number {
@@ -76,18 +76,17 @@ impl Core {
 
     /// Cuts back to the primary's tail and logs the pair (P-01).
     fn take_pair(&mut self, p: usize, adopt: Adopt, committed: Op, out: &mut Out) {
-        if self.parts[p].peer.is_some() {
-            self.stop(p, "now secondary", ClientError::NotServed, out);
-            self.parts[p].peer = None;
-        }
+        self.step_down(p, adopt.number, out);
         let part = &mut self.parts[p];
+        let whole = adopt.tail;
+        let cut = if self.cfg.faults.keep_divergence() { adopt.tail } else { part.cut_for(&adopt) };
+        let adopt = Adopt { tail: cut, ..adopt };
         let Ok(placed) = self.log.push_adopt(&adopt, part.committed) else { return };
-        self.cut_back(p, adopt.tail);
+        self.cut_back(p, cut);
         let part = &mut self.parts[p];
         part.follow.early.clear();
         part.owed = None;
-        part.phase = Phase::Idle;
-        part.adoption = Some(Adoption { adopt, lsn: placed.lsn, committed });
+        part.adoption = Some(Adoption { adopt, lsn: placed.lsn, committed, whole });
     }
 
     /// Drops pending operations above `tail`.
@@ -104,12 +103,12 @@ impl Core {
     }
 
     /// The pair is durable: follow it.
-    pub(super) fn follow(&mut self, p: usize, committed: Op, out: &mut Out) {
+    pub(super) fn follow(&mut self, p: usize, committed: Op, whole: Op, out: &mut Out) {
         let part = &mut self.parts[p];
         part.phase = Phase::Following;
         part.whole = true;
         part.short = false;
-        part.follow = Follow { committed, ..Follow::default() };
+        part.follow = Follow { committed, whole, ..Follow::default() };
         // The primary releases orphans once both checkpoints are past the takeover (P-27, P-28).
         part.released_op = part.released_op.max(part.tail);
         let refused = std::mem::take(&mut part.waiting);

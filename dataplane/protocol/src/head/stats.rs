@@ -125,6 +125,8 @@ counters! {
     fenced,
     /// Times that a higher number stopped this head.
     demotions,
+    /// Proposals of another group.
+    proposals,
     /// Replication messages sent again.
     resends,
     /// Confirms sent.
@@ -218,6 +220,10 @@ pub struct PartitionStatus {
     pub active: u32,
     /// Whether the other member is away.
     pub peer_away: bool,
+    /// Whether this head leads a group of one.
+    pub alone: bool,
+    /// Whether it proposed another group and does not know the outcome (P-02).
+    pub proposing: bool,
     /// Blocks whose newest version is in the log only.
     pub log_blocks: u64,
     /// Extents.

@@ -50,7 +50,7 @@ impl Core {
             if matches!(self.parts[p].phase, Phase::Announcing | Phase::Serving) {
                 self.claim_devices(now, p, out);
             }
-            if self.parts[p].phase != Phase::Serving {
+            if self.parts[p].phase != Phase::Serving || self.parts[p].frozen() {
                 continue;
             }
             self.poll_delete(now, p, out);
@@ -161,7 +161,8 @@ impl Core {
             let part = &self.parts[p];
             // A repoint needs the peer, too.
             let away = part.peer.as_ref().is_some_and(|peer| peer.away);
-            let flushed_here = part.phase == Phase::Serving && part.no_columns_since.is_none() && !away;
+            let served = part.phase == Phase::Serving && !part.frozen();
+            let flushed_here = served && part.no_columns_since.is_none() && !away;
             if flushed_here || blocks + run.blocks as usize > COPY_BLOCKS {
                 continue;
             }

@@ -85,6 +85,7 @@ impl Core {
         }
         let reads = !changes(&cmd.verb);
         let waits = !part.serving()
+            || part.widened()
             || (!reads
                 && (!part.waiting.is_empty() || !part.stalled.is_empty() || !self.admits(p, &cmd.verb)));
         if waits {
@@ -102,6 +103,9 @@ impl Core {
     /// Whether a command that changes blocks may be numbered now (P-31, `Bounded`).
     pub(super) fn admits(&self, p: usize, verb: &ClientVerb) -> bool {
         let part = &self.parts[p];
+        if part.frozen() && !self.cfg.faults.solo_unasked() {
+            return false;
+        }
         let blocks = match verb {
             ClientVerb::Write { data, .. } => (data.len() / BLOCK + 2) as u64,
             _ => 2,
@@ -129,7 +133,7 @@ impl Core {
 
     /// Starts what had to wait, in order; reads do not queue behind writes once the partition serves.
     pub(super) fn pump(&mut self, now: Time, p: usize, out: &mut Out) {
-        if !self.parts[p].serving() {
+        if !self.parts[p].serving() || self.parts[p].widened() {
             return;
         }
         while let Some(stalled) = self.parts[p].stalled.pop_front() {

@@ -137,6 +137,56 @@ pub enum Msg {
         /// What the refuser holds.
         held: Stamp,
     },
+    /// A probed secondary's log ended under an older pair than the prober's: how far are their logs the same
+    /// (P-30)? What a head alone has numbered since must not stand beside what another number gave out.
+    Compare {
+        /// Of the probe.
+        stamp: Stamp,
+        /// The asker's durable pair.
+        held: Stamp,
+    },
+    /// Up to here the sender's log holds nothing that was numbered after the receiver's pair: the answer to
+    /// [`Msg::Compare`], or to a [`Msg::Probe`] of a head whose pair is older than one that the sender led.
+    Common {
+        /// Of the probe; in answer to a probe, the sender's durable pair.
+        stamp: Stamp,
+        /// Last operation that both have from the same number.
+        upto: Op,
+    },
+    /// The sender's head lives: one message for all partitions that it shares with the receiver. Not
+    /// answered; every other message says the same.
+    Heartbeat {
+        /// Counts the heartbeats of this boot to this peer.
+        sent: u64,
+    },
+    /// A secondary asks its primary how it is (MA-13).
+    HealthAsk {
+        /// Names the question.
+        req: ReqId,
+        /// The asker's durable pair.
+        held: Stamp,
+    },
+    /// How a primary is (MA-13). Answered at once, whatever else is stuck.
+    Health {
+        /// Of the question.
+        req: ReqId,
+        /// The answerer's durable pair.
+        held: Stamp,
+        /// Whether it serves the partition, and its log device works.
+        serving: bool,
+        /// Clients connected now.
+        connected: u32,
+        /// Clients that may connect.
+        associated: u32,
+        /// Whether the busiest client is connected.
+        busiest: bool,
+        /// I/O that the connected clients had answered lately.
+        io: u64,
+        /// Milliseconds since the last I/O that went well.
+        idle_ms: u64,
+        /// Roles of the partition moved too often lately (MA-17).
+        paused: bool,
+    },
     // ---- head to sled and back; every request names its device ----
     /// Take a device's columns of a partition under a number (EF-15): drain, record, grant.
     Reserve {

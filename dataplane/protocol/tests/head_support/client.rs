@@ -21,7 +21,7 @@ impl Rack {
         self.next_tag += 1;
         let now = self.now;
         let cmd = ClientCmd { tag: ClientTag(tag), partition: VOLUME, verb };
-        let node = &mut self.nodes[0];
+        let node = &mut self.nodes[self.primary];
         if let Machine::Head(head) = &mut node.machine {
             head.handle_client(now, cmd, &mut node.out);
         }
@@ -146,7 +146,7 @@ impl Rack {
         let tag = 1 << 40 | self.next_tag;
         self.next_tag += 1;
         let now = self.now;
-        let node = &mut self.nodes[0];
+        let node = &mut self.nodes[self.primary];
         if let Machine::Head(head) = &mut node.machine {
             head.flush_all(now, VOLUME, ClientTag(tag), &mut node.out);
         }
@@ -162,7 +162,7 @@ impl Rack {
     /// The connection behind these commands is lost; those that are dropped were never carried out.
     pub fn abort(&mut self, tags: &[u64]) -> usize {
         let now = self.now;
-        let node = &mut self.nodes[0];
+        let node = &mut self.nodes[self.primary];
         let Machine::Head(head) = &mut node.machine else { return 0 };
         let before = node.out.done.len();
         let dropped = head.abort(now, VOLUME, &|tag: ClientTag| tags.contains(&tag.0), &mut node.out);
@@ -175,7 +175,7 @@ impl Rack {
     }
 
     pub fn status(&mut self) -> PartitionStatus {
-        self.head(0).status().partitions.remove(0)
+        self.head(self.primary).status().partitions.remove(0)
     }
 
     pub fn counters(&mut self) -> Counters {

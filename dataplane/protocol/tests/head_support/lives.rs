@@ -22,6 +22,7 @@ impl Rack {
             config.faults = self.shape.faults;
             config.flush = self.shape.flush;
             config.stopwatch = self.shape.stopwatch;
+            config.failover = self.shape.failover;
             config.retry.read_timeout = Duration::from_millis(400);
             config.retry.column_timeout = Duration::from_secs(1);
             Machine::Head(Box::new(Head::new(config, self.pool.clone())))
@@ -58,7 +59,7 @@ impl Rack {
                 let _ = self.nodes[at].disk.apply(cmd);
             }
         }
-        if at == 0 {
+        if at == self.primary {
             self.forget_commands();
         }
     }
@@ -95,16 +96,59 @@ impl Rack {
 
     /// As control does at every boot of a member (P-01).
     pub fn grant(&mut self) {
+        let heads: &[usize] = if self.shape.secondary { &[0, 1] } else { &[0] };
+        self.decide(heads);
+        self.assign();
+    }
+
+    /// The authority grants a group of these heads, the primary first, and tells nobody yet.
+    pub fn decide(&mut self, heads: &[usize]) -> Assignment {
         self.number += 1;
-        let heads = if self.shape.secondary { 2 } else { 1 };
         let member = |node: &Node| Member { head: node.id, log: node.log, boot: node.boot };
         let stamp = Stamp {
             partition: VOLUME,
             number: Number { epoch: 1, counter: self.number },
             grant: GrantId(self.number + 1000),
         };
-        self.assigned = Some(Assignment { stamp, members: self.nodes[..heads].iter().map(member).collect() });
+        let members = heads.iter().map(|&at| member(&self.nodes[at])).collect();
+        self.assigned.insert(Assignment { stamp, members }).clone()
+    }
+
+    /// Grants a group of these heads, tells all, and waits until the first one serves clients.
+    pub fn move_to(&mut self, heads: &[usize]) {
+        self.decide(heads);
         self.assign();
+        self.primary = heads[0];
+        let number = self.number;
+        self.run_until("service", move |rack| rack.serving(number));
+    }
+
+    /// Tells one head what is newest.
+    pub fn tell(&mut self, at: usize) {
+        let (now, assignment) = (self.now, self.assigned.clone().expect("something was granted"));
+        let node = &mut self.nodes[at];
+        if let Machine::Head(head) = &mut node.machine {
+            head.assign(now, assignment, &mut node.out);
+        }
+    }
+
+    /// Answers a head's proposal.
+    pub fn outcome(&mut self, at: usize, nonce: u64, outcome: ProposalOutcome) {
+        let now = self.now;
+        let node = &mut self.nodes[at];
+        if let Machine::Head(head) = &mut node.machine {
+            head.outcome(now, VOLUME, nonce, outcome, &mut node.out);
+        }
+    }
+
+    /// What a head proposed so far.
+    pub fn proposals(&self, at: usize) -> Vec<Proposal> {
+        let own = self.nodes[at].id;
+        let of = |event: &Event| match event {
+            Event::Propose(wish) if wish.members[0].head == own => Some(wish.clone()),
+            _ => None,
+        };
+        self.events.iter().filter_map(of).collect()
     }
 
     pub fn assign(&mut self) {

@@ -42,6 +42,8 @@ pub struct Shape {
     pub faults: Faults,
     pub flush: FlushConfig,
     pub secondary: bool,
+    pub solo: Solo,
+    pub failover: Option<FailoverConfig>,
     pub stopwatch: Option<fn() -> Time>,
     /// Pause between two scrub reads of a sled.
     pub scrub_gap: Duration,
@@ -65,6 +67,8 @@ impl Shape {
             faults: Faults::default(),
             flush,
             secondary: true,
+            solo: Solo::Wait,
+            failover: None,
             stopwatch: None,
             scrub_gap: Duration::from_secs(3600),
         }
@@ -106,6 +110,8 @@ pub struct Rack {
     order: u64,
     boots: u128,
     number: u64,
+    /// The head that clients speak to.
+    pub primary: usize,
     pub assigned: Option<Assignment>,
     pub recovered: BTreeSet<NodeId>,
     pub done: BTreeMap<u64, Result<ClientOk, ClientError>>,
@@ -140,6 +146,7 @@ impl Rack {
             order: 0,
             boots: 100,
             number: 0,
+            primary: 0,
             assigned: None,
             recovered: BTreeSet::new(),
             done: BTreeMap::new(),
@@ -235,6 +242,7 @@ impl Rack {
             },
             columns_min: 0,
             devices: devices.collect(),
+            solo: if self.shape.secondary { self.shape.solo } else { Solo::Local },
         }
     }
 }

@@ -13,7 +13,7 @@ impl Rack {
 
     /// Adds a partition to both heads and grants it a number; the head at `primary` leads it.
     pub fn serve_more(&mut self, partition: PartitionId, primary: usize) {
-        let config = PartitionConfig { partition, ..self.partition() };
+        let config = PartitionConfig { partition, solo: Solo::Local, ..self.partition() };
         for at in 0..2 {
             let now = self.now;
             self.head(at).create_partition(now, config.clone());
@@ -57,7 +57,7 @@ impl Rack {
 impl Rack {
     /// Adds [`OTHER`] to a head, which serves it alone.
     pub fn serve_alone(&mut self, at: usize) {
-        let config = PartitionConfig { partition: OTHER, ..self.partition() };
+        let config = PartitionConfig { partition: OTHER, solo: Solo::Local, ..self.partition() };
         let now = self.now;
         self.head(at).create_partition(now, config);
         self.number += 1;

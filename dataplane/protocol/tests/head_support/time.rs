@@ -159,6 +159,8 @@ fn name(msg: &Msg) -> &'static str {
         Msg::ColumnRead { .. } => "column_read",
         Msg::ColumnRelease { .. } => "column_release",
         Msg::ColumnList { .. } => "column_list",
+        Msg::Heartbeat { .. } => "heartbeat",
+        Msg::HealthAsk { .. } => "health_ask",
         _ => "other",
     }
 }

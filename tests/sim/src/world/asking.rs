@@ -10,6 +10,9 @@ use std::time::Duration;
 /// How long after the end of faults there may be no columns for new extents.
 const SHORTAGE_MAX: Duration = Duration::from_secs(5);
 
+/// How long clients of a head that does not serve look for another, if none says that it does.
+const LOOK_AROUND: Duration = Duration::from_millis(30);
+
 impl World {
     pub(super) fn think(&mut self, volume: usize, client: usize) {
         if !self.asking {
@@ -26,7 +29,8 @@ impl World {
             Load::Overwrite => (1_000, 40_000),
         };
         let mut pause = self.client_dice.range(least, most);
-        if ready && state.open < state.depth {
+        let lost = self.volumes[volume].lost_until > self.now;
+        if ready && !lost && state.open < state.depth {
             let asked =
                 self.volumes[volume].ask(client, &mut self.client_dice, &mut self.ids, &self.pool, self.now);
             if let Some(cmd) = asked {
@@ -74,7 +78,12 @@ impl World {
                     self.tally.answered += 1;
                     return;
                 }
-                Ok(Answered::Badly(_, error)) => return self.bad_answer(done.tag, error),
+                Ok(Answered::Badly(_, error)) => {
+                    if self.scenario.moves && error == ClientError::NotServed {
+                        self.volumes[index].lost_until = now + LOOK_AROUND;
+                    }
+                    return self.bad_answer(done.tag, error);
+                }
                 Err(what) => return self.violate(what),
             }
         }

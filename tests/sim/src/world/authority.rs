@@ -1,6 +1,7 @@
 //! The authority's part: heads register, grants become durable, assignments travel.
 
 use super::{Happening, World};
+use crate::grants::Decision;
 use crate::host::Input;
 use palisade_protocol::wire::*;
 
@@ -11,7 +12,7 @@ impl World {
         if node.life != life || !node.up() {
             return;
         }
-        if let Some(log) = node.log {
+        if let Some(log) = node.log.filter(|_| node.asleep.is_none()) {
             let boot = node.boot;
             let travel = self.net_dice.range(50_000, 2_000_000);
             self.after(travel, Happening::Grant { head, boot, log });
@@ -28,12 +29,7 @@ impl World {
             return self.after(500_000, Happening::Grant { head, boot, log });
         }
         match self.grants.boot(head, boot, log) {
-            Ok(changes) => {
-                self.deciding = Some(Box::new(changes));
-                let nanos = self.disk_dice.range(100_000, 3_000_000);
-                let life = self.authority_life;
-                self.after(nanos, Happening::Stored { life });
-            }
+            Ok(decision) => self.store(decision),
             Err(why) => {
                 if self.trace {
                     println!("{:>12} authority refuses {head}: {why}", self.now.0);
@@ -42,18 +38,76 @@ impl World {
         }
     }
 
+    fn store(&mut self, decision: Decision) {
+        self.deciding = Some(Box::new(decision));
+        let nanos = self.disk_dice.range(100_000, 3_000_000);
+        let life = self.authority_life;
+        self.after(nanos, Happening::Stored { life });
+    }
+
+    /// Somebody wants the primary elsewhere (MA-16).
+    pub(super) fn flip(&mut self, partition: PartitionId) {
+        if !self.authority_up || self.deciding.is_some() {
+            return;
+        }
+        if let Some(decision) = self.grants.flip(partition) {
+            self.tally.flips += 1;
+            self.store(decision);
+        }
+    }
+
+    /// A head's proposal arrives, or is lost on the way; the head repeats it.
+    pub(super) fn propose(&mut self, from: NodeId, wish: Proposal) {
+        if !self.authority_up {
+            return;
+        }
+        if self.deciding.is_some() {
+            return self.after(500_000, Happening::Propose { from, wish });
+        }
+        if let Some(decision) = self.grants.propose(from, &wish) {
+            self.store(decision);
+        }
+    }
+
+    /// The answer to a proposal leaves; it may be lost or late.
+    fn answer_proposal(&mut self, to: NodeId, partition: PartitionId, nonce: u64, outcome: ProposalOutcome) {
+        match &outcome {
+            ProposalOutcome::Granted(_) => self.tally.granted += 1,
+            ProposalOutcome::Declined { .. } => self.tally.declined += 1,
+        }
+        if self.net_dice.chance(0.3) {
+            self.tally.outcomes_lost += 1;
+            return;
+        }
+        let late = self.net_dice.chance(0.2);
+        let travel = self.net_dice.range(50_000, if late { 400_000_000 } else { 3_000_000 });
+        let life = self.nodes[&to].life;
+        let input = Input::Outcome(partition, nonce, outcome);
+        self.after(travel, Happening::Arrive { to, life, from: to, input });
+    }
+
     /// The decision is durable: only now may it leave.
     pub(super) fn stored(&mut self, life: u64) {
         if life != self.authority_life {
             return;
         }
-        let Some(changes) = self.deciding.take() else { return };
-        self.grants.commit(&changes);
-        self.grants.apply(&changes);
+        let Some(decision) = self.deciding.take() else { return };
+        self.grants.commit(&decision);
+        self.grants.apply(&decision);
         if let Some(tape) = &mut self.tape {
             tape.stored(self.now, self.grants.clone());
         }
-        for assignment in changes.assignments {
+        let (assignments, answer) = match *decision {
+            Decision::Shipping(changes) => (changes.assignments, None),
+            Decision::Moving(moved) => (moved.told, moved.answer),
+        };
+        if let Some((to, partition, nonce, outcome)) = answer {
+            self.answer_proposal(to, partition, nonce, outcome);
+        }
+        for assignment in assignments {
+            if assignment.members.len() == 1 {
+                self.alone.insert((assignment.stamp.partition, assignment.stamp.number));
+            }
             let verdict = self.numbers.assigned(&assignment);
             self.judge(verdict);
             for member in &assignment.members {
@@ -71,10 +125,10 @@ impl World {
         if self.authority_up && !up {
             self.tally.authority_crashes += 1;
             self.authority_life += 1;
-            if let Some(changes) = self.deciding.take()
+            if let Some(decision) = self.deciding.take()
                 && self.disk_dice.chance(0.5)
             {
-                self.grants.commit(&changes);
+                self.grants.commit(&decision);
             }
             self.grants.restart();
         }

@@ -9,17 +9,17 @@ use crate::clients::Volume;
 use crate::dice::Dice;
 use crate::faults::{NetMode, Odds, Scenario};
 use crate::fold::Fold;
-use crate::grants::Grants;
+use crate::grants::{Decision, Grants};
 use crate::group::GroupChecks;
 use crate::host::{Counts, Effect, Host, Input};
 use crate::links::Links;
 use crate::node::{Doom, Node};
 use crate::tally::{Moment, Role, Tally};
 use crate::tape::Tape;
-use palisade_control::authority::Changes;
 use palisade_dma::Pool;
+use palisade_protocol::head::Solo;
 use palisade_protocol::wire::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 mod asking;
@@ -44,9 +44,12 @@ pub(crate) enum Happening {
     Start { node: NodeId },
     Register { head: NodeId, life: u64 },
     Grant { head: NodeId, boot: BootId, log: LogId },
+    Propose { from: NodeId, wish: Proposal },
+    Flip { partition: PartitionId },
     Stored { life: u64 },
     Mend { from: NodeId, to: NodeId },
     Heal { node: NodeId, disk: usize },
+    Awake { node: NodeId },
     Trouble,
 }
 
@@ -78,7 +81,9 @@ pub struct World {
     authority_life: u64,
     authority_up: bool,
     /// The authority's decision that is not durable yet.
-    deciding: Option<Box<Changes>>,
+    deciding: Option<Box<Decision>>,
+    /// Numbers that were granted to a head alone (`SoloByLeave`).
+    alone: BTreeSet<(PartitionId, Number)>,
     newest_boot: BTreeMap<(NodeId, NodeId), u64>,
     pub(crate) fence: FenceChecks,
     numbers: NumberChecks,
@@ -112,7 +117,7 @@ impl World {
         probe: RecordProbe,
     ) -> Self {
         let mut dice = Dice::new(seed);
-        let grants = Grants::found(RackId(1), scenario.heads, &volumes, scenario.code);
+        let grants = Grants::found(RackId(1), scenario.heads, &volumes, scenario.code, scenario.moves);
         Self {
             now: Time(1_000_000_000),
             scenario,
@@ -132,10 +137,11 @@ impl World {
             authority_life: 0,
             authority_up: true,
             deciding: None,
+            alone: BTreeSet::new(),
             newest_boot: BTreeMap::new(),
             fence: FenceChecks::default(),
             numbers: NumberChecks::default(),
-            group: (scenario.net == NetMode::Direct).then(GroupChecks::default),
+            group: (scenario.net == NetMode::Direct).then(|| GroupChecks::new(scenario.solo == Solo::Wait)),
             asking: false,
             ids: 0,
             net_dice: dice.fork(),
@@ -209,9 +215,16 @@ impl World {
             Happening::Start { node } => self.start(node),
             Happening::Register { head, life } => self.register(head, life),
             Happening::Grant { head, boot, log } => self.grant(head, boot, log),
+            Happening::Propose { from, wish } => self.propose(from, wish),
+            Happening::Flip { partition } => self.flip(partition),
             Happening::Stored { life } => self.stored(life),
             Happening::Mend { from, to } => self.links.mend(from, to),
             Happening::Heal { node, disk } => self.heal(node, disk),
+            Happening::Awake { node } => {
+                if self.nodes[&node].asleep.is_some_and(|until| until <= self.now) {
+                    self.awake(node);
+                }
+            }
             Happening::Trouble => self.trouble(),
         }
     }
@@ -252,6 +265,7 @@ impl World {
         node.inbox.clear();
         node.turn_at = None;
         node.doom = None;
+        node.asleep = None;
         for disk in &mut node.disks {
             let toll = disk.crash(&mut dice, power);
             self.tally.torn_writes += toll.torn;
@@ -265,7 +279,7 @@ impl World {
         self.fence.died(id);
         self.group.iter_mut().for_each(|group| group.died(id));
         if role == Role::Head {
-            self.volumes.iter_mut().filter(|volume| volume.primary == id).for_each(Volume::head_died);
+            self.volumes.iter_mut().for_each(|volume| volume.head_died(id));
         }
     }
 
@@ -306,6 +320,9 @@ impl World {
             return;
         }
         node.turn_at = None;
+        if let Some(until) = node.asleep.filter(|until| *until > now) {
+            return self.wake_at(id, until);
+        }
         let Some(mut host) = node.host.take() else { return };
         let mut inputs = std::mem::take(&mut self.inputs);
         std::mem::swap(&mut inputs, &mut node.inbox);
@@ -399,16 +416,12 @@ impl World {
                 }
                 self.after(10_000, Happening::Register { head: id, life });
             }
-            Event::Serving { stamp } => {
-                let boot = self.nodes[&id].boot;
-                let verdict = self.numbers.serving(id, boot, stamp);
-                self.judge(verdict);
-                let now = self.now;
-                let ours = |volume: &&mut Volume| volume.partition == stamp.partition && volume.primary == id;
-                let Some(volume) = self.volumes.iter_mut().find(ours) else { return };
-                volume.head_serves(now);
-                let asked = volume.ask_recent(&mut self.ids, now);
-                asked.into_iter().for_each(|cmd| self.input(id, Input::Client(cmd)));
+            Event::Serving { stamp } => self.serves(id, stamp),
+            Event::Propose(wish) => {
+                if !self.net_dice.chance(0.2) {
+                    let travel = self.net_dice.range(50_000, 2_000_000);
+                    self.after(travel, Happening::Propose { from: id, wish });
+                }
             }
             Event::DataLost { partition, extent } if self.odds == Odds::CALM => {
                 self.violate(format!(
@@ -417,6 +430,31 @@ impl World {
             }
             _ => {}
         }
+    }
+
+    /// A head serves a partition: clients go there, unless a newer number serves already.
+    fn serves(&mut self, id: NodeId, stamp: Stamp) {
+        let boot = self.nodes[&id].boot;
+        let verdict = self.numbers.serving(id, boot, stamp, self.scenario.moves);
+        let newest = match verdict {
+            Ok(newest) => newest,
+            Err(what) => return self.violate(what),
+        };
+        let alone = self.alone.contains(&(stamp.partition, stamp.number));
+        self.group.iter_mut().for_each(|group| group.serves(id, stamp.partition, alone));
+        let now = self.now;
+        let Some(volume) = self.volumes.iter_mut().find(|volume| volume.partition == stamp.partition) else {
+            return;
+        };
+        if !newest {
+            return;
+        }
+        self.tally.failovers += u64::from(alone);
+        self.tally.moves += u64::from(volume.primary != id);
+        volume.primary = id;
+        volume.head_serves(now);
+        let asked = volume.ask_recent(&mut self.ids, now);
+        asked.into_iter().for_each(|cmd| self.input(id, Input::Client(cmd)));
     }
 
     /// Sums what live nodes counted into the tally; called once, at the end.

@@ -9,6 +9,7 @@ use crate::tally::{Moment, Role};
 use crate::world::{Happening, World};
 use palisade_protocol::wire::limits::{BLOCK, SECTOR};
 use palisade_protocol::wire::{NodeId, Time};
+use std::time::Duration;
 
 /// How often the odds are drawn.
 const TICK_NS: u64 = 5_000_000;
@@ -47,11 +48,19 @@ impl World {
         for id in ids {
             let sick = self.nodes[&id].disks.iter().any(|disk| disk.health != Health::Good);
             self.node_mut(id).doom = None;
+            self.awake(id);
             self.node_mut(id).away = false;
             if sick {
                 self.kill(id, false, Moment::Idle);
             }
             self.start(id);
+        }
+    }
+
+    /// A head that slept goes on.
+    pub(crate) fn awake(&mut self, id: NodeId) {
+        if self.node_mut(id).asleep.take().is_some() {
+            self.wake(id, 0);
         }
     }
 
@@ -81,6 +90,14 @@ impl World {
         if self.dice.chance(odds.cuts_of_power_per_s * tick) {
             self.cut_power();
         }
+        if odds.flips_per_s > 0.0 && self.dice.chance(odds.flips_per_s * tick) {
+            let volume = self.dice.below(self.volumes.len() as u64) as usize;
+            let partition = self.volumes[volume].partition;
+            self.after(0, Happening::Flip { partition });
+        }
+        if odds.sleeps_per_s > 0.0 && self.dice.chance(odds.sleeps_per_s * tick) {
+            self.put_to_sleep();
+        }
         self.after(TICK_NS, Happening::Trouble);
     }
 
@@ -107,6 +124,22 @@ impl World {
             return;
         }
         self.node_mut(id).doom = Some(Doom { at, left, after, power });
+    }
+
+    /// A head stops, and wakes after a while with everything that reached it meanwhile.
+    fn put_to_sleep(&mut self) {
+        let heads = self.nodes.values().filter(|node| node.role == Role::Head && node.asleep.is_none());
+        let heads: Vec<NodeId> = heads.filter(|node| node.up()).map(|node| node.id).collect();
+        if heads.is_empty() {
+            return;
+        }
+        let id = *self.dice.pick(&heads);
+        let long = self.dice.chance(0.2);
+        let nanos = self.dice.range(5_000_000, if long { 1_500_000_000 } else { 400_000_000 });
+        self.tally.sleeps += 1;
+        let until = self.now + Duration::from_nanos(nanos);
+        self.node_mut(id).asleep = Some(until);
+        self.after(nanos, Happening::Awake { node: id });
     }
 
     /// Cuts a link for a while, in one direction or both.

@@ -114,6 +114,23 @@ fn samples(pool: &Pool) -> Vec<Msg> {
         all.push(Msg::ColumnWritten { req, status });
         all.push(Msg::Reserved { req, device, stamp, status, secret: GrantSecret(0x5ec), free: 12 });
     }
+    all.extend([
+        Msg::Compare { stamp, held: stamp },
+        Msg::Common { stamp, upto: Op(37) },
+        Msg::Heartbeat { sent: 12 },
+        Msg::HealthAsk { req, held: stamp },
+        Msg::Health {
+            req,
+            held: stamp,
+            serving: true,
+            connected: 2,
+            associated: 3,
+            busiest: true,
+            io: 400,
+            idle_ms: 7,
+            paused: false,
+        },
+    ]);
     all
 }
 

@@ -1,0 +1,334 @@
+//! Who is silent, and what is proposed about it (MA-13, MA-14, MA-17..19, P-02).
+//!
+//! Members of a pair send each other one heartbeat for all their partitions; every other message counts as
+//! well, so that load raises no alarm. A secondary whose primary is silent asks it how it is, and proposes to
+//! go on alone when nothing comes back in time; so it does when a client asks it and the primary's answer does
+//! not satisfy the policy. A primary drops a silent secondary by itself only where the volume may run on one
+//! copy. A proposal is a wish: until its outcome is known it is repeated word for word, nothing else is
+//! proposed, and the head goes on under the old pair, asking its members and the wished ones (P-02).
+//!
+//! A head that was paused itself takes nobody for silent: it begins to listen anew.
+
+use super::config::Solo;
+use super::core::Core;
+use super::health::{Clients, Health, Policy, keeps};
+use super::part::{Part, Phase};
+use crate::wire::*;
+use smallvec::{SmallVec, smallvec};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// After a decline, no further wish under the same pair before.
+const REST: Duration = Duration::from_secs(1);
+
+/// How fast a head takes another for dead (DESIGN, "Failover"), and how it judges one that answers.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FailoverConfig {
+    /// Between two heartbeats to a peer, and between two looks at who is silent.
+    pub heartbeat: Duration,
+    /// Without a message for so long a peer is silent.
+    pub silence: Duration,
+    /// How long a health check may take.
+    pub confirm: Duration,
+    /// When a primary that answers keeps its role (MA-14).
+    pub policy: Policy,
+}
+
+impl Default for FailoverConfig {
+    fn default() -> Self {
+        Self {
+            heartbeat: Duration::from_millis(25),
+            silence: Duration::from_millis(100),
+            confirm: Duration::from_millis(50),
+            policy: Policy::Any,
+        }
+    }
+}
+
+impl FailoverConfig {
+    /// `timers = "slow"`: everything ten times as slow, for hosts that are short of CPU.
+    pub fn slow(self) -> Self {
+        let Self { heartbeat, silence, confirm, policy } = self;
+        Self { heartbeat: heartbeat * 10, silence: silence * 10, confirm: confirm * 10, policy }
+    }
+}
+
+/// What was heard of a peer.
+#[derive(Clone, Copy, Debug)]
+struct Life {
+    boot: BootId,
+    heard: Time,
+    beats: u64,
+}
+
+/// The head's ear.
+#[derive(Debug, Default)]
+pub(super) struct Watch {
+    lives: BTreeMap<NodeId, Life>,
+    at: Time,
+    looked: Time,
+    /// Names questions and proposals of this boot.
+    nonce: u64,
+}
+
+/// What is under way about a partition's group.
+#[derive(Debug, Default)]
+pub(super) struct Decision {
+    /// The open health check, and when it was sent first.
+    asked: Option<(ReqId, Time)>,
+    /// A client asks here for a volume that is served elsewhere; its I/O.
+    requester: Option<u64>,
+    /// The wish whose outcome is not known, and when it is repeated.
+    wish: Option<(Proposal, Time)>,
+    rest: Time,
+    paused: bool,
+    clients: Clients,
+    io_at: Time,
+}
+
+impl Part {
+    /// Whether a wish is open that names a member beyond the pair: it may be granted already, so that what the
+    /// pair alone confirms is not enough (P-02).
+    pub(super) fn widened(&self) -> bool {
+        self.decision.wish.as_ref().is_some_and(|(wish, _)| {
+            wish.members.iter().any(|wished| self.members.iter().all(|held| held.head != wished.head))
+        })
+    }
+
+    /// Whether an open wish is to be alone.
+    pub(super) fn wishes_alone(&self) -> bool {
+        self.decision.wish.as_ref().is_some_and(|(wish, _)| wish.members.len() == 1)
+    }
+
+    /// Whether the outcome of a wish is awaited.
+    pub(super) fn proposing(&self) -> bool {
+        self.decision.wish.is_some()
+    }
+
+    /// A newer pair than the wish was made against: it cannot be granted any more, or was just that.
+    pub(super) fn moved_on(&mut self, number: Number) {
+        let decision = &mut self.decision;
+        decision.wish = decision.wish.take().filter(|(wish, _)| number <= wish.expected.number);
+        (decision.asked, decision.requester) = (None, None);
+    }
+
+    pub(super) fn set_paused(&mut self, paused: bool) {
+        self.decision.paused = paused;
+    }
+
+    pub(super) fn set_clients(&mut self, now: Time, clients: Clients) {
+        if clients.io != self.decision.clients.io {
+            self.decision.io_at = now;
+        }
+        self.decision.clients = clients;
+    }
+}
+
+impl Core {
+    /// Any message is a sign of life.
+    pub(super) fn hear(&mut self, now: Time, from: NodeId, boot: BootId) {
+        if self.cfg.failover.is_some()
+            && let Some(life) = self.watch.lives.get_mut(&from)
+        {
+            (life.boot, life.heard) = (boot, now);
+        }
+    }
+
+    /// Sends heartbeats and looks who is silent, every while. Runs each turn, after the turn's messages.
+    pub(super) fn watch(&mut self, now: Time, out: &mut Out) {
+        let Some(cfg) = self.cfg.failover else { return };
+        let at = self.watch.at;
+        if now < at {
+            return self.arm(at);
+        }
+        // Who was not there himself cannot tell who was silent.
+        let slept = now.since(self.watch.looked) >= cfg.silence;
+        (self.watch.looked, self.watch.at) = (now, now + cfg.heartbeat);
+        self.arm(now + cfg.heartbeat);
+        if slept {
+            self.watch.lives.values_mut().for_each(|life| life.heard = now);
+            (0..self.parts.len()).for_each(|p| self.parts[p].decision.asked = None);
+        }
+        self.beat(now, out);
+        for p in 0..self.parts.len() {
+            self.look(now, p, &cfg, out);
+        }
+    }
+
+    /// One heartbeat to every head that this one shares a pair with.
+    fn beat(&mut self, now: Time, out: &mut Out) {
+        let mut peers: SmallVec<[Member; 8]> = SmallVec::new();
+        for part in self.parts.iter().filter(|part| !matches!(part.phase, Phase::Idle | Phase::Stopped(_))) {
+            for member in part.members.iter().chain(part.peer.iter().map(|peer| &peer.member)) {
+                if member.head != self.cfg.node && peers.iter().all(|known| known.head != member.head) {
+                    peers.push(*member);
+                }
+            }
+        }
+        self.watch.lives.retain(|head, _| peers.iter().any(|peer| peer.head == *head));
+        for peer in peers {
+            let fresh = Life { boot: peer.boot, heard: now, beats: 0 };
+            let life = self.watch.lives.entry(peer.head).or_insert(fresh);
+            life.beats += 1;
+            out.net.push((peer.head, Msg::Heartbeat { sent: life.beats }));
+        }
+    }
+
+    /// When the member's boot was heard last; now, if it is not listened to yet.
+    fn heard_of(&self, now: Time, member: &Member) -> Time {
+        let life = self.watch.lives.get(&member.head);
+        life.map_or(now, |life| if life.boot == member.boot { life.heard } else { Time::ZERO })
+    }
+
+    fn look(&mut self, now: Time, p: usize, cfg: &FailoverConfig, out: &mut Out) {
+        let part = &mut self.parts[p];
+        if let Some((wish, again)) = &mut part.decision.wish {
+            if *again <= now {
+                *again = now + self.cfg.retry.last;
+                out.events.push(Event::Propose(wish.clone()));
+            }
+            return;
+        }
+        if part.decision.rest > now {
+            return;
+        }
+        let part = &self.parts[p];
+        match (part.phase, part.members.first(), &part.peer) {
+            (Phase::Following, Some(&primary), _) => self.look_at_primary(now, p, primary, cfg, out),
+            (Phase::Announcing | Phase::Serving, _, Some(peer)) if part.cfg.solo == Solo::Local => {
+                let silent = now.since(self.heard_of(now, &peer.member)) >= cfg.silence + cfg.confirm;
+                if silent {
+                    self.propose(now, p, None, Why::Silence, out);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    fn look_at_primary(&mut self, now: Time, p: usize, primary: Member, cfg: &FailoverConfig, out: &mut Out) {
+        let heard = self.heard_of(now, &primary);
+        let decision = &self.parts[p].decision;
+        let wanted = decision.requester.is_some() || now.since(heard) >= cfg.silence;
+        let why = if decision.requester.is_some() { Why::ClientAsked } else { Why::Silence };
+        match decision.asked {
+            _ if !wanted => self.parts[p].decision.asked = None,
+            None => self.ask_health(now, p, primary.head, out),
+            // A client waits: what counts then is the answer, not that there are other messages.
+            Some((_, at)) if now.since(at) >= cfg.confirm && (heard <= at || why == Why::ClientAsked) => {
+                self.propose(now, p, None, why, out);
+            }
+            Some(_) => {}
+        }
+    }
+
+    fn ask_health(&mut self, now: Time, p: usize, to: NodeId, out: &mut Out) {
+        self.watch.nonce += 1;
+        let req = ReqId(self.watch.nonce);
+        let part = &mut self.parts[p];
+        part.decision.asked = Some((req, now));
+        out.net.push((to, Msg::HealthAsk { req, held: part.stamp }));
+    }
+
+    /// How the partition is here, said at once (MA-13). Who asks under another pair learns that.
+    pub(super) fn on_health_ask(&self, now: Time, from: NodeId, req: ReqId, held: Stamp, out: &mut Out) {
+        let Some(p) = self.parts.find(held.partition) else { return };
+        let part = &self.parts[p];
+        let Clients { connected, associated, busiest, io } = part.decision.clients;
+        let serving = self.is_primary(p) && !matches!(part.phase, Phase::Stopped(_)) && !self.log.failed();
+        let idle_ms = now.since(part.decision.io_at).as_millis() as u64;
+        let (held, paused) = (part.stamp, part.decision.paused);
+        let msg = Msg::Health { req, held, serving, connected, associated, busiest, io, idle_ms, paused };
+        out.net.push((from, msg));
+    }
+
+    /// The primary answered: the policy has the word (MA-14).
+    pub(super) fn on_health(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        req: ReqId,
+        held: Stamp,
+        health: &Health,
+        out: &mut Out,
+    ) {
+        let Some(p) = self.parts.find(held.partition) else { return };
+        let policy = self.cfg.failover.map(|cfg| cfg.policy).unwrap_or_default();
+        let part = &mut self.parts[p];
+        let primary = part.members.first().copied().filter(|first| first.head == from);
+        let open = part.decision.asked.is_some_and(|(asked, _)| asked == req);
+        let (Some(primary), true, Phase::Following) = (primary, open, part.phase) else { return };
+        part.decision.asked = None;
+        let requester = part.decision.requester.take();
+        if held != part.stamp {
+            // One of the two is behind: not the time to propose.
+            return;
+        }
+        match requester {
+            _ if !health.serving && !health.paused => self.propose(now, p, None, Why::Unhealthy, out),
+            Some(io) if !keeps(policy, health, io) => {
+                self.propose(now, p, Some(primary), Why::ClientAsked, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// Wishes this head for primary, with `second` or alone.
+    fn propose(&mut self, now: Time, p: usize, second: Option<Member>, why: Why, out: &mut Out) {
+        if second.is_none() && self.parts[p].behind() {
+            return;
+        }
+        let me = Member { head: self.cfg.node, log: self.log.id(), boot: self.cfg.boot };
+        let mut members: SmallVec<[Member; 3]> = smallvec![me];
+        members.extend(second);
+        self.watch.nonce += 1;
+        let nonce = self.watch.nonce;
+        let again = now + self.cfg.retry.last;
+        let part = &mut self.parts[p];
+        let (partition, expected) = (part.cfg.partition, part.stamp);
+        let wish = Proposal { partition, expected, members, nonce, why, caught_up: false };
+        part.decision.wish = Some((wish.clone(), again));
+        (part.decision.asked, part.decision.requester) = (None, None);
+        part.stats.counters.proposals += 1;
+        out.events.push(Event::Propose(wish));
+    }
+
+    /// What became of a wish. A grant is taken as any other; a decline ends the wish, and only tells what is
+    /// newest (MA-18).
+    pub(super) fn outcome(
+        &mut self,
+        now: Time,
+        partition: PartitionId,
+        nonce: u64,
+        outcome: ProposalOutcome,
+        out: &mut Out,
+    ) {
+        let Some(p) = self.parts.find(partition) else { return };
+        self.busy = true;
+        let decision = &mut self.parts[p].decision;
+        if decision.wish.take_if(|(wish, _)| wish.nonce == nonce).is_none() {
+            return;
+        }
+        match outcome {
+            ProposalOutcome::Granted(assignment) => self.assign(now, assignment, out),
+            ProposalOutcome::Declined { newest } => {
+                decision.rest = now + REST;
+                if let Some(newest) = newest
+                    && self.is_primary(p)
+                {
+                    self.met(p, newest.stamp, out);
+                }
+            }
+        }
+    }
+
+    /// A client wants the volume here, where it is not primary (MA-14). Requests while one is judged are one.
+    pub(super) fn client_asks(&mut self, partition: PartitionId, io: u64) {
+        let Some(p) = self.parts.find(partition) else { return };
+        let part = &mut self.parts[p];
+        if self.cfg.failover.is_some() && part.phase == Phase::Following && part.decision.wish.is_none() {
+            let most = part.decision.requester.map_or(io, |other| other.max(io));
+            part.decision.requester = Some(most);
+            (self.busy, self.watch.at) = (true, Time::ZERO);
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! A group of one (P-30), and how a head that was left behind comes back from it.
+//!
+//! Alone means one copy. Unless the volume's configuration says that this is enough, a head that runs alone
+//! serves reads only: what changes blocks waits, bounded and counted, until there are two again, and nothing
+//! is flushed, collected or given back meanwhile, so that the other's index stays true.
+//!
+//! The head that comes back may hold operations that the pair of then never committed, under the same
+//! operation numbers that the lone head gave out again. So when its log ended under an older pair than the
+//! new primary's it asks how far both are the same, cuts back to there, and is refilled.
+
+use super::config::Solo;
+use super::core::Core;
+use super::part::{Part, Phase};
+use super::write::Kind;
+use crate::wire::*;
+
+impl Part {
+    /// Serves reads alone, and lets what changes blocks wait (P-30).
+    #[inline]
+    pub(super) fn frozen(&self) -> bool {
+        self.cfg.solo == Solo::Wait && self.members.len() == 1
+    }
+
+    /// Last operation here that was surely numbered at or below `number`. Numbers rise along operations, so
+    /// that the oldest one held speaks for all before it.
+    fn numbered_upto(&self, number: Number) -> Op {
+        let mut held = self.held_after(Op(0)).map(|held| &held.entry);
+        match held.next() {
+            // Nothing is ever numbered alone where one copy is not enough.
+            None if self.committed == Op(0) || self.cfg.solo == Solo::Wait => self.tail,
+            Some(oldest) if oldest.number <= number => {
+                held.find(|entry| entry.number > number).map_or(self.tail, |entry| Op(entry.op.0 - 1))
+            }
+            _ => Op(0),
+        }
+    }
+
+    /// Where this log has to be cut at the latest to be the same as the primary's of `adopt`.
+    pub(super) fn cut_for(&self, adopt: &Adopt) -> Op {
+        match self.common {
+            Some((number, upto)) if number == adopt.number => adopt.tail.min(upto.max(self.committed)),
+            _ => adopt.tail,
+        }
+    }
+}
+
+impl Core {
+    /// Commands that changes of blocks have begun for get no answer from a head that is alone from now on: what
+    /// of them is numbered will be committed, but on one copy only.
+    pub(super) fn fail_changes(&mut self, now: Time, p: usize, out: &mut Out) {
+        let mut ids = Vec::new();
+        self.merges.pick(&mut ids, |merge| merge.part == p);
+        for id in ids.drain(..) {
+            self.merges.remove(id);
+        }
+        self.parts[p].stalled.clear();
+        self.cmds.pick(&mut ids, |cmd| cmd.part == p && cmd.kind != Kind::Read);
+        for id in ids {
+            self.answer(now, id, Err(ClientError::NotServed), out);
+        }
+    }
+
+    /// The probed side, whose log may have gone another way since its pair; says whether it has to know more
+    /// before it answers.
+    pub(super) fn compare(&mut self, p: usize, to: NodeId, stamp: Stamp, held: Stamp, out: &mut Out) -> bool {
+        let part = &mut self.parts[p];
+        let known = part.common.is_some_and(|(number, _)| number == stamp.number);
+        if known || part.stamp.number >= held.number || part.tail == part.committed {
+            return false;
+        }
+        out.net.push((to, Msg::Compare { stamp, held: part.stamp }));
+        true
+    }
+
+    /// The probed side led under a newer number than the prober's last one, and has answered clients by its own
+    /// log: what the prober numbered beyond that is void, or it would come to life after reads went without it.
+    /// Says whether the prober has to cut before it is answered.
+    pub(super) fn outrank(&self, p: usize, to: NodeId, held: Stamp, out: &mut Out) -> bool {
+        let part = &self.parts[p];
+        let newer = self.is_primary(p) && part.stamp.number > held.number;
+        if !newer || self.cfg.faults.keep_divergence() {
+            return false;
+        }
+        // What stood here when the number was taken and rotted since, the prober may be the last to hold.
+        let upto = match part.numbered_upto(held.number) {
+            upto if upto == part.tail => upto.max(part.adopted.as_ref().map_or(Op(0), |adopt| adopt.tail)),
+            upto => upto,
+        };
+        out.net.push((to, Msg::Common { stamp: part.stamp, upto }));
+        true
+    }
+
+    /// The prober's side: says up to where its log was numbered no later than the asker's pair.
+    pub(super) fn on_compare(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        boot: BootId,
+        stamp: Stamp,
+        held: Stamp,
+        out: &mut Out,
+    ) {
+        let Some(p) = self.parts.find(stamp.partition) else { return };
+        let part = &self.parts[p];
+        let (Some(probing), Some(peer)) = (&part.probing, &part.peer) else { return };
+        let same = probing.adopt.number == stamp.number && probing.adopt.grant == stamp.grant;
+        let speaks = peer.member.head == from && self.same_boot(peer.member.boot, boot);
+        if part.phase != Phase::Probing || !same || !speaks {
+            return;
+        }
+        out.net.push((from, Msg::Common { stamp, upto: part.numbered_upto(held.number) }));
+        self.probe(now, p, out);
+    }
+
+    /// One of the two learns where to cut: the probed one before it is asked again, or the prober, when the
+    /// other led under a newer number; `stamp` is that number then.
+    pub(super) fn on_common(
+        &mut self,
+        now: Time,
+        from: NodeId,
+        boot: BootId,
+        stamp: Stamp,
+        upto: Op,
+        out: &mut Out,
+    ) {
+        let Some(p) = self.parts.find(stamp.partition) else { return };
+        let part = &mut self.parts[p];
+        let speaks =
+            part.peer.as_ref().is_some_and(|peer| (peer.member.head, peer.member.boot) == (from, boot));
+        if let Some(probing) = part
+            .probing
+            .as_mut()
+            .filter(|probing| speaks && probing.end.is_none() && probing.held.number < stamp.number)
+        {
+            probing.held = stamp;
+            let cut = upto.max(part.committed);
+            if part.tail > cut {
+                self.fail_changes(now, p, out);
+            }
+            self.cut_back(p, cut);
+            return self.probe(now, p, out);
+        }
+        if part.prober == Some((from, boot, stamp)) {
+            part.common = Some((stamp.number, upto));
+        }
+    }
+}
