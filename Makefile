@@ -8,7 +8,7 @@ help:
 	@echo "make up      install what is missing, build, start the rack of $(CONFIG)"
 	@echo "make test    format, lints, every test (one summary at the end)"
 	@echo "make bench   figures and ratios against the peers, in one run"
-	@echo "make sim     SECONDS=n: fresh simulator seeds for that time;  SEED=n: replay one"
+	@echo "make sim     SECONDS=n: fresh simulator seeds for that time;  SEED=n [MOVING=1]: replay one"
 	@echo "make lint    format check, clippy and the house rules only"
 	@echo "make guest   kernel-bypass tests in a virtual machine (they come with kernel bypass)"
 
@@ -37,7 +37,7 @@ bench: deps
 
 sim:
 	@if [ -n "$(SEED)" ]; then \
-		cargo run --release -q -p palisade-sim --example sim -- --seed $(SEED); \
+		cargo run --release -q -p palisade-sim --example sim -- --seed $(SEED) $(if $(MOVING),--moving); \
 	else \
 		cargo run --release -q -p palisade-sim --example sim -- --seconds $(or $(SECONDS),60); \
 	fi

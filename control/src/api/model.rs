@@ -126,7 +126,7 @@ impl PartitionSpec {
             columns_min: self.columns_min,
             devices: self.devices.iter().map(DeviceSpec::target).collect(),
             solo: match (self.secondary, self.solo) {
-                (Some(_), Solo::Wait) => head::Solo::Wait,
+                (Some(_), crate::config::Solo::Wait) => head::Solo::Wait,
                 _ => head::Solo::Local,
             },
         }

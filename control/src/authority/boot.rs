@@ -40,7 +40,8 @@ pub enum BootError {
 impl Authority {
     /// Grants a new number to every partition of which `head` is a member, to the present group (roles stay
     /// where they moved to) with this boot; where the others went on without it, it comes in behind them.
-    /// Asked again by the same boot it grants nothing and repeats what stands. `held` are the
+    /// Asked again by the same boot it repeats what stands, and takes it back in where it was left out
+    /// meanwhile (it slept, or could not be reached); else it grants nothing. `held` are the
     /// pairs that the head's log holds; one above the store's shows that the store is an older copy.
     pub fn boot(&self, head: NodeId, boot: BootId, log: LogId, held: &[Stamp]) -> Result<Changes, BootError> {
         let node = self.nodes.get(&head.0).ok_or(BootError::UnknownNode(head))?;
@@ -48,6 +49,7 @@ impl Authority {
         let mut changes = Changes::default();
         if node.boot == Some(BootJson(boot)) {
             changes.assignments = self.standing(head, boot);
+            self.take_back(node, &mut changes);
             return Ok(changes);
         }
         let mut node = node.clone();
@@ -71,6 +73,21 @@ impl Authority {
         changes.put(Record::Node(node));
         changes.put(Record::Meta(meta));
         Ok(changes)
+    }
+
+    /// A head that lives and is of no group that it could be of comes in behind those who are.
+    fn take_back(&self, node: &NodeRecord, changes: &mut Changes) {
+        let mut meta = self.meta.clone();
+        let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut *changes };
+        let before = grant.changes.records.len();
+        for volume in self.volumes.values() {
+            if volume.heads().contains(&node.node) && !volume.current().contains(&node.node) {
+                grant.rejoin(volume, node);
+            }
+        }
+        if changes.records.len() > before {
+            changes.put(Record::Meta(meta));
+        }
     }
 
     fn check_boot(&self, node: &NodeRecord, boot: BootId, log: LogId) -> Result<(), BootError> {

@@ -1,9 +1,10 @@
 //! `sim --seconds N` runs fresh seeds for that time and prints, last, how many it ran.
 //! `sim --seed N [--quiet]` replays one seed with its trace. `sim --from A --count N` runs a range.
+//! Each seed runs twice then: where roles stay, and where they move (`--moving`: the latter only).
 //! `--scenario NAME` runs seeds in a scenario of choice rather than in their own.
 //! Exit 1 when a run finds a violation, or when the runs left something unexercised (`--seconds` only).
 
-use palisade_sim::faults::{SCENARIOS, Scenario};
+use palisade_sim::faults::{MOVING, SCENARIOS, Scenario};
 use palisade_sim::tally::Tally;
 use palisade_sim::{Report, Setup, run};
 use std::process::ExitCode;
@@ -15,11 +16,13 @@ struct Wish {
     from: Option<u64>,
     count: u64,
     quiet: bool,
+    moving: bool,
     scenario: Option<Scenario>,
 }
 
 fn wish() -> Result<Wish, String> {
-    let mut wish = Wish { seconds: 10, seed: None, from: None, count: 1, quiet: false, scenario: None };
+    let mut wish =
+        Wish { seconds: 10, seed: None, from: None, count: 1, quiet: false, moving: false, scenario: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number = || {
@@ -33,6 +36,7 @@ fn wish() -> Result<Wish, String> {
             "--count" => wish.count = number()?,
             "--scenario" => wish.scenario = Some(scenario_of(args.next())?),
             "--quiet" => wish.quiet = true,
+            "--moving" => wish.moving = true,
             other => return Err(format!("unknown argument {other}")),
         }
     }
@@ -40,14 +44,15 @@ fn wish() -> Result<Wish, String> {
 }
 
 fn scenario_of(name: Option<String>) -> Result<Scenario, String> {
-    let names = || SCENARIOS.iter().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
-    let found = name.and_then(|name| SCENARIOS.into_iter().find(|scenario| scenario.name == name));
+    let all = || SCENARIOS.into_iter().chain(MOVING);
+    let names = || all().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
+    let found = name.and_then(|name| all().find(|scenario| scenario.name == name));
     found.ok_or_else(|| format!("--scenario needs one of: {}", names()))
 }
 
 /// The run of a seed, in its own scenario or the wished one.
-fn setup(seed: u64, wish: &Wish) -> Setup {
-    let own = Setup::new(seed);
+fn setup(seed: u64, moving: bool, wish: &Wish) -> Setup {
+    let own = if moving { Setup::moving(seed) } else { Setup::new(seed) };
     Setup { scenario: wish.scenario.unwrap_or(own.scenario), ..own }
 }
 
@@ -62,7 +67,7 @@ fn show(report: &Report) {
 }
 
 fn replay(seed: u64, wish: &Wish) -> ExitCode {
-    let mut setup = setup(seed, wish);
+    let mut setup = setup(seed, wish.moving, wish);
     setup.trace = !wish.quiet;
     let report = run(&setup);
     println!("{}", report.tally);
@@ -75,16 +80,21 @@ fn many(wish: &Wish) -> ExitCode {
     let first = wish.from.unwrap_or(clock % 1_000_000_000);
     let began = Instant::now();
     let (mut tally, mut ran, mut failed) = (Tally::default(), 0u64, Vec::new());
+    let mut lasted = Duration::ZERO;
+    // A wished scenario, and a range, is run as it is.
+    let both = wish.from.is_none() && wish.scenario.is_none() && !wish.moving;
     let more = |ran: u64| match wish.from {
         Some(_) => ran < wish.count,
         None => began.elapsed() < Duration::from_secs(wish.seconds),
     };
     while more(ran) {
-        let report = run(&setup(first + ran, wish));
+        let (seed, moving) = if both { (first + ran / 2, ran % 2 == 1) } else { (first + ran, wish.moving) };
+        let report = run(&setup(seed, moving, wish));
         tally.add(&report.tally);
+        lasted += report.lasted;
         if !report.violations.is_empty() {
             show(&report);
-            failed.push(report.seed);
+            failed.push(format!("{seed}{}", if moving { " MOVING=1" } else { "" }));
         }
         ran += 1;
     }
@@ -98,9 +108,16 @@ fn many(wish: &Wish) -> ExitCode {
         println!("never exercised: {zero}");
     }
     if !failed.is_empty() {
-        println!("failing seeds: {failed:?}; replay with make sim SEED=n");
+        println!("failing: {}; replay with make sim SEED=n [MOVING=1]", failed.join(", "));
     }
-    println!("{ran} seeds ran, {} failed", failed.len());
+    println!(
+        "{ran} seeds ran, {} failed; {} flips and {} failovers in {:.2} simulated hours, {:.0} s of wall time",
+        failed.len(),
+        tally.flips,
+        tally.failovers,
+        lasted.as_secs_f64() / 3600.0,
+        began.elapsed().as_secs_f64()
+    );
     ExitCode::from(u8::from(!failed.is_empty() || !zeroes.is_empty()))
 }
 
@@ -108,7 +125,7 @@ fn main() -> ExitCode {
     match wish() {
         Err(why) => {
             eprintln!(
-                "{why}\nusage: sim [--seconds N | --seed N [--quiet] | --from N --count N] [--scenario NAME]"
+                "{why}\nusage: sim [--seconds N | --seed N [--quiet] | --from N --count N] [--moving] [--scenario NAME]"
             );
             ExitCode::from(2)
         }

@@ -3,7 +3,6 @@
 //! durable, applied, and only then told; a crash loses or keeps the one under way.
 
 use crate::clients::Volume;
-use crate::moving::{Groups, Move};
 use palisade_control::api::model::Role;
 use palisade_control::authority::{Authority, Changes, NodeDeclaration, VolumeRequest};
 use palisade_control::config::Code;
@@ -11,33 +10,38 @@ use palisade_control::store::{Memory, Store};
 use palisade_protocol::wire::limits::BLOCK;
 use palisade_protocol::wire::*;
 
-/// The authority with its store, or the one that moves roles, with what of it is durable.
+/// The authority with its store.
 #[derive(Clone, Debug)]
 pub struct Grants {
     store: Memory,
     authority: Authority,
-    moving: Option<[Groups; 2]>,
+    /// How often the store was opened (P-04).
+    openings: u64,
 }
 
-/// A decision that is not durable yet.
-#[allow(clippy::large_enum_variant)] // One at a time.
+/// A decision that is not durable yet, and what to tell a proposer once it is.
 #[derive(Debug)]
-pub enum Decision {
+pub struct Decision {
     /// Of the shipping authority.
-    Shipping(Changes),
-    /// Of the one that moves roles.
-    Moving(Move),
+    pub changes: Changes,
+    /// Whom to answer, about which partition and nonce.
+    pub answer: Option<(NodeId, PartitionId, u64, ProposalOutcome)>,
+}
+
+impl From<Changes> for Decision {
+    fn from(changes: Changes) -> Self {
+        Self { changes, answer: None }
+    }
 }
 
 impl Grants {
     /// The store of a new rack: `heads` heads, named 1 to `heads`, and the volumes in order.
-    pub fn found(rack: RackId, heads: u32, volumes: &[Volume], code: (u8, u8), moves: bool) -> Self {
+    pub fn found(rack: RackId, heads: u32, volumes: &[Volume], code: (u8, u8)) -> Self {
         let mut store = Memory::default();
         let first = Authority::found(rack, 1, "sim");
         store.commit(&first.records).expect("memory does not fail");
         let authority = Authority::load(store.load().expect("memory does not fail")).expect("just founded");
-        let moving = moves.then(|| [Groups::found(volumes), Groups::found(volumes)]);
-        let mut grants = Self { store, authority, moving };
+        let mut grants = Self { store, authority, openings: 0 };
         for head in 1..=heads {
             let declared = NodeDeclaration {
                 name: head_name(NodeId(head)),
@@ -58,62 +62,58 @@ impl Grants {
     }
 
     fn keep(&mut self, changes: Changes) {
-        let decision = Decision::Shipping(changes);
+        let decision = Decision::from(changes);
         self.commit(&decision);
         self.apply(&decision);
     }
 
     /// A head came up, or asks again: what to make durable, and whom to tell afterwards.
     pub fn boot(&self, head: NodeId, boot: BootId, log: LogId) -> Result<Decision, String> {
-        match &self.moving {
-            Some([now, _]) => Ok(Decision::Moving(now.boot(head, boot, log))),
-            None => {
-                let changes = self.authority.boot(head, boot, log, &[]);
-                changes.map(Decision::Shipping).map_err(|error| error.to_string())
-            }
-        }
+        let changes = self.authority.boot(head, boot, log, &[]);
+        changes.map(Decision::from).map_err(|error| error.to_string())
     }
 
-    /// Primary and secondary change places, where roles move.
+    /// Primary and secondary change places, if they may (MA-16).
     pub fn flip(&self, partition: PartitionId) -> Option<Decision> {
-        let [now, _] = self.moving.as_ref()?;
-        now.flip(partition).map(Decision::Moving)
+        self.authority.switch_over(&volume_name(partition), "drill").ok().map(Decision::from)
     }
 
-    /// A head proposes a group, where roles move.
-    pub fn propose(&self, from: NodeId, wish: &Proposal) -> Option<Decision> {
-        let [now, _] = self.moving.as_ref()?;
-        now.propose(from, wish).map(Decision::Moving)
+    /// A head serves a pair: its group is complete.
+    pub fn served(&self, head: NodeId, stamp: Stamp) -> Option<Decision> {
+        let changes = self.authority.served(head, stamp);
+        (!changes.records.is_empty()).then(|| Decision::from(changes))
+    }
+
+    /// A boot of a head proposes a group.
+    pub fn propose(&self, from: NodeId, boot: BootId, wish: &Proposal, now: Time) -> Decision {
+        let verdict = self.authority.propose(from, boot, wish, now.0 / 1_000_000);
+        Decision {
+            changes: verdict.changes,
+            answer: Some((from, wish.partition, wish.nonce, verdict.outcome)),
+        }
     }
 
     /// Makes a decision durable.
     pub fn commit(&mut self, decision: &Decision) {
-        match (decision, &mut self.moving) {
-            (Decision::Moving(moved), Some([_, durable])) => durable.clone_from(&moved.after),
-            (Decision::Shipping(changes), _) => {
-                self.store.commit(&changes.records).expect("memory does not fail");
-            }
-            (Decision::Moving(_), None) => unreachable!("only the authority that moves roles decides so"),
-        }
+        self.store.commit(&decision.changes.records).expect("memory does not fail");
     }
 
     /// Takes a durable decision over.
     pub fn apply(&mut self, decision: &Decision) {
-        match (decision, &mut self.moving) {
-            (Decision::Moving(moved), Some([now, _])) => now.clone_from(&moved.after),
-            (Decision::Shipping(changes), _) => self.authority.apply(changes),
-            (Decision::Moving(_), None) => unreachable!("only the authority that moves roles decides so"),
-        }
+        self.authority.apply(&decision.changes);
     }
 
     /// The authority restarts from its store.
     pub fn restart(&mut self) {
+        self.openings += 1;
         let records = self.store.load().expect("memory does not fail");
-        self.authority = Authority::load(records).expect("the store was written by the authority");
-        if let Some([now, durable]) = &mut self.moving {
-            now.clone_from(durable);
-        }
+        let authority = Authority::load(records).expect("the store was written by the authority");
+        self.authority = authority.opened(self.openings);
     }
+}
+
+fn volume_name(partition: PartitionId) -> String {
+    format!("vol{partition}")
 }
 
 fn head_name(head: NodeId) -> String {
@@ -122,7 +122,7 @@ fn head_name(head: NodeId) -> String {
 
 fn request(volume: &Volume, (data, parity): (u8, u8)) -> VolumeRequest {
     VolumeRequest {
-        name: format!("vol{}", volume.partition),
+        name: volume_name(volume.partition),
         bytes: volume.history.sectors() * limits::SECTOR as u64,
         primary: head_name(volume.primary),
         secondary: Some(head_name(volume.secondary)),

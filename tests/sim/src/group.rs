@@ -28,7 +28,8 @@ struct Asked {
 struct Primary {
     asked: BTreeMap<ClientTag, Asked>,
     durable: BTreeMap<PartitionId, (Number, Op)>,
-    confirms: BTreeMap<u64, (Time, Vec<Stamp>)>,
+    /// Open questions by whom they went to and their nonce: nonces are a peer's own. When each was first sent.
+    confirms: BTreeMap<(NodeId, u64), (Time, Vec<Stamp>)>,
     confirmed: BTreeMap<PartitionId, Time>,
     /// Served by leave to be alone: there is nobody to ask.
     alone: BTreeSet<PartitionId>,
@@ -97,7 +98,7 @@ impl GroupChecks {
     }
 
     /// A message reaches a head's machine.
-    pub fn message_in(&mut self, head: NodeId, msg: &Msg) {
+    pub fn message_in(&mut self, head: NodeId, from: NodeId, msg: &Msg) {
         if let Msg::Replicated { stamp, covered, .. } | Msg::Announced { stamp, covered, .. } = msg {
             let newest = self.covered.entry(stamp.partition).or_default();
             *newest = (*newest).max(*covered);
@@ -109,7 +110,7 @@ impl GroupChecks {
                 *newest = (*newest).max((stamp.number, *durable));
             }
             Msg::Confirmed { nonce, stamps } => {
-                let Some((sent, asked)) = primary.confirms.remove(nonce) else { return };
+                let Some((sent, asked)) = primary.confirms.remove(&(from, *nonce)) else { return };
                 for (stamp, _) in stamps.iter().zip(&asked).filter(|(held, asked)| held == asked) {
                     let newest = primary.confirmed.entry(stamp.partition).or_default();
                     *newest = (*newest).max(sent);
@@ -119,8 +120,8 @@ impl GroupChecks {
         }
     }
 
-    /// A message leaves a head.
-    pub fn message_out(&mut self, head: NodeId, msg: &Msg, now: Time) -> Result<(), String> {
+    /// A message leaves a head for another node.
+    pub fn message_out(&mut self, head: NodeId, to: NodeId, msg: &Msg, now: Time) -> Result<(), String> {
         match msg {
             Msg::Replicate { stamp, entries, .. } => {
                 entries.iter().for_each(|entry| self.note_extent(stamp.partition, entry));
@@ -132,7 +133,7 @@ impl GroupChecks {
         let primary = self.primaries.entry(head).or_default();
         match msg {
             Msg::Confirm { nonce, stamps } => {
-                primary.confirms.insert(*nonce, (now, stamps.to_vec()));
+                primary.confirms.entry((to, *nonce)).or_insert_with(|| (now, stamps.to_vec()));
             }
             Msg::Replicate { stamp, entries, .. } => {
                 for entry in entries {

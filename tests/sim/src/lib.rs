@@ -19,7 +19,6 @@ pub mod history;
 pub mod host;
 pub mod hosts;
 pub mod links;
-pub mod moving;
 pub mod node;
 pub mod rack;
 pub mod rogue;

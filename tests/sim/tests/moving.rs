@@ -9,7 +9,7 @@ use palisade_sim::{Setup, run};
 use std::panic::catch_unwind;
 
 /// Consecutive, so that every kind of run comes up equally often.
-const FIXED: std::ops::Range<u64> = 0..16;
+const FIXED: std::ops::Range<u64> = 0..32;
 
 #[test]
 fn moving_roles_keep_every_acknowledged_write_and_run_alike_twice() {
@@ -30,7 +30,7 @@ fn moving_roles_keep_every_acknowledged_write_and_run_alike_twice() {
 fn catches(what: &str, scenario: &str, set: impl FnOnce(&mut Canaries)) {
     let mut canaries = Canaries::default();
     set(&mut canaries);
-    for seed in 0..24 {
+    for seed in 0..120 {
         let setup = Setup { canaries, scenario: named(scenario), ..Setup::new(seed) };
         let found = catch_unwind(|| run(&setup).violations.into_iter().next());
         if let Some(violation) = found.unwrap_or_else(|_| Some("a machine's own assertion".to_owned())) {

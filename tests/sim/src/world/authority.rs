@@ -56,15 +56,27 @@ impl World {
         }
     }
 
-    /// A head's proposal arrives, or is lost on the way; the head repeats it.
-    pub(super) fn propose(&mut self, from: NodeId, wish: Proposal) {
+    /// A head's proposal arrives; one that is lost on the way the head repeats. Somebody else's wish may have
+    /// come first (MA-18).
+    pub(super) fn propose(&mut self, from: NodeId, boot: BootId, wish: Proposal) {
         if !self.authority_up {
             return;
         }
-        if self.deciding.is_some() {
-            return self.after(500_000, Happening::Propose { from, wish });
+        if self.deciding.is_none() && self.net_dice.chance(0.1) {
+            self.flip(wish.partition);
         }
-        if let Some(decision) = self.grants.propose(from, &wish) {
+        if self.deciding.is_some() {
+            return self.after(500_000, Happening::Propose { from, boot, wish });
+        }
+        self.store(self.grants.propose(from, boot, &wish, self.now));
+    }
+
+    /// A primary tells that it serves: its group is complete. Its agent keeps that until control hears it.
+    pub(super) fn served(&mut self, head: NodeId, stamp: Stamp) {
+        if !self.authority_up || self.deciding.is_some() {
+            return self.after(2_000_000, Happening::Served { head, stamp });
+        }
+        if let Some(decision) = self.grants.served(head, stamp) {
             self.store(decision);
         }
     }
@@ -97,14 +109,11 @@ impl World {
         if let Some(tape) = &mut self.tape {
             tape.stored(self.now, self.grants.clone());
         }
-        let (assignments, answer) = match *decision {
-            Decision::Shipping(changes) => (changes.assignments, None),
-            Decision::Moving(moved) => (moved.told, moved.answer),
-        };
+        let Decision { changes, answer } = *decision;
         if let Some((to, partition, nonce, outcome)) = answer {
             self.answer_proposal(to, partition, nonce, outcome);
         }
-        for assignment in assignments {
+        for assignment in changes.assignments {
             if assignment.members.len() == 1 {
                 self.alone.insert((assignment.stamp.partition, assignment.stamp.number));
             }

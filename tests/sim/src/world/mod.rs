@@ -44,7 +44,8 @@ pub(crate) enum Happening {
     Start { node: NodeId },
     Register { head: NodeId, life: u64 },
     Grant { head: NodeId, boot: BootId, log: LogId },
-    Propose { from: NodeId, wish: Proposal },
+    Propose { from: NodeId, boot: BootId, wish: Proposal },
+    Served { head: NodeId, stamp: Stamp },
     Flip { partition: PartitionId },
     Stored { life: u64 },
     Mend { from: NodeId, to: NodeId },
@@ -117,7 +118,7 @@ impl World {
         probe: RecordProbe,
     ) -> Self {
         let mut dice = Dice::new(seed);
-        let grants = Grants::found(RackId(1), scenario.heads, &volumes, scenario.code, scenario.moves);
+        let grants = Grants::found(RackId(1), scenario.heads, &volumes, scenario.code);
         Self {
             now: Time(1_000_000_000),
             scenario,
@@ -215,7 +216,8 @@ impl World {
             Happening::Start { node } => self.start(node),
             Happening::Register { head, life } => self.register(head, life),
             Happening::Grant { head, boot, log } => self.grant(head, boot, log),
-            Happening::Propose { from, wish } => self.propose(from, wish),
+            Happening::Propose { from, boot, wish } => self.propose(from, boot, wish),
+            Happening::Served { head, stamp } => self.served(head, stamp),
             Happening::Flip { partition } => self.flip(partition),
             Happening::Stored { life } => self.stored(life),
             Happening::Mend { from, to } => self.links.mend(from, to),
@@ -360,9 +362,9 @@ impl World {
                 println!("{:>12} {id} <- {input:?}", self.now.0);
             }
             match (input, &mut self.group) {
-                (Input::Msg { msg, .. }, group) => {
+                (Input::Msg { from, msg, .. }, group) => {
                     self.fence.message_in(id, msg);
-                    group.iter_mut().for_each(|group| group.message_in(id, msg));
+                    group.iter_mut().for_each(|group| group.message_in(id, *from, msg));
                 }
                 (Input::Client(cmd), Some(group)) => group.asked(id, cmd, self.now),
                 _ => {}
@@ -416,11 +418,18 @@ impl World {
                 }
                 self.after(10_000, Happening::Register { head: id, life });
             }
-            Event::Serving { stamp } => self.serves(id, stamp),
+            Event::Serving { stamp } => {
+                if self.scenario.moves {
+                    let travel = self.net_dice.range(50_000, 2_000_000);
+                    self.after(travel, Happening::Served { head: id, stamp });
+                }
+                self.serves(id, stamp);
+            }
             Event::Propose(wish) => {
                 if !self.net_dice.chance(0.2) {
                     let travel = self.net_dice.range(50_000, 2_000_000);
-                    self.after(travel, Happening::Propose { from: id, wish });
+                    let boot = self.nodes[&id].boot;
+                    self.after(travel, Happening::Propose { from: id, boot, wish });
                 }
             }
             Event::DataLost { partition, extent } if self.odds == Odds::CALM => {

@@ -17,7 +17,7 @@ impl World {
             Err(what) => self.violate(what),
         }
         if let (Some(group), Role::Head) = (&mut self.group, self.nodes[&from].role) {
-            let verdict = group.message_out(from, &msg, self.now);
+            let verdict = group.message_out(from, to, &msg, self.now);
             self.judge(verdict);
         }
         let boot = self.nodes[&from].boot;
