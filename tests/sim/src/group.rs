@@ -21,6 +21,9 @@ struct Asked {
     buf: Option<(usize, usize, u64)>,
     /// Its highest operation seen so far.
     op: Option<Op>,
+    /// A read that was open while its head served alone: there was nobody to ask, and nobody who could have
+    /// served anything newer.
+    unasked: bool,
 }
 
 /// What is known of a primary in its present life.
@@ -72,6 +75,8 @@ impl GroupChecks {
         let primary = self.primaries.entry(head).or_default();
         if alone {
             primary.alone.insert(partition);
+            let open = primary.asked.values_mut().filter(|asked| asked.partition == partition);
+            open.for_each(|asked| asked.unasked = asked.read);
             self.extents.retain(|_, (of, _, _)| *of != partition);
             self.released.retain(|(of, _), _| *of != partition);
         } else {
@@ -93,8 +98,10 @@ impl GroupChecks {
             _ => None,
         };
         let read = matches!(cmd.verb, ClientVerb::Read { .. });
-        let asked = Asked { partition: cmd.partition, when: now, read, buf, op: None };
-        self.primaries.entry(head).or_default().asked.insert(cmd.tag, asked);
+        let primary = self.primaries.entry(head).or_default();
+        let unasked = read && primary.alone.contains(&cmd.partition);
+        let asked = Asked { partition: cmd.partition, when: now, read, buf, op: None, unasked };
+        primary.asked.insert(cmd.tag, asked);
     }
 
     /// A message reaches a head's machine.
@@ -213,7 +220,7 @@ impl GroupChecks {
         if asked.read {
             self.checked_reads += 1;
             let confirmed = primary.confirmed.get(&asked.partition).copied().unwrap_or_default();
-            if confirmed < asked.when {
+            if confirmed < asked.when && !asked.unasked {
                 return Err(format!(
                     "ReadConfirmed: read {} of {} was answered, last confirmed question of {}",
                     tag.0, asked.when.0, confirmed.0
