@@ -11,6 +11,6 @@ pub use finding::{Finding, Place, Places, Severity};
 pub(crate) use parse::FILE_BYTES_MAX;
 pub use parse::{Parsed, parse};
 pub use rack::{
-    Code, Control, Device, DeviceKind, Head, HugePages, Idle, Limits, NbdAddress, Rack, Reactors, Sled, Solo,
-    StoreKind, Timers, Volume, VolumeKind,
+    Code, Control, Device, DeviceKind, Failover, Head, HugePages, Idle, Limits, NbdAddress, Rack, Reactors,
+    Sled, Solo, StoreKind, Timers, Volume, VolumeKind,
 };

@@ -142,6 +142,9 @@ fn timers(reader: &mut Reader, root: &mut Section<'_>) -> Timers {
         drain_ms: ms("drain_ms", 1000),
         flush_ms: ms("flush_ms", 2000),
         slow_io_ms: ms("slow_io_ms", 100),
+        heartbeat_ms: ms("heartbeat_ms", 25),
+        silence_ms: ms("silence_ms", 100),
+        confirm_ms: ms("confirm_ms", 50),
         health_ms: ms("health_ms", 3000),
     };
     reader.finish(&section);
@@ -182,8 +185,10 @@ fn control(reader: &mut Reader, root: &mut Section<'_>) -> Control {
         }
     });
     let lease_ms = reader.number_to(&mut section, "lease_ms", 3_600_000, 5000);
+    let words = [("planned", Failover::Planned), ("auto", Failover::Auto)];
+    let failover = reader.word(&mut section, "failover", &words);
     reader.finish(&section);
-    Control { store, endpoints, lease_ms }
+    Control { store, endpoints, lease_ms, failover }
 }
 
 /// `HOST:PORT` with or without `http://`, as a URL without a path.

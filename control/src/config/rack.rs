@@ -107,6 +107,12 @@ pub struct Timers {
     pub flush_ms: u64,
     /// `slow_io_ms`: slower requests are logged with their stages (default 100).
     pub slow_io_ms: u64,
+    /// `heartbeat_ms`: between two signs of life of a head to another (default 25).
+    pub heartbeat_ms: u64,
+    /// `silence_ms`: a head that gives none for so long is asked how it is (default 100).
+    pub silence_ms: u64,
+    /// `confirm_ms`: how long it may take to answer that (default 50).
+    pub confirm_ms: u64,
     /// `health_ms`: a node silent towards control for so long is shown as away (default 3000).
     pub health_ms: u64,
 }
@@ -139,6 +145,17 @@ pub struct Control {
     /// `lease_ms`: a control plane that was silent towards etcd for so long may be followed by another (EF-24;
     /// default 5000). etcd counts in whole seconds and gives at least 2 at its default timers.
     pub lease_ms: u64,
+    /// `failover`: `"planned"` (default) or `"auto"`.
+    pub failover: Failover,
+}
+
+/// What moves roles.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Failover {
+    /// Only people: `palisade volume failover`, `palisade head drain`.
+    Planned,
+    /// Heads, too, when another one is silent.
+    Auto,
 }
 
 /// Where control keeps its decisions.

@@ -5,7 +5,7 @@ use palisade_protocol::fabric::{PathId, PathState, PathStatus};
 use palisade_protocol::head::{DeviceTarget, HeadStatus, PartitionConfig};
 use palisade_protocol::sled::SledStatus;
 use palisade_protocol::wire::{
-    Assignment, ClientCmd, ClientDone, ClientError, Envelope, Event, NodeId, PartitionId,
+    Assignment, ClientCmd, ClientDone, ClientError, Envelope, Event, NodeId, PartitionId, ProposalOutcome,
 };
 use palisade_runtime::ring::{Receiver, Sender};
 
@@ -19,6 +19,10 @@ pub const REPORTS: usize = 4096;
 pub enum HeadOrder {
     /// The authority granted a number.
     Assign(Assignment),
+    /// What became of a proposal (P-02).
+    Outcome(PartitionId, u64, ProposalOutcome),
+    /// Whether roles of a partition moved too often lately (MA-17).
+    Pause(PartitionId, bool),
     /// A partition exists or changed.
     Create(PartitionConfig),
     /// Commands of a partition come from this ring, too.

@@ -16,7 +16,9 @@ use palisade_control::report::{NodeReport, NodeState, PathReport};
 use palisade_protocol::export::nbd::ExportInfo;
 use palisade_protocol::head::HeadStatus;
 use palisade_protocol::sled::{DeviceState, SledStatus};
-use palisade_protocol::wire::{BootId, ClientCmd, ClientDone, Event, LogId, NodeId, PartitionId};
+use palisade_protocol::wire::{
+    BootId, ClientCmd, ClientDone, Event, LogId, NodeId, PartitionId, ProposalOutcome,
+};
 use palisade_runtime::park::{Parker, WaitSet, Waker};
 use palisade_runtime::reactor::ReactorStats;
 use palisade_runtime::ring::{Receiver, Sender, channel};
@@ -247,12 +249,16 @@ impl State {
 
     fn command(&mut self, command: Command) {
         match command {
-            Command::Assign { node, assignment, .. } => self.order(node, HeadOrder::Assign(assignment)),
-            Command::Outcome { node, pair, .. } => {
-                // Granted or not: the newest pair is what the head goes on with.
-                if let Some(pair) = pair {
-                    self.order(node, HeadOrder::Assign(pair));
-                }
+            Command::Assign { node, assignment, paused } => {
+                self.order(node, HeadOrder::Pause(assignment.stamp.partition, paused));
+                self.order(node, HeadOrder::Assign(assignment));
+            }
+            Command::Outcome { node, partition, nonce, granted, pair } => {
+                let outcome = match (granted, pair) {
+                    (true, Some(pair)) => ProposalOutcome::Granted(pair),
+                    (_, newest) => ProposalOutcome::Declined { newest },
+                };
+                self.order(node, HeadOrder::Outcome(partition, nonce, outcome));
             }
             Command::CreatePartition { node, spec } => self.create(node, &spec),
             Command::DeletePartition { node, partition } => {

@@ -11,11 +11,11 @@ use crate::service::export::{ExportOrder, ExportParts, ExportService};
 use crate::service::fabric::{Addresses, FabricOrder, FabricService};
 use crate::service::{HeadRings, HeadService, SledRings, SledService};
 use palisade_control::agent::{Admission, AdmittedNode, Agent, RosterEntry};
-use palisade_control::config::{self, HugePages, Idle, NbdAddress, Rack, VolumeKind};
+use palisade_control::config::{self, Failover, HugePages, Idle, NbdAddress, Rack, VolumeKind};
 use palisade_dma::Pool;
 use palisade_protocol::export::nbd::ExportInfo;
 use palisade_protocol::fabric::{self, Fabric};
-use palisade_protocol::head::{Head, HeadConfig, HeadLog, LogStart};
+use palisade_protocol::head::{FailoverConfig, Head, HeadConfig, HeadLog, LogStart};
 use palisade_protocol::sled::{DeviceSpec, Sled, SledConfig};
 use palisade_protocol::wire::{BootId, ClientDone, DeviceIx, Envelope, NodeId, PartitionId, RackId, Time};
 use palisade_runtime::block::BlockPort;
@@ -463,6 +463,15 @@ fn head_config(rack: &Rack, admitted: &AdmittedNode, boot: BootId, log: HeadLog,
     config.flush.fill_high = rack.limits.log_high_percent;
     config.flush.collect_below = rack.limits.collect_percent;
     config.flush.age = Duration::from_millis(rack.timers.flush_ms);
+    if rack.control.failover == Failover::Auto {
+        let failover = FailoverConfig {
+            heartbeat: Duration::from_millis(rack.timers.heartbeat_ms),
+            silence: Duration::from_millis(rack.timers.silence_ms),
+            confirm: Duration::from_millis(rack.timers.confirm_ms),
+            ..FailoverConfig::default()
+        };
+        config.failover = Some(failover);
+    }
     config.retry.first = Duration::from_millis(rack.timers.resend_ms);
     config.retry.last = Duration::from_millis(rack.timers.resend_ms_max);
     config

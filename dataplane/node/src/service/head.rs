@@ -107,6 +107,10 @@ impl HeadService {
             let at = time(now);
             match order {
                 HeadOrder::Assign(assignment) => self.head.assign(at, assignment, &mut self.out),
+                HeadOrder::Outcome(partition, nonce, outcome) => {
+                    self.head.outcome(at, partition, nonce, outcome, &mut self.out);
+                }
+                HeadOrder::Pause(partition, paused) => self.head.set_rate_pause(partition, paused),
                 HeadOrder::Create(config) => self.head.create_partition(at, config),
                 HeadOrder::Serve(partition, ring) => {
                     self.clients.push(ClientRing { partition, ring, early: VecDeque::new() });
