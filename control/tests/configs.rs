@@ -92,6 +92,8 @@ fn the_example_rack_shows_every_key_and_is_accepted_without_a_note() {
         "power",
         "segment",
         "solo",
+        "failover",
+        "silence_ms",
     ] {
         assert!(text.lines().any(|line| line.trim_start().starts_with(key)), "{key} is shown");
     }
