@@ -124,7 +124,7 @@ fn volume_heads(volume: &palisade_control::api::status::VolumeStatus) -> Vec<Str
 }
 
 #[test]
-fn ef17_a_head_that_was_dropped_while_it_was_away_hears_that_it_is_out() {
+fn ef17_a_head_that_was_dropped_hears_that_it_is_out_and_comes_in_behind_when_it_comes_back() {
     let dir = tempfile::tempdir().expect("temporary directory");
     let rack = rack(dir.path());
     let socket = rack.socket();
@@ -139,14 +139,20 @@ fn ef17_a_head_that_was_dropped_while_it_was_away_hears_that_it_is_out() {
     drop(control);
     wait_for("the loss", || (!first.agent.connected()).then_some(()));
     let _control = Control::start(&rack).expect("started again");
-    assert_eq!(newer(&first, &pair), next, "and when it comes back, under the boot that it had");
+    let back = newer(&first, &next);
+    let members = [pair.members[1], pair.members[0]];
+    assert_eq!(
+        back.members, members,
+        "and when it comes back, under the boot that it had, it comes in behind"
+    );
     let volume = status(&socket).volumes.remove(0);
-    assert_eq!((volume.primary.as_str(), volume.secondary.as_str()), ("head-2", ""));
+    assert_eq!((volume.primary.as_str(), volume.secondary.as_str()), ("head-2", "head-1"));
+    assert!(volume.joining, "and may not take over");
     drop(first);
     wait_for("the leave", || (status(&socket).nodes[0].state == "away").then_some(()));
     let first = FakeHead::start(&socket, "head-1", 3);
-    let joined = newer(&first, &next);
-    assert_eq!(joined.members.len(), 2, "a new boot comes in behind");
+    let joined = newer(&first, &back);
+    assert_eq!(joined.members.len(), 2, "a new boot stays behind");
     assert!(status(&socket).volumes[0].joining, "and may not take over");
     second.say_serving(&joined, "serving");
     wait_for("refilled", || (!status(&socket).volumes[0].joining).then_some(()));
@@ -227,4 +233,40 @@ fn roles_that_moved_are_told_and_nothing_is_to_be_mended() {
     let applied: Value = call(&socket, "rack.apply", json!({ "text": local })).expect("applied");
     assert_eq!(applied["changed"], json!(["volume vol0"]), "P-30: a policy is changed by the file");
     assert_eq!(status(&socket).volumes[0].solo, "local");
+}
+
+#[test]
+fn ma15_a_living_head_that_was_left_out_is_taken_back_when_it_reports() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let rack = rack(dir.path());
+    let socket = rack.socket();
+    let _control = Control::start(&rack).expect("started");
+    let (first, second, pair) = serving(&socket);
+    let alone = Proposal { members: pair.members.iter().skip(1).copied().collect(), ..turn(&pair, 1) };
+    let (granted, lone) = propose(&second, &alone);
+    let lone = lone.expect("a pair");
+    assert!(granted && lone.members.len() == 1, "the primary slept: {lone:?}");
+    first.say_serving(&pair, "stopped");
+    let both = newer(&second, &lone);
+    let heads: Vec<NodeId> = both.members.iter().map(|member| member.head).collect();
+    assert_eq!(heads, [second.node, first.node], "it comes in behind who went on");
+    while newer(&first, &pair).stamp != both.stamp {}
+    // Left out again at once, it has to wait: what cuts it off may go on.
+    let again = Proposal {
+        expected: both.stamp,
+        members: both.members.iter().take(1).copied().collect(),
+        ..turn(&pair, 2)
+    };
+    let (granted, lone) = propose(&second, &again);
+    let lone = lone.expect("a pair");
+    assert!(granted);
+    first.say_serving(&pair, "stopped");
+    let query = call(&socket, "volume.query", json!({ "name": "vol0" })).expect("answered");
+    assert_eq!(query["heads"], json!(["head-2"]), "not before its rest is over");
+    let back = wait_for("the end of its rest", || {
+        first.say_serving(&pair, "stopped");
+        let query = call(&socket, "volume.query", json!({ "name": "vol0" })).expect("answered");
+        (query["heads"] == json!(["head-2", "head-1"])).then_some(query["number"].clone())
+    });
+    assert_ne!(back, json!(lone.stamp.number.to_string()));
 }

@@ -41,6 +41,8 @@ pub struct Core {
     pub(super) promises: BTreeMap<u64, SyncSender<Option<String>>>,
     pub(super) next_tag: u64,
     pub(super) events: Events,
+    /// Heads that were taken back into groups, and until when they are not again.
+    pub(super) rests: BTreeMap<u32, super::moving::Rest>,
     /// Set when a commit failed and the state could not be read again, and while the lease is another's:
     /// nothing is decided.
     broken: Option<String>,
@@ -118,6 +120,7 @@ impl Core {
             promises: BTreeMap::new(),
             next_tag: 1,
             events,
+            rests: BTreeMap::new(),
             broken: None,
             missed: false,
             control: ControlStatus { state: "serving".to_owned(), ..ControlStatus::default() },

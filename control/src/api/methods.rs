@@ -408,5 +408,5 @@ fn take_report(core: &mut Core, link: &Link, mut report: NodeReport) -> Result<(
             core.carry_out(&changes)?;
         }
     }
-    Ok(())
+    core.take_back(id)
 }
