@@ -62,7 +62,7 @@ impl World {
         if !self.authority_up {
             return;
         }
-        if self.deciding.is_none() && self.net_dice.chance(0.1) {
+        if self.deciding.is_none() && self.net_dice.chance(0.35) {
             self.flip(wish.partition);
         }
         if self.deciding.is_some() {

@@ -425,12 +425,11 @@ impl World {
                 }
                 self.serves(id, stamp);
             }
-            Event::Propose(wish) => {
-                if !self.net_dice.chance(0.2) {
-                    let travel = self.net_dice.range(50_000, 2_000_000);
-                    let boot = self.nodes[&id].boot;
-                    self.after(travel, Happening::Propose { from: id, boot, wish });
-                }
+            // One in five is lost on the way.
+            Event::Propose(wish) if !self.net_dice.chance(0.2) => {
+                let travel = self.net_dice.range(50_000, 2_000_000);
+                let boot = self.nodes[&id].boot;
+                self.after(travel, Happening::Propose { from: id, boot, wish });
             }
             Event::DataLost { partition, extent } if self.odds == Odds::CALM => {
                 self.violate(format!(
