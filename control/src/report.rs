@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use palisade_protocol::fabric::{PathState, PathStatus};
-use palisade_protocol::head::{HeadStatus, PartitionStatus, RoleState, STAGES};
+use palisade_protocol::head::{DeviceStatus, HeadStatus, PartitionStatus, RoleState, STAGES};
 use palisade_protocol::wire::{BootId, DeviceId, LogId, NodeId, PartitionId, Proposal, Stamp};
 use serde::{Deserialize, Serialize};
 
@@ -208,12 +208,35 @@ pub struct PartitionReport {
     pub extent_blocks: u64,
     /// Blocks that extents have room for.
     pub extent_room: u64,
-    /// Devices that did not grant the current number (primary only).
+    /// Devices that did not grant the current number (primary only); drained ones without columns aside.
     pub unclaimed: u64,
+    /// Columns that the most endangered extent can still lose; below zero data is lost.
+    pub redundancy: Option<i8>,
+    /// Extents to rebuild (those of `degraded`): blocks that live in them.
+    pub rebuild_blocks: u64,
+    /// Whole extents with columns on sleds that are being drained (EF-23).
+    pub leaving: u64,
+    /// Blocks that live in them.
+    pub leaving_blocks: u64,
+    /// What the primary thinks of the devices that may hold its columns (EF-22).
+    pub devices: Vec<DeviceThought>,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
     /// Stage histograms by name, in nanoseconds.
     pub stages: BTreeMap<String, HistSnapshot>,
+}
+
+/// A sled's device as a primary sees it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DeviceThought {
+    /// Its identity.
+    #[serde(with = "json::uuid")]
+    pub device: DeviceId,
+    /// `good`, `suspect` or `failed`.
+    pub health: String,
+    /// Extents with a column there.
+    #[serde(default)]
+    pub extents: u64,
 }
 
 /// A device of a sled.
@@ -251,6 +274,7 @@ impl From<&PartitionStatus> for PartitionReport {
         status.stats.counters.each(|name, value| {
             counters.insert(name.to_owned(), value);
         });
+        let missed = |device: &&DeviceStatus| !device.claimed && !(device.leave && device.extents == 0);
         let stage = |stage| (stage_name(stage), HistSnapshot::of(status.stats.histogram(stage)));
         Self {
             partition: status.partition.0,
@@ -268,11 +292,21 @@ impl From<&PartitionStatus> for PartitionReport {
             degraded: status.degraded.into(),
             extent_blocks: status.extent_blocks,
             extent_room: status.extent_room,
-            unclaimed: status.devices.iter().filter(|device| !device.claimed).count() as u64,
+            unclaimed: status.devices.iter().filter(missed).count() as u64,
+            redundancy: status.redundancy,
+            rebuild_blocks: status.rebuild.blocks,
+            leaving: status.leaving.extents.into(),
+            leaving_blocks: status.leaving.blocks,
+            devices: status.devices.iter().map(thought).collect(),
             counters,
             stages: STAGES.into_iter().map(stage).filter(|(_, hist)| hist.count > 0).collect(),
         }
     }
+}
+
+fn thought(status: &DeviceStatus) -> DeviceThought {
+    let (device, extents) = (status.device, status.extents.into());
+    DeviceThought { device, health: status.health.name().to_owned(), extents }
 }
 
 fn stage_name(stage: palisade_protocol::head::Stage) -> String {

@@ -43,6 +43,8 @@ pub struct Core {
     pub(super) events: Events,
     /// Heads that were taken back into groups, and until when they are not again.
     pub(super) rests: BTreeMap<u32, super::moving::Rest>,
+    /// Sleds that are drained, as was told last.
+    pub(super) drained: Vec<String>,
     /// Set when a commit failed and the state could not be read again, and while the lease is another's:
     /// nothing is decided.
     broken: Option<String>,
@@ -121,6 +123,7 @@ impl Core {
             next_tag: 1,
             events,
             rests: BTreeMap::new(),
+            drained: Vec::new(),
             broken: None,
             missed: false,
             control: ControlStatus { state: "serving".to_owned(), ..ControlStatus::default() },

@@ -144,6 +144,8 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "volume.failover" => Core::json(&core.failover(&parse::<NameParams>(params)?.name, "planned")?),
         "volume.query" => core.query(&parse::<NameParams>(params)?.name),
         "head.drain" => Core::json(&core.drain(&parse::<NameParams>(params)?.name)?),
+        "sled.drain" => Core::json(&core.drain_sled(&parse::<NameParams>(params)?.name)?),
+        "sled.resume" => core.resume_sled(&parse::<NameParams>(params)?.name),
         "head.resume" => core.resume(&parse::<NameParams>(params)?.name),
         "events" => Core::json(&core.events.all(parse::<EventsParams>(params)?.volume.as_deref())),
         "device.list" => Core::json(&core.status().devices),
@@ -362,13 +364,17 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             for report in nodes {
                 take_report(core, link, report)?;
             }
+            if core.authority.nodes().any(|node| node.draining) || !core.drained.is_empty() {
+                core.tell_drained();
+            }
         }
         Report::Event { node, warning, what, partition } => {
             own(core, node)?;
             let volume = partition.and_then(|partition| core.authority.volume(PartitionId(partition)));
             let volume = volume.map_or_else(String::new, |volume| volume.name.clone());
             let name = core.authority.name_of(node);
-            core.events.say(&name, volume, warning, what.chars().take(1000).collect());
+            let what: String = what.chars().take(1000).collect();
+            core.events.say(&name, volume, warning, core.authority.name_devices(&what));
         }
         Report::Propose { node, proposal } => {
             own(core, node)?;

@@ -14,6 +14,7 @@ pub mod model;
 pub mod moving;
 pub mod rpc;
 mod server;
+pub mod sleds;
 pub mod status;
 
 pub use self::core::{Core, CoreError};

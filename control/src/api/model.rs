@@ -67,12 +67,16 @@ pub struct DeviceSpec {
     pub shelf: u32,
     /// Preferred columns `[first, last)` (EF-13); none when nothing was left to set aside.
     pub sandbox: Option<(u32, u32)>,
+    /// Its sled is being drained (EF-23).
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub leave: bool,
 }
 
 impl DeviceSpec {
     /// As the head takes it.
     pub fn target(&self) -> DeviceTarget {
-        DeviceTarget { sled: self.sled, device: self.device, shelf: self.shelf, sandbox: self.sandbox }
+        let Self { sled, device, shelf, sandbox, leave } = *self;
+        DeviceTarget { sled, device, shelf, sandbox, leave }
     }
 }
 

@@ -8,6 +8,8 @@ use serde::{Deserialize, Serialize};
 
 pub use super::events::EventEntry;
 use super::events::now_ms;
+use super::model::Role;
+use super::sleds;
 use crate::authority::{Authority, DeviceRecord, NodeRecord, VolumeRecord, VolumeState};
 use crate::config::{Device, DeviceKind, Rack, Solo, VolumeKind, size::show_size};
 use crate::identity::Known;
@@ -85,12 +87,15 @@ pub struct NodeStatus {
     pub node: u32,
     /// Process; 0 when it is away.
     pub pid: u32,
-    /// `starting`, `ready`, `failed` or `away`; a ready head may be `draining` or `drained`.
+    /// `starting`, `ready`, `failed` or `away`; a ready head may be `draining` or `drained`; a sled that is
+    /// `drained` is safe to pull, and stays that when it is away.
     pub state: String,
     /// Why not `ready`.
     pub why: String,
     /// Fault domain.
     pub shelf: String,
+    /// Sleds that are being drained: columns that are still there.
+    pub columns_left: u64,
     /// Heads: log size in bytes.
     pub log_bytes: u64,
     /// Heads: free log space in bytes.
@@ -143,6 +148,15 @@ pub struct VolumeStatus {
     pub degraded: bool,
     /// Extents that lack good columns.
     pub degraded_extents: u64,
+    /// Columns that the most endangered extent can still lose; below zero data is lost. None without extents.
+    pub redundancy: Option<i8>,
+    /// Bytes that live in extents that lack good columns: what a rebuild has to do; `rebuilt_bytes` of the
+    /// counters is what it did.
+    pub rebuild_bytes: u64,
+    /// Whole extents that are to leave sleds that are being drained (EF-23).
+    pub leaving_extents: u64,
+    /// Bytes that live in them.
+    pub leaving_bytes: u64,
     /// Devices of the rack that did not grant the newest number.
     pub devices_away: u64,
     /// Whether the secondary is away (requests wait).
@@ -169,7 +183,8 @@ pub struct DeviceStatus {
     pub node: String,
     /// Its identity; empty before it is formatted.
     pub id: String,
-    /// `active`, `new`, `formatting`, `replacing`, `missing`, or what its sled says.
+    /// `active`, `new`, `formatting`, `replacing`, `missing`, what its sled says, or what heads think of it:
+    /// `suspect` or `failed` (EF-22).
     pub state: String,
     /// What is wrong with it.
     pub trouble: String,
@@ -179,6 +194,8 @@ pub struct DeviceStatus {
     pub columns: u64,
     /// Free columns.
     pub free: u64,
+    /// Extents of served volumes that have a column there.
+    pub extents: u64,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
 }
@@ -202,7 +219,8 @@ impl Status {
         // A head at rest asks no sled and notices nothing: what nodes said of their devices counts too.
         let missing = |device: &&DeviceRecord| {
             let known = matches!(device.known, Known::Active { .. } | Known::Formatting { .. });
-            !device.log && known && !device.trouble.is_empty()
+            let drained = authority.node(device.node).is_some_and(|node| node.draining);
+            !device.log && known && !device.trouble.is_empty() && !drained
         };
         let away = authority.devices().filter(missing).count() as u64;
         for volume in &mut volumes {
@@ -275,8 +293,10 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
         shelf: node.shelf.clone(),
         ..NodeStatus::default()
     };
+    let all = live;
     let Some(live) = live.get(&node.node.0) else {
         status.why = "its process is not connected".to_owned();
+        drain_sled(&mut status, authority, all, node);
         return status;
     };
     let block = palisade_protocol::wire::limits::BLOCK as u64;
@@ -287,7 +307,8 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
         status.state = "away".to_owned();
         status.why = "its process does not speak".to_owned();
     }
-    if node.draining && status.state == "ready" {
+    drain_sled(&mut status, authority, all, node);
+    if node.draining && node.role == Role::Head && status.state == "ready" {
         let serves = authority.served_by(node.node).count();
         status.state = if serves > 0 { "draining" } else { "drained" }.to_owned();
         status.why = format!("`palisade head resume {}` takes it into use again", node.name);
@@ -296,6 +317,50 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
     status.log_free_bytes = live.report.log_free.saturating_mul(block);
     status.counters = live.report.counters.clone();
     status
+}
+
+/// How far the draining of a sled is (EF-23).
+fn drain_sled(
+    status: &mut NodeStatus,
+    authority: &Authority,
+    live: &BTreeMap<u32, Live<'_>>,
+    node: &NodeRecord,
+) {
+    if !node.draining || node.role != Role::Sled {
+        return;
+    }
+    let left = sleds::columns_left(authority, live, node);
+    status.columns_left = left.unwrap_or(0);
+    let resume = format!("`palisade sled resume {}` takes it into use again", node.name);
+    match left {
+        Some(0) => {
+            status.state = "drained".to_owned();
+            status.why = format!("safe to pull; {resume}");
+        }
+        Some(left) if status.state == "ready" => {
+            let (others, wide) = room_elsewhere(authority, live);
+            status.state = "draining".to_owned();
+            status.why = if others < wide {
+                format!(
+                    "{left} columns stay: {wide} sleds are needed beside it and {others} are in use; add one, or {resume}"
+                )
+            } else {
+                format!("{left} columns have to move before it is safe to pull")
+            };
+        }
+        Some(left) => status.why = format!("{}; {left} columns were still there", status.why),
+        None => {}
+    }
+}
+
+/// Sleds that may get columns, and the columns of the widest code.
+fn room_elsewhere(authority: &Authority, live: &BTreeMap<u32, Live<'_>>) -> (usize, usize) {
+    let there = |node: &&NodeRecord| {
+        let up = live.get(&node.node.0).is_some_and(|live| !live.silent);
+        node.role == Role::Sled && !node.draining && up
+    };
+    let wide = authority.living().map(|volume| usize::from(volume.k) + usize::from(volume.m)).max();
+    (authority.nodes().filter(there).count(), wide.unwrap_or(0))
 }
 
 fn state_name(state: NodeState) -> &'static str {
@@ -380,11 +445,16 @@ fn fill(status: &mut VolumeStatus, report: &PartitionReport) {
     status.why = report.why.clone();
     status.degraded_extents = report.degraded;
     status.devices_away = report.unclaimed;
+    status.redundancy = report.redundancy;
+    let block = palisade_protocol::wire::limits::BLOCK as u64;
+    status.rebuild_bytes = report.rebuild_blocks.saturating_mul(block);
+    status.leaving_extents = report.leaving;
+    status.leaving_bytes = report.leaving_blocks.saturating_mul(block);
     status.degraded = report.degraded > 0 || report.unclaimed > 0;
     status.peer_away = report.peer_away;
     status.waiting = report.waiting;
     status.active = report.active;
-    status.log_bytes = report.log_blocks.saturating_mul(palisade_protocol::wire::limits::BLOCK as u64);
+    status.log_bytes = report.log_blocks.saturating_mul(block);
     status.extents = report.extents;
     status.counters = report.counters.clone();
 }
@@ -431,9 +501,14 @@ fn device_status(
     if let Some(report) = report {
         (status.columns, status.free) = (report.columns, report.free);
         status.counters = report.counters.clone();
-        if device.trouble.is_empty() && report.state != "ok" {
+        if device.trouble.is_empty() && !sleds::says_ok(report) {
             status.state = report.state.clone();
         }
+    }
+    let (thought, extents) = sleds::thought_of(live, device);
+    status.extents = extents;
+    if status.state == "active" && thought != "good" {
+        status.state = thought.to_owned();
     }
     status
 }

@@ -2,8 +2,9 @@
 
 use palisade_protocol::wire::PartitionId;
 
-use super::record::{DeviceRecord, Record};
+use super::record::{DeviceRecord, NodeRecord, Record};
 use super::{Authority, Changes};
+use crate::api::model::Role;
 use crate::identity::{Decision, Identity, Known, Medium, decide};
 
 /// Why a device request fails.
@@ -12,6 +13,9 @@ pub enum DeviceError {
     /// No such device.
     #[error("the store knows no device `{0}`; `palisade device list` shows them")]
     Unknown(String),
+    /// No such sled.
+    #[error("there is no sled `{0}`; `palisade status` shows them")]
+    NoSled(String),
     /// A confirmation of a format that was not decided.
     #[error("device `{0}` was not to be formatted with identity {1}")]
     NotDecided(String, Identity),
@@ -126,6 +130,31 @@ impl Authority {
         }
         changes.devices = self.partitions();
         Ok(changes)
+    }
+
+    /// Marks a sled as being drained, or as in use again (EF-23): heads place no new columns on it and move
+    /// what lies there elsewhere.
+    pub fn drain_sled(&self, name: &str, draining: bool) -> Result<Changes, DeviceError> {
+        let node = self.node_by_name(name).filter(|node| node.role == Role::Sled);
+        let node = node.ok_or_else(|| DeviceError::NoSled(name.to_owned()))?;
+        let mut changes = Changes::default();
+        if node.draining != draining {
+            changes.put(Record::Node(NodeRecord { draining, ..node.clone() }));
+            changes.devices = self.partitions();
+        }
+        Ok(changes)
+    }
+
+    /// Words with the names of devices in the place of their identities.
+    pub fn name_devices(&self, what: &str) -> String {
+        let mut what = what.to_owned();
+        for device in self.devices.values() {
+            let id = active_id(device).map(|id| id.to_string());
+            if let Some(id) = id.filter(|id| what.contains(id)) {
+                what = what.replace(&id, &device.name);
+            }
+        }
+        what
     }
 
     fn partitions(&self) -> Vec<PartitionId> {

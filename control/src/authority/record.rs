@@ -117,7 +117,7 @@ pub struct NodeRecord {
     pub log: Option<LogJson>,
     /// Boots before; a late word of one of them is refused.
     pub old_boots: Vec<BootJson>,
-    /// A head that is being drained: volumes move away and no new one is placed on it.
+    /// Being drained: of a head volumes move away, of a sled columns (EF-23), and nothing new is placed on it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub draining: bool,
 }

@@ -117,13 +117,15 @@ impl Authority {
     fn targets(&self, volume: &VolumeRecord) -> Vec<DeviceSpec> {
         let shelves: BTreeSet<&str> = self.nodes.values().map(|node| node.shelf.as_str()).collect();
         let target = |device: &DeviceRecord| {
-            let shelf = self.nodes.get(&device.node.0).map(|node| node.shelf.as_str())?;
+            let node = self.nodes.get(&device.node.0)?;
+            let shelf = node.shelf.as_str();
             let sandbox = volume.sandbox.iter().find(|range| range.device == device.name);
             Some(DeviceSpec {
                 sled: device.node,
                 device: DeviceId(active_id(device)?.0),
                 shelf: shelves.iter().position(|name| *name == shelf)? as u32,
                 sandbox: sandbox.map(|range| (range.first, range.last)),
+                leave: node.draining,
             })
         };
         self.devices.values().filter(|device| !device.log).filter_map(target).collect()

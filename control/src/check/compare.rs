@@ -159,7 +159,7 @@ fn device_path(judge: &Judge<'_>, name: &str) -> String {
 fn health(judge: &mut Judge<'_>, status: &Status) {
     let drained = |node: &&NodeStatus| matches!(node.state.as_str(), "draining" | "drained");
     for node in status.nodes.iter().filter(drained) {
-        judge.note("rack", format!("head `{}` is {}", node.name, node.state), node.why.clone());
+        judge.note("rack", format!("{} `{}` is {}", node.role, node.name, node.state), node.why.clone());
     }
     for node in status.nodes.iter().filter(|node| node.state != "ready" && !drained(node)) {
         let what = format!("{} `{}` is {}: {}", node.role, node.name, node.state, node.why);

@@ -97,6 +97,7 @@ fn timers(judge: &mut Judge<'_>) {
         ("drain_ms", timers.drain_ms),
         ("slow_io_ms", timers.slow_io_ms),
         ("health_ms", timers.health_ms),
+        ("device_fail_ms", timers.device_fail_ms),
     ];
     for (key, value) in rows {
         if value == 0 {
@@ -126,6 +127,10 @@ fn limits(judge: &mut Judge<'_>) {
     if limits.log_high_percent > 90 {
         let what = "flushing starts when the log is over 90 % full: clients would wait for it";
         judge.error("limits.log_high_percent", what, "give at most 90");
+    }
+    if limits.rebuild_percent == 0 {
+        let what = "rebuild_percent is 0: a lost device would never be rebuilt under load";
+        judge.error("limits.rebuild_percent", what, "give 1 to 100, better 80");
     }
     if limits.collect_percent > 95 {
         let what = "collecting extents that are over 95 % live moves data for nothing";

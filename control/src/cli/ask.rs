@@ -1,18 +1,19 @@
 //! The commands that ask a running rack through its socket.
 
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::show::{self, say};
-use super::{ApplyArgs, AskArgs, DeviceVerb, EventsArgs, HeadVerb, VolumeVerb};
+use super::{ApplyArgs, AskArgs, DeviceVerb, EventsArgs, HeadVerb, SledVerb, VolumeVerb};
 use crate::api::apply::Applied;
 use crate::api::client::Client;
 use crate::api::events::EventEntry;
 use crate::api::model::Drill;
 use crate::api::moving::{Drained, Moved};
+use crate::api::sleds::SledDrained;
 use crate::api::status::{DeviceStatus, Status, VolumeStatus};
 use crate::config;
 
@@ -118,6 +119,41 @@ pub(super) fn head(verb: &HeadVerb) -> Result<(), String> {
             let human = |_: &Value| format!("head {name} is in use again; volumes stay where they are");
             ask(args, "head.resume", json!({ "name": name }), PATIENCE, human)
         }
+    }
+}
+
+/// `palisade sled …`.
+pub(super) fn sled(verb: &SledVerb) -> Result<(), String> {
+    match verb {
+        SledVerb::Drain { name, wait, timeout, ask: args } => {
+            if *wait {
+                wait_drained(args, name, Duration::from_secs((*timeout).min(86_400 * 30)))?;
+            }
+            let human = |drained: &SledDrained| format!("sled {}: {}", drained.sled, drained.why);
+            ask(args, "sled.drain", json!({ "name": name }), PATIENCE, human)
+        }
+        SledVerb::Resume { name, ask: args } => {
+            let human = |_: &Value| format!("sled {name} is in use again");
+            ask(args, "sled.resume", json!({ "name": name }), PATIENCE, human)
+        }
+    }
+}
+
+/// Asks again and again until a sled is safe to pull.
+fn wait_drained(args: &AskArgs, name: &str, patience: Duration) -> Result<(), String> {
+    let begin = Instant::now();
+    loop {
+        let data = data_dir(args.data_dir.as_deref());
+        let answer = call(&data, "sled.drain", json!({ "name": name }), PATIENCE)?;
+        let drained: SledDrained =
+            serde_json::from_value(answer).map_err(|error| format!("unreadable answer: {error}"))?;
+        if drained.safe_to_pull {
+            return Ok(());
+        }
+        if begin.elapsed() >= patience {
+            return Err(format!("sled {name} is not empty yet, the draining goes on: {}", drained.why));
+        }
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 

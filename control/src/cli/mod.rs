@@ -46,6 +46,9 @@ pub enum Verb {
     /// Take a head out of use, or into use again.
     #[command(subcommand)]
     Head(HeadVerb),
+    /// Empty a sled before it is pulled, or take it into use again.
+    #[command(subcommand)]
+    Sled(SledVerb),
     /// Show what happened: which roles moved, when, why and under which number.
     Events(EventsArgs),
     /// List devices, give one up, or make one fail on purpose.
@@ -202,6 +205,33 @@ pub enum HeadVerb {
     },
 }
 
+/// `sled …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum SledVerb {
+    /// Move every column of a sled elsewhere, and place no new ones on it; `status` says when it is safe to pull.
+    Drain {
+        /// Name of the sled.
+        name: String,
+        /// Wait until it is safe to pull.
+        #[arg(long)]
+        wait: bool,
+        /// Give up waiting after so many seconds; the draining goes on.
+        #[arg(long, default_value_t = 3600)]
+        timeout: u64,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Take a drained sled into use again.
+    Resume {
+        /// Name of the sled.
+        name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+}
+
 /// `events`.
 #[derive(Clone, Debug, Args)]
 pub struct EventsArgs {
@@ -288,6 +318,7 @@ pub fn run(verb: &Verb) -> Option<u8> {
         Verb::Status(args) => ask::status(args),
         Verb::Volume(verb) => ask::volume(verb),
         Verb::Head(verb) => ask::head(verb),
+        Verb::Sled(verb) => ask::sled(verb),
         Verb::Events(args) => ask::events(args),
         Verb::Device(verb) => ask::device(verb),
         Verb::Apply(args) => ask::apply(args),

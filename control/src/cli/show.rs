@@ -83,8 +83,13 @@ pub(super) fn status(status: &Status) -> String {
         text.push('\n');
         text.push_str(&networks(&status.paths));
     }
-    let trouble: Vec<DeviceStatus> =
-        status.devices.iter().filter(|device| !device.trouble.is_empty()).cloned().collect();
+    for volume in &status.volumes {
+        text.push_str(&rebuild(volume));
+    }
+    let ill = |device: &&DeviceStatus| {
+        !device.trouble.is_empty() || matches!(device.state.as_str(), "suspect" | "failed")
+    };
+    let trouble: Vec<DeviceStatus> = status.devices.iter().filter(ill).cloned().collect();
     if !trouble.is_empty() {
         text.push('\n');
         text.push_str(&devices(&trouble));
@@ -104,6 +109,29 @@ fn control(control: &ControlStatus) -> String {
         return format!("control {state}: {holder} has the lease (tenure {tenure})\n");
     }
     format!("control {state}, nothing is decided: {why}\n")
+}
+
+/// How far the rebuild of a volume is, and what has to leave drained sleds; empty when there is nothing to do.
+fn rebuild(volume: &VolumeStatus) -> String {
+    let mut parts = Vec::new();
+    if volume.degraded_extents > 0 {
+        let left = show_size(volume.rebuild_bytes);
+        let spare = match volume.redundancy {
+            Some(spare) if spare < 0 => "data is lost".to_owned(),
+            Some(spare) => format!("the worst can lose {spare} more columns"),
+            None => String::new(),
+        };
+        parts.push(format!("{} extents ({left}) lack columns, {spare}", volume.degraded_extents));
+    }
+    if volume.leaving_extents > 0 {
+        let left = show_size(volume.leaving_bytes);
+        parts.push(format!("{} extents ({left}) have to leave drained sleds", volume.leaving_extents));
+    }
+    if parts.is_empty() {
+        return String::new();
+    }
+    let done = volume.counters.get("rebuilt_bytes").copied().unwrap_or(0);
+    format!("\nrebuild of volume {}: {}; {} moved so far\n", volume.name, parts.join("; "), show_size(done))
 }
 
 /// A row for each network, and for what does not carry on it.

@@ -146,6 +146,7 @@ fn timers(reader: &mut Reader, root: &mut Section<'_>) -> Timers {
         silence_ms: ms("silence_ms", 100),
         confirm_ms: ms("confirm_ms", 50),
         health_ms: ms("health_ms", 3000),
+        device_fail_ms: ms("device_fail_ms", 30_000),
     };
     reader.finish(&section);
     timers
@@ -158,6 +159,7 @@ fn limits(reader: &mut Reader, root: &mut Section<'_>) -> Limits {
         log_high_percent: reader.number_to(&mut section, "log_high_percent", 100, 60) as u8,
         hot_cache_bytes: reader.size(&mut section, "hot_cache").unwrap_or(64 << 20),
         collect_percent: reader.number_to(&mut section, "collect_percent", 100, 50) as u8,
+        rebuild_percent: reader.number_to(&mut section, "rebuild_percent", 100, 80) as u8,
         connections: reader.number_to(&mut section, "connections", 4096, 64) as u32,
         scrub_bytes: reader.size(&mut section, "scrub").unwrap_or(640 << 10),
     };

@@ -115,6 +115,9 @@ pub struct Timers {
     pub confirm_ms: u64,
     /// `health_ms`: a node silent towards control for so long is shown as away (default 3000).
     pub health_ms: u64,
+    /// `device_fail_ms`: a device that was suspect for so long counts as failed and is rebuilt elsewhere
+    /// (EF-22; default 30000).
+    pub device_fail_ms: u64,
 }
 
 /// Bounds that depend on the host rather than on the protocol.
@@ -128,6 +131,8 @@ pub struct Limits {
     pub hot_cache_bytes: u64,
     /// `collect_percent`: extents with a lower live share are collected (default 50).
     pub collect_percent: u8,
+    /// `rebuild_percent`: share of the time that a rebuild may take while clients are at work (default 80).
+    pub rebuild_percent: u8,
     /// `connections`: client connections per export address (default 64).
     pub connections: u32,
     /// `scrub`: bytes a second that each device of a sled scrubs, 0 for none (default 640 KiB).

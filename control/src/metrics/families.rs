@@ -95,6 +95,18 @@ pub(super) fn families(picture: &Picture) -> Vec<Family> {
         let labels = [("node", node.name.as_str()), ("role", node.role.as_str())];
         let up = f64::from(u8::from(node.state == "ready"));
         collector.gauge("palisade_node_up", "1 when the node works", &labels, up);
+        if node.role == "sled" {
+            let drained = f64::from(u8::from(node.state == "drained"));
+            let help = "1 when a drained sled is safe to pull";
+            collector.gauge("palisade_sled_drained", help, &labels, drained);
+            let left = node.columns_left as f64;
+            collector.gauge(
+                "palisade_sled_columns_left",
+                "columns to move off a drained sled",
+                &labels,
+                left,
+            );
+        }
         if node.log_bytes > 0 {
             collector.gauge("palisade_log_bytes", "size of a head's log", &labels, node.log_bytes as f64);
             collector.gauge("palisade_log_free_bytes", "free log space", &labels, node.log_free_bytes as f64);
@@ -110,6 +122,9 @@ pub(super) fn families(picture: &Picture) -> Vec<Family> {
         if device.columns > 0 {
             collector.gauge("palisade_device_columns", "columns in all", &labels, device.columns as f64);
             collector.gauge("palisade_device_columns_free", "free columns", &labels, device.free as f64);
+            let failed = f64::from(u8::from(device.state == "failed"));
+            let help = "1 when heads gave the device up";
+            collector.gauge("palisade_device_failed", help, &labels, failed);
         }
         collector.counters("device", &labels, &device.counters);
     }
@@ -148,9 +163,16 @@ fn volumes(collector: &mut Collector, status: &Status) {
             ("log_bytes", "bytes that are in the log only", volume.log_bytes as f64),
             ("extents", "extents", volume.extents as f64),
             ("degraded_extents", "extents that lack good columns", volume.degraded_extents as f64),
+            ("rebuild_bytes", "bytes that a rebuild has to move", volume.rebuild_bytes as f64),
+            ("leaving_extents", "extents to move off drained sleds", volume.leaving_extents as f64),
+            ("leaving_bytes", "bytes to move off drained sleds", volume.leaving_bytes as f64),
         ];
         for (name, help, value) in gauges {
             collector.gauge(&format!("palisade_volume_{name}"), help, &labels, value);
+        }
+        if let Some(redundancy) = volume.redundancy {
+            let help = "columns that the most endangered extent can still lose";
+            collector.gauge("palisade_volume_redundancy", help, &labels, redundancy.into());
         }
         collector.counters("volume", &labels, &volume.counters);
     }

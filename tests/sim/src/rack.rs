@@ -209,6 +209,7 @@ fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<Partition
             device: device_id(index),
             shelf: index,
             sandbox: None,
+            leave: false,
         })
         .collect();
     (0..volume_count(scenario))

@@ -4,7 +4,7 @@
 use palisade_control::report::DeviceReport;
 use palisade_protocol::fabric::{PathId, PathState};
 use palisade_protocol::sled::{DeviceState, DeviceStatus};
-use palisade_protocol::wire::{Event, PartitionId};
+use palisade_protocol::wire::{DeviceHealth, Event, PartitionId};
 use std::time::{Duration, Instant};
 
 /// A sled's device as control shows it.
@@ -69,6 +69,14 @@ pub(super) fn describe(event: &Event) -> (bool, String) {
             (true, format!("volume {partition}: extent {extent} has fewer good columns than its code needs"))
         }
         Event::DeviceFailed { device, why } => (true, format!("device {} failed: {why}", device.0)),
+        Event::DeviceTurned { device, health, why, .. } => {
+            let what = match health {
+                DeviceHealth::Good => "is good again",
+                DeviceHealth::Suspect => "is suspect and gets no new columns",
+                DeviceHealth::Failed => "counts as failed, its extents are rebuilt elsewhere",
+            };
+            (*health != DeviceHealth::Good, format!("device {device} {what}: {why}"))
+        }
         Event::SlowIo { partition, what, offset, stages: [numbered, log, replica, answered] } => {
             let us = |ns: &u64| ns / 1000;
             let stages = format!(
@@ -108,6 +116,7 @@ pub(super) fn partition_of(event: &Event) -> Option<PartitionId> {
         | Event::Corrupt { .. }
         | Event::Repaired { .. }
         | Event::DeviceFailed { .. }
+        | Event::DeviceTurned { .. }
         | Event::Note(_) => None,
     }
 }

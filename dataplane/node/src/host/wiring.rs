@@ -462,6 +462,8 @@ fn head_config(rack: &Rack, admitted: &AdmittedNode, boot: BootId, log: HeadLog,
     config.flush.fill_low = rack.limits.log_low_percent;
     config.flush.fill_high = rack.limits.log_high_percent;
     config.flush.collect_below = rack.limits.collect_percent;
+    config.flush.rebuild_share = rack.limits.rebuild_percent;
+    config.watch.fail_after = Duration::from_millis(rack.timers.device_fail_ms);
     config.flush.age = Duration::from_millis(rack.timers.flush_ms);
     if rack.control.failover == Failover::Auto {
         let failover = FailoverConfig {

@@ -44,6 +44,8 @@ pub(super) enum State {
 pub(super) struct Batch {
     pub(super) part: usize,
     pub(super) collect: bool,
+    /// It moves blocks out of extents that lack columns or are to leave their devices.
+    pub(super) rebuild: bool,
     pub(super) desc: ExtentDesc,
     first: u32,
     pub(super) stripes: u32,
@@ -89,6 +91,7 @@ impl Core {
         let id = self.batches.insert(Batch {
             part: p,
             collect,
+            rebuild: false,
             desc,
             first,
             stripes,
@@ -136,11 +139,12 @@ impl Core {
         let id = Id(req.0);
         let Some(ask) = self.asks.get_mut(id).filter(|ask| ask.to == from) else { return };
         let What::Write { batch, column } = ask.what else { return };
-        let (p, device) = (ask.part, ask.device);
+        let (p, device, sent) = (ask.part, ask.device, ask.sent);
         let stale_ok = self.cfg.faults.stale_token_retry();
         match status {
             Status::Ok => {
                 self.asks.remove(id);
+                self.devices.good(now, device, sent, false);
                 self.column_durable(now, batch, column, out);
             }
             Status::Retry => {}
@@ -154,7 +158,9 @@ impl Core {
                 self.fenced(now, p, device, Stamp { partition, number, grant }, out);
             }
             _ => {
-                self.asks.remove(id);
+                if let (Some(ask), Status::DeviceError) = (self.asks.remove(id), status) {
+                    self.judge(now, &ask, status);
+                }
                 self.suspect(now, p, device);
                 self.batch_refused(now, batch, column, out);
             }
@@ -218,6 +224,7 @@ impl Core {
         if batch.collect {
             counters.collections += 1;
             counters.collected_bytes += bytes;
+            counters.rebuilt_bytes += if batch.rebuild { bytes } else { 0 };
         } else {
             counters.flushes += 1;
             counters.flushed_bytes += bytes;
@@ -227,6 +234,9 @@ impl Core {
             part.open = None;
         }
         part.collect_at = part.collect_at.min(now + super::collect::PACE);
+        if batch.rebuild {
+            self.rebuilt(now, p, now.since(batch.started));
+        }
         self.background_at = now;
     }
 
@@ -288,7 +298,7 @@ impl Core {
         }
         let mut ids = std::mem::take(&mut self.ids);
         let from = ids.len();
-        let keeps = |what: &What| matches!(what, What::Read { .. } | What::Fetch { .. });
+        let keeps = |what: &What| matches!(what, What::Read { .. } | What::Fetch { .. } | What::Try { .. });
         self.asks.pick(&mut ids, |ask| ask.part == p && !keeps(&ask.what));
         for ask in ids.drain(from..) {
             self.asks.remove(ask);

@@ -13,12 +13,22 @@ pub(super) const PACE: Duration = Duration::from_millis(20);
 /// Pause when a pass found nothing to do.
 const REST: Duration = Duration::from_millis(500);
 
+/// Why an extent is rewritten, the most urgent first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Need {
+    /// It has only so many good columns, and would have more elsewhere.
+    Hurt(usize),
+    /// It has a column on a device that is to be left.
+    Leave,
+    /// Few of its blocks live.
+    Sparse,
+}
+
 /// An extent worth rewriting.
 struct Victim {
     slot: u32,
     id: ExtentId,
-    /// Lacks good columns: first in line.
-    hurt: bool,
+    need: Need,
     live: u32,
 }
 
@@ -52,21 +62,31 @@ impl Core {
             }
             return;
         };
-        victims.sort_by_key(|victim| (!victim.hurt, victim.live));
+        victims.sort_by_key(|victim| (victim.need, victim.live));
+        // A batch of a rebuild waits for its share; what is collected for room does not.
+        let rebuild = victims[0].need != Need::Sparse;
+        if rebuild && !self.may_rebuild(now) {
+            victims.retain(|victim| victim.need == Need::Sparse);
+        }
         let items = self.gather_live(p, &victims, room);
-        if !items.is_empty() {
-            self.start_batch(now, p, items, true);
+        if !items.is_empty() && self.start_batch(now, p, items, true) && rebuild {
+            self.rebuilding(p, victims[0].need != Need::Sparse);
         }
     }
 
-    /// An open extent with a rotten or absent column takes no more stripes once a whole one can be made; it
-    /// is sealed and then rewritten.
+    /// An open extent that lacks a column takes no more stripes once one with more can be made, and none when
+    /// a column of it lies on a device that is ill or to be left; it is sealed and then rewritten.
     fn leave_unfit_extent(&mut self, now: Time, p: usize) {
-        let whole = self.candidates(now, p, true, &[]).len() >= self.parts[p].cfg.geometry.columns();
+        let Some(open) = &self.parts[p].open else { return };
+        let found = self.candidates(now, p, true, &[]);
+        let better = found.iter().filter(|&&at| !self.unfit(p, at)).count();
+        let columns = &open.desc.columns;
+        let there = columns.iter().flatten().count();
+        let unfit = columns.iter().flatten().any(|column| self.unfit_device(p, column.device));
+        let leaves = (there < columns.len() && better > there) || (unfit && better >= self.columns_min(p));
         let part = &mut self.parts[p];
         let Some(open) = &mut part.open else { return };
-        let absent = open.desc.columns.iter().any(Option::is_none);
-        open.leave |= part.rot.contains_key(&open.desc.id) || (absent && whole);
+        open.leave |= part.rot.contains_key(&open.desc.id) || leaves;
         if (open.leave || open.full()) && part.batches.is_empty() {
             part.open = None;
         }
@@ -74,7 +94,9 @@ impl Core {
 
     fn victims(&self, now: Time, p: usize) -> Vec<Victim> {
         let part = &self.parts[p];
-        let whole = self.candidates(now, p, true, &[]).len() >= part.cfg.geometry.columns();
+        let found = self.candidates(now, p, true, &[]);
+        let fit = found.iter().filter(|&&at| !self.unfit(p, at)).count();
+        let (fit, marks) = (fit.min(part.cfg.geometry.columns()), self.marks(part));
         let below = u64::from(self.cfg.flush.collect_below);
         let mut victims = Vec::new();
         for (slot, extent) in part.index.extents() {
@@ -85,18 +107,18 @@ impl Core {
             {
                 continue;
             }
-            let gone = extent
-                .desc
-                .columns
-                .iter()
-                .any(|column| column.is_none_or(|column| part.sled_of(column.device).is_none()));
-            let absent = extent.absent.iter().any(|&absent| absent != 0);
-            let hurt = (gone || absent || part.rot.contains_key(&id)) && whole;
+            let state = marks.extent(part, extent);
             let room = u64::from(extent.desc.geometry.extent_blocks());
-            let sparse = u64::from(extent.live) * 100 < below * room;
-            if hurt || sparse {
-                victims.push(Victim { slot, id, hurt, live: extent.live });
-            }
+            let need = if state.good < extent.desc.columns.len() && state.good < fit {
+                Need::Hurt(state.good)
+            } else if state.leaves && state.good <= fit {
+                Need::Leave
+            } else if u64::from(extent.live) * 100 < below * room {
+                Need::Sparse
+            } else {
+                continue;
+            };
+            victims.push(Victim { slot, id, need, live: extent.live });
         }
         victims
     }

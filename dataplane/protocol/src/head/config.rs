@@ -6,6 +6,7 @@ use crate::wire::ops::Geometry;
 use crate::wire::{DeviceIx, Time};
 use std::time::Duration;
 
+use super::devices::DeviceWatch;
 use super::failover::FailoverConfig;
 use super::faults::Faults;
 
@@ -26,6 +27,8 @@ pub struct HeadConfig {
     pub flush: FlushConfig,
     /// Times of repeats, hedges and give-ups.
     pub retry: RetryConfig,
+    /// When a sled's device is suspect, and when it is given up.
+    pub watch: DeviceWatch,
     /// Bytes of recently written payload that stay in memory for reads and flushes.
     pub hot_bytes: usize,
     /// Most operations of a partition that are numbered but not committed.
@@ -55,6 +58,7 @@ impl HeadConfig {
             partitions: Vec::new(),
             flush: FlushConfig::default(),
             retry: RetryConfig::default(),
+            watch: DeviceWatch::default(),
             hot_bytes: 64 << 20,
             window: 1024,
             slow_io: Duration::from_millis(100),
@@ -147,6 +151,8 @@ pub struct DeviceTarget {
     pub shelf: u32,
     /// Sandbox: preferred columns `[first, last)` (EF-13).
     pub sandbox: Option<(u32, u32)>,
+    /// Its sled is being drained: no new columns, and those that are there move elsewhere (EF-23).
+    pub leave: bool,
 }
 
 /// When and how fast to flush and collect (EF-08).
@@ -166,6 +172,8 @@ pub struct FlushConfig {
     pub collect_below: u8,
     /// Free columns per device that only the collector may take (P-32).
     pub reserve_columns: u32,
+    /// Share of the time, in percent, that a rebuild may take while clients are at work (at least 1).
+    pub rebuild_share: u8,
 }
 
 impl Default for FlushConfig {
@@ -178,6 +186,7 @@ impl Default for FlushConfig {
             batches: 2,
             collect_below: 50,
             reserve_columns: 1,
+            rebuild_share: 80,
         }
     }
 }

@@ -3,6 +3,7 @@
 use super::batch::Batch;
 use super::config::{HeadConfig, PartitionConfig, Solo};
 use super::confirm::Link;
+use super::devices::Devices;
 use super::failover::Watch;
 use super::health::{Clients, Health};
 use super::merge::Merge;
@@ -11,7 +12,7 @@ use super::piece::Piece;
 use super::read::Read;
 use super::slab::{Id, Slab};
 use super::sleds::{Ask, Sled};
-use super::stats::{DeviceStatus, HeadStatus, PartitionStatus, RoleState};
+use super::stats::{HeadStatus, PartitionStatus, RoleState};
 use super::write::Cmd;
 use crate::log::{Log, LoggedBody, Lsn, Mapping, PendingOp, RecoveredPartition, RecoveryReport, is_log_key};
 use crate::wire::*;
@@ -40,6 +41,11 @@ pub(super) struct Core {
     /// Confirm state of each peer.
     pub(super) links: BTreeMap<NodeId, Link>,
     pub(super) sleds: BTreeMap<NodeId, Sled>,
+    pub(super) devices: Devices,
+    /// No batch of a rebuild begins before: clients keep their share.
+    pub(super) rebuild_at: Time,
+    /// What clients had done when a batch of a rebuild ended last.
+    pub(super) done_then: u64,
     codecs: BTreeMap<(u8, u8), Codec>,
     /// Scratch of look-ups.
     pub(super) maps: Vec<Mapping>,
@@ -85,6 +91,9 @@ impl Core {
             asks: Slab::default(),
             links: BTreeMap::new(),
             sleds: BTreeMap::new(),
+            devices: Devices::default(),
+            rebuild_at: Time::ZERO,
+            done_then: 0,
             codecs: BTreeMap::new(),
             maps: Vec::new(),
             wants: Vec::new(),
@@ -263,6 +272,7 @@ impl Core {
     }
 
     pub(super) fn turn(&mut self, now: Time, out: &mut Out) {
+        self.devices.tick(now);
         if self.pool.scarce() {
             // Exports and flushes need buffers more than reads need hot blocks, and a pool that is out
             // tells nobody: without this, all could wait for one another for ever (`Bounded`).
@@ -346,7 +356,7 @@ impl Core {
             log_failed: self.log.failed(),
             log_blocks: self.log.capacity_blocks(),
             log_free: self.log.free_blocks(),
-            partitions: self.parts.iter().map(part_status).collect(),
+            partitions: self.parts.iter().map(|part| self.part_status(part)).collect(),
         }
     }
 }
@@ -363,23 +373,45 @@ fn undeclared(found: &RecoveredPartition) -> PartitionConfig {
     }
 }
 
-fn part_status(part: &Part) -> PartitionStatus {
-    let (mut extents, mut degraded, mut live, mut room) = (0, 0, 0u64, 0u64);
-    let primary = matches!(part.phase, Phase::Announcing | Phase::Serving);
-    for (_, extent) in part.index.extents() {
-        extents += 1;
-        // A device that was given up takes its columns along, until the extent is rewritten.
-        let given_up = |held: &ColumnRef| primary && part.sled_of(held.device).is_none();
-        let gone = |column: &Option<ColumnRef>| column.as_ref().is_none_or(given_up);
-        let lacks = extent.desc.columns.iter().any(gone)
-            || extent.absent.iter().any(|&absent| absent != 0)
-            || part.rot.contains_key(&extent.desc.id);
-        degraded += u32::from(lacks);
-        live += u64::from(extent.live);
-        room += u64::from(extent.desc.geometry.extent_blocks());
+impl Core {
+    fn part_status(&self, part: &Part) -> PartitionStatus {
+        let (mut live, mut room) = (0u64, 0u64);
+        for (_, extent) in part.index.extents() {
+            live += u64::from(extent.live);
+            room += u64::from(extent.desc.geometry.extent_blocks());
+        }
+        let (role, why) = role_of(part);
+        let picture = self.picture(part);
+        PartitionStatus {
+            partition: part.cfg.partition,
+            role,
+            why,
+            stamp: part.stamp,
+            committed: part.committed,
+            tail: part.tail,
+            waiting: part.waiting.len() as u32,
+            active: part.active,
+            peer_away: part.peer.as_ref().is_some_and(|peer| peer.away),
+            alone: part.leads() && part.members.len() == 1,
+            proposing: part.proposing(),
+            log_blocks: part.index.mapped().saturating_sub(live),
+            extents: picture.extents,
+            degraded: picture.rebuild.extents,
+            lost: part.lost.len() as u32,
+            extent_blocks: live,
+            extent_room: room,
+            redundancy: picture.redundancy,
+            rebuild: picture.rebuild,
+            leaving: picture.leaving,
+            devices: picture.devices,
+            stats: part.stats.clone(),
+        }
     }
+}
+
+fn role_of(part: &Part) -> (RoleState, &'static str) {
     let peer_away = part.peer.as_ref().is_some_and(|peer| peer.away);
-    let (role, why) = match part.phase {
+    match part.phase {
         Phase::Idle => (RoleState::Idle, "waits for a number"),
         Phase::Probing if peer_away => (RoleState::Reconciling, "secondary is away"),
         Phase::Probing => (RoleState::Reconciling, "asks the secondary where the log ends"),
@@ -393,33 +425,6 @@ fn part_status(part: &Part) -> PartitionStatus {
         Phase::Serving => (RoleState::Serving, ""),
         Phase::Following => (RoleState::Following, ""),
         Phase::Stopped(why) => (RoleState::Stopped, why),
-    };
-    let device = |claim: &super::part::Claim| DeviceStatus {
-        device: claim.target.device,
-        sled: claim.target.sled,
-        claimed: claim.secret.is_some(),
-        free: claim.free,
-    };
-    PartitionStatus {
-        partition: part.cfg.partition,
-        role,
-        why,
-        stamp: part.stamp,
-        committed: part.committed,
-        tail: part.tail,
-        waiting: part.waiting.len() as u32,
-        active: part.active,
-        peer_away,
-        alone: part.leads() && part.members.len() == 1,
-        proposing: part.proposing(),
-        log_blocks: part.index.mapped().saturating_sub(live),
-        extents,
-        degraded,
-        lost: part.lost.len() as u32,
-        extent_blocks: live,
-        extent_room: room,
-        devices: part.claims.iter().map(device).collect(),
-        stats: part.stats.clone(),
     }
 }
 

@@ -98,7 +98,7 @@ impl Core {
         for (at, column) in columns.iter().enumerate() {
             match column.and_then(|column| part.sled_of(column.device)) {
                 None => gone |= 1 << at,
-                Some(sled) if self.silent(sled, now) => slow |= 1 << at,
+                Some(sled) if self.silent(sled, now) || self.ill(*column) => slow |= 1 << at,
                 Some(_) => {}
             }
         }

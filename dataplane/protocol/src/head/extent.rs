@@ -62,7 +62,8 @@ impl Core {
         }
     }
 
-    /// Claims whose devices may give a column, best first.
+    /// Claims whose devices may give a column, best first. Devices that are ill or to be left are asked only
+    /// when there would be too few columns without them; failed ones never.
     pub(super) fn candidates(&self, now: Time, p: usize, reserve: bool, refused: &[DeviceId]) -> Vec<usize> {
         let part = &self.parts[p];
         let spare =
@@ -75,10 +76,11 @@ impl Core {
                     && claim.suspect_until <= now
                     && (claim.free > spare || claim.secret.is_none())
                     && !refused.contains(&claim.target.device)
+                    && self.devices.health(claim.target.device) != DeviceHealth::Failed
             })
             .collect();
         // The fullest come last; one device per sled.
-        found.sort_by_key(|&at| (std::cmp::Reverse(part.claims[at].free), at));
+        found.sort_by_key(|&at| (self.unfit(p, at), std::cmp::Reverse(part.claims[at].free), at));
         let mut sleds: SmallVec<[NodeId; 16]> = SmallVec::new();
         found.retain(|&at| {
             let sled = part.claims[at].target.sled;
@@ -86,6 +88,10 @@ impl Core {
             sleds.push(sled);
             new
         });
+        let fit = found.iter().filter(|&&at| !self.unfit(p, at)).count();
+        if fit >= self.columns_min(p) {
+            found.truncate(fit);
+        }
         found
     }
 

@@ -3,7 +3,8 @@
 //! One file per verb. The path of a write: `write` numbers it; the log and the secondary get it in the
 //! same turn (`replicate`); `commit` changes the index when both are durable and answers the client. The
 //! path of a read: `read` looks it up, `piece` and `degraded` bring the bytes, `confirm` asks the peer
-//! whether the pair still holds. Behind them: `claims`, `extent`, `flush`, `batch`, `stripe`, `collect`, `release`.
+//! whether the pair still holds. Behind them: `claims`, `extent`, `flush`, `batch`, `stripe`, `collect`, `release`;
+//! `devices` judges the sleds' devices, `rebuild` says what has to leave them.
 //! The side that follows is `secondary`; how a pair is taken over is `assign`, after `probe` has found where
 //! the log ends; `held` keeps what the peer may lack; `solo` is a group of one. `failover` notices silent peers
 //! and proposes another group, and `health` is what it judges by.
@@ -20,6 +21,7 @@ mod confirm;
 mod core;
 mod degraded;
 mod delete;
+mod devices;
 mod extent;
 mod failover;
 mod faults;
@@ -31,6 +33,7 @@ mod part;
 mod piece;
 mod probe;
 mod read;
+mod rebuild;
 mod release;
 mod repair;
 mod replicate;
@@ -47,10 +50,11 @@ mod write;
 pub use config::{
     DeviceTarget, FlushConfig, HeadConfig, HeadLog, LogStart, PartitionConfig, RetryConfig, Solo,
 };
+pub use devices::DeviceWatch;
 pub use failover::FailoverConfig;
 pub use faults::Faults;
 pub use health::{Clients, Health, Policy, keeps};
-pub use stats::{Counters, DeviceStatus, HeadStatus, PartitionStatus, RoleState, STAGES, Stage, Stats};
+pub use stats::{Counters, DeviceStatus, HeadStatus, Left, PartitionStatus, RoleState, STAGES, Stage, Stats};
 
 use self::core::Core;
 use crate::log::{FormatAs, LogConfig, Recovery, RecoveryState};

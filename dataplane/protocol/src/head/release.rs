@@ -8,6 +8,9 @@ use super::sleds::{Ask, What};
 use crate::wire::*;
 use std::time::Duration;
 
+/// Pause before another try, and before one at a device that is not good.
+const RETRY: Duration = Duration::from_millis(100);
+const RETRY_ILL: Duration = Duration::from_secs(5);
 /// Columns asked for in one pass.
 const AT_ONCE: usize = 64;
 
@@ -47,6 +50,10 @@ impl Core {
         if self.parts[p].dying.is_empty() {
             return;
         }
+        let part = &mut self.parts[p];
+        let claims = &part.claims;
+        // A device that was given up takes its columns along; should it come back, a list shows them (P-27).
+        part.dying.retain(|dying| claims.iter().any(|claim| claim.target.device == dying.column.device));
         let part = &self.parts[p];
         let own = self.log.covers(part.cfg.partition);
         let covered = part.peer.as_ref().map_or(own, |peer| peer.covered.min(own));
@@ -85,6 +92,8 @@ impl Core {
         };
         let Some(at) = self.parts[p].dying.iter().position(same) else { return };
         let partition = self.parts[p].id();
+        let good = self.devices.health(device) == DeviceHealth::Good;
+        let again = if good { RETRY } else { RETRY_ILL };
         match status {
             Status::Ok | Status::NotOwner => {
                 let part = &mut self.parts[p];
@@ -105,7 +114,7 @@ impl Core {
         }
         if let Some(dying) = self.parts[p].dying.get_mut(at) {
             dying.asking = false;
-            dying.retry_at = now + Duration::from_millis(100);
+            dying.retry_at = now + again;
         }
     }
 }

@@ -3,6 +3,7 @@
 //! Every question has a generational request id, so that late and doubled answers find nothing.
 
 use super::core::Core;
+use super::devices::Bad;
 use super::slab::Id;
 use super::stats::Stage;
 use crate::wire::*;
@@ -18,6 +19,8 @@ pub(super) struct Ask {
     /// Sent again as it is.
     pub(super) msg: Msg,
     pub(super) since: Time,
+    /// When it was sent first, or again after its sled asked for that.
+    pub(super) sent: Time,
     pub(super) repeat_at: Time,
     pub(super) gap: Duration,
     /// A column read: when other columns are asked too.
@@ -43,6 +46,8 @@ pub(super) enum What {
     Release { column: u32, generation: u32 },
     /// A block of the peer's log.
     Fetch { piece: Id, at: usize },
+    /// A block of a column, to see how its device is.
+    Try { column: ColumnRef },
 }
 
 /// What is known of a sled.
@@ -57,15 +62,15 @@ pub(super) struct Sled {
 
 impl Ask {
     pub(super) fn new(part: usize, to: NodeId, device: DeviceId, what: What, msg: Msg) -> Self {
-        let (since, repeat_at, gap) = (Time::ZERO, Time::ZERO, Duration::ZERO);
-        Self { part, to, device, what, msg, since, repeat_at, gap, hedge_at: None, held: false }
+        let (since, sent, repeat_at, gap) = (Time::ZERO, Time::ZERO, Time::ZERO, Duration::ZERO);
+        Self { part, to, device, what, msg, since, sent, repeat_at, gap, hedge_at: None, held: false }
     }
 }
 
 impl Core {
     /// Sends a question and keeps it until it is answered or given up.
     pub(super) fn ask(&mut self, now: Time, mut ask: Ask, out: &mut Out) -> Id {
-        ask.since = now;
+        (ask.since, ask.sent) = (now, now);
         ask.gap = self.cfg.retry.first;
         ask.repeat_at = now + ask.gap;
         let at = ask.hedge_at.map_or(ask.repeat_at, |hedge| hedge.min(ask.repeat_at));
@@ -96,17 +101,20 @@ impl Core {
         let id = Id(req.0);
         if status == Status::Retry {
             let ask = self.asks.get_mut(id).filter(|ask| ask.to == from && fits(&ask.what))?;
-            if matches!(ask.what, What::Read { .. }) {
-                ask.since = now;
+            if matches!(ask.what, What::Read { .. } | What::Try { .. }) {
+                (ask.since, ask.sent) = (now, now);
             }
             return None;
         }
         self.asks.get(id).filter(|ask| ask.to == from && fits(&ask.what))?;
-        self.asks.remove(id)
+        let ask = self.asks.remove(id)?;
+        self.judge(now, &ask, status);
+        Some(ask)
     }
 
     /// Answers of sleds.
     pub(super) fn on_sled(&mut self, now: Time, from: NodeId, boot: BootId, msg: Msg, out: &mut Out) {
+        self.devices.tick(now);
         self.heard(now, from, boot);
         match msg {
             Msg::Reserved { req, status, secret, free, .. } => {
@@ -138,6 +146,10 @@ impl Core {
                 {
                     self.learn(&ask, now);
                     self.on_column_data(now, &ask, status, data, out);
+                } else if let Some(ask) =
+                    self.answered(now, from, req, status, |what| matches!(what, What::Try { .. }))
+                {
+                    self.tried(&ask, status);
                 }
             }
             Msg::ColumnReleased { req, status } => {
@@ -184,6 +196,7 @@ impl Core {
             for p in 0..self.parts.len() {
                 for claim in &mut self.parts[p].claims {
                     if claim.target.sled == from {
+                        self.devices.restarted(now, claim.target.device);
                         claim.secret = None;
                         claim.ask_at = now;
                         claim.suspect_until = Time::ZERO;
@@ -191,6 +204,24 @@ impl Core {
                 }
             }
             self.background_at = now;
+        }
+    }
+
+    /// What an answer tells of the device.
+    pub(super) fn judge(&mut self, now: Time, ask: &Ask, status: Status) {
+        match status {
+            Status::Ok | Status::Corrupt => {
+                let read = matches!(ask.what, What::Read { .. } | What::Try { .. });
+                self.devices.good(now, ask.device, ask.sent, read);
+                if let Msg::ColumnRead { partition, column, .. } = &ask.msg {
+                    self.devices.holds(ask.device, *partition, *column);
+                }
+            }
+            Status::DeviceError => {
+                self.devices.bad(now, ask.device, ask.sent, Bad::Error, &self.cfg.watch);
+            }
+            // Of tokens, numbers and room: says nothing of the device.
+            _ => {}
         }
     }
 
@@ -240,7 +271,7 @@ impl Core {
         let retry = self.cfg.retry;
         let Some(ask) = self.asks.get_mut(id) else { return };
         let timeout = match ask.what {
-            What::Read { .. } | What::Fetch { .. } => retry.read_timeout,
+            What::Read { .. } | What::Fetch { .. } | What::Try { .. } => retry.read_timeout,
             _ => retry.column_timeout,
         };
         if now.since(ask.since) >= timeout {
@@ -278,6 +309,9 @@ impl Core {
     /// Nobody answered in time.
     fn give_up(&mut self, now: Time, ask: Ask, out: &mut Out) {
         let quiet = now + self.cfg.retry.read_timeout;
+        if !ask.held && !matches!(ask.what, What::Fetch { .. }) {
+            self.devices.bad(now, ask.device, ask.sent, Bad::Silence, &self.cfg.watch);
+        }
         match ask.what {
             What::Read { .. } => {
                 self.sleds.entry(ask.to).or_default().silent_until = quiet;
@@ -299,6 +333,7 @@ impl Core {
                 self.batch_refused(now, batch, column, out);
             }
             What::Release { .. } => self.on_column_released(now, &ask, Status::Retry, out),
+            What::Try { .. } => self.tried(&ask, Status::DeviceError),
         }
     }
 }

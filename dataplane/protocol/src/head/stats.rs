@@ -1,5 +1,6 @@
 //! Counters and stage histograms of a head; what `status`, metrics and the slow-I/O log show.
 
+use crate::wire::DeviceHealth;
 use crate::wire::ids::{DeviceId, LogId, NodeId, Op, PartitionId, Stamp};
 use hdrhistogram::Histogram;
 use std::time::Duration;
@@ -101,6 +102,9 @@ counters! {
     collections,
     /// Bytes moved by the collector.
     collected_bytes,
+    /// Bytes moved off devices that failed, were given up or are drained, and out of extents that lacked
+    /// good columns.
+    rebuilt_bytes,
     /// Extents created.
     extents_created,
     /// Extents released.
@@ -137,6 +141,13 @@ counters! {
     slow,
     /// Checkpoints completed.
     checkpoints,
+}
+
+impl Counters {
+    /// Commands of clients that were answered.
+    pub fn answered(&self) -> u64 {
+        self.reads + self.writes + self.clears + self.errors
+    }
 }
 
 /// Counters and histograms.
@@ -197,6 +208,21 @@ pub struct DeviceStatus {
     pub claimed: bool,
     /// Free columns when it last told.
     pub free: u32,
+    /// What the head thinks of it.
+    pub health: DeviceHealth,
+    /// Whether its sled is being drained.
+    pub leave: bool,
+    /// Extents that have a column there.
+    pub extents: u32,
+}
+
+/// What is to be moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Left {
+    /// Extents.
+    pub extents: u32,
+    /// Blocks that live in them.
+    pub blocks: u64,
 }
 
 /// A partition for `status`.
@@ -236,6 +262,12 @@ pub struct PartitionStatus {
     pub extent_blocks: u64,
     /// Data blocks that the extents have room for.
     pub extent_room: u64,
+    /// Columns that the most endangered extent can still lose; below zero data is lost. None without extents.
+    pub redundancy: Option<i8>,
+    /// Extents that lack good columns: what a rebuild has to do.
+    pub rebuild: Left,
+    /// Whole extents with columns on sleds that are being drained (EF-23).
+    pub leaving: Left,
     /// Devices (primary only).
     pub devices: Vec<DeviceStatus>,
     /// Counters and histograms.

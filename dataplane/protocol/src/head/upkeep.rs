@@ -1,7 +1,7 @@
 //! Background work of a head: what runs when, checkpoints, log release and copy-forward (P-08, P-28, P-31).
 
 use super::core::Core;
-use super::part::{Part, Parts, Pending, Phase};
+use super::part::{Dying, Part, Parts, Pending, Phase};
 use super::read::ReadOwner;
 use super::slab::{Id, Slab};
 use crate::log::{CopyForward, LiveRun, Loc, LogAddr, Lsn, Mapping, PartitionMeta, Placed};
@@ -45,6 +45,7 @@ impl Core {
     /// One pass over everything that is not the path of a client's I/O.
     pub(super) fn background(&mut self, now: Time, out: &mut Out) {
         let mut busy = false;
+        self.watch_devices(now, out);
         for p in 0..self.parts.len() {
             self.mend_later(now, p, out);
             if matches!(self.parts[p].phase, Phase::Announcing | Phase::Serving) {
@@ -73,7 +74,10 @@ impl Core {
             self.collect(now, p, out);
             self.answer_flushes(now, p, out);
             self.refuse_when_full(now, p, out);
-            busy |= !self.parts[p].dying.is_empty() || self.parts[p].making.is_some();
+            // What an ill device holds waits long.
+            let parts = &self.parts[p];
+            let soon = |dying: &Dying| self.devices.health(dying.column.device) == DeviceHealth::Good;
+            busy |= parts.dying.iter().any(soon) || parts.making.is_some();
         }
         self.start_checkpoint(now);
         self.copy_forward(now, out);

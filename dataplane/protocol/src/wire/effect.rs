@@ -1,7 +1,8 @@
 //! Effects that wait, and time. Machines push commands, drivers push completions.
 
-use super::ids::{ExtentId, LogId, NodeId, Number, PartitionId, Proposal, Stamp};
+use super::ids::{DeviceId, ExtentId, LogId, NodeId, Number, PartitionId, Proposal, Stamp};
 use super::msg::Msg;
+use super::status::DeviceHealth;
 use super::volume::ClientDone;
 use palisade_dma::{Buf, BufMut};
 use smallvec::SmallVec;
@@ -191,6 +192,17 @@ pub enum Event {
         /// The device of this node.
         device: DeviceIx,
         /// What was seen.
+        why: &'static str,
+    },
+    /// A head thinks differently of a sled's device now (EF-22).
+    DeviceTurned {
+        /// The device.
+        device: DeviceId,
+        /// The sled that serves it.
+        sled: NodeId,
+        /// What the head thinks of it.
+        health: DeviceHealth,
+        /// Why.
         why: &'static str,
     },
     /// A partition was deleted on its members and its columns were released.

@@ -14,5 +14,5 @@ pub use effect::{BlockCmd, BlockDone, BlockError, BlockOk, BlockOp, DeviceIx, Ev
 pub use ids::*;
 pub use msg::{Envelope, Msg};
 pub use ops::*;
-pub use status::Status;
+pub use status::{DeviceHealth, Status};
 pub use volume::{ClientCmd, ClientDone, ClientError, ClientOk, ClientTag, ClientVerb, Payload, StatusRun};

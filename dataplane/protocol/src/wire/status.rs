@@ -45,3 +45,26 @@ impl Status {
         matches!(self, Self::Ok)
     }
 }
+
+/// What a head thinks of a device that holds columns (EF-22).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum DeviceHealth {
+    /// Nothing is wrong with it.
+    #[default]
+    Good,
+    /// It errs, is silent or slow: it gets no new columns, and is read only when the others do not suffice.
+    Suspect,
+    /// It was given up: its extents are rebuilt elsewhere. It comes back when it answers well for long.
+    Failed,
+}
+
+impl DeviceHealth {
+    /// Its name in status and events.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Good => "good",
+            Self::Suspect => "suspect",
+            Self::Failed => "failed",
+        }
+    }
+}

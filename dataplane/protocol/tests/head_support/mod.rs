@@ -230,6 +230,7 @@ impl Rack {
             device: node.device,
             shelf: at as u32,
             sandbox: None,
+            leave: false,
         });
         PartitionConfig {
             partition: VOLUME,

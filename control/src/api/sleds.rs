@@ -1,0 +1,124 @@
+//! Sleds that are drained before they are pulled (EF-23): what of them is left, and when they may go.
+
+use std::collections::BTreeMap;
+
+use palisade_protocol::wire::DeviceId;
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::core::Core;
+use super::rpc::RpcError;
+use super::status::Live;
+use crate::authority::{Authority, DeviceRecord, NodeRecord};
+use crate::identity::Known;
+use crate::report::{DeviceReport, PartitionReport};
+
+/// A sled that is being drained.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct SledDrained {
+    /// The sled.
+    pub sled: String,
+    /// Columns that are still on it.
+    pub columns: u64,
+    /// Whether it may be pulled.
+    pub safe_to_pull: bool,
+    /// What it waits for.
+    pub why: String,
+}
+
+impl Core {
+    /// Takes a sled out of use: no new columns are placed on it, and those that are there move elsewhere.
+    pub(super) fn drain_sled(&mut self, name: &str) -> Result<SledDrained, RpcError> {
+        self.set_sled(name, true, "is being drained: its columns move elsewhere")?;
+        let status = self.status();
+        let node = status.nodes.into_iter().find(|node| node.name == name).unwrap_or_default();
+        let (columns, safe_to_pull) = (node.columns_left, node.state == "drained");
+        Ok(SledDrained { sled: name.to_owned(), columns, safe_to_pull, why: node.why })
+    }
+
+    /// Takes a sled into use again; what moved away comes back by and by, as new columns are placed.
+    pub(super) fn resume_sled(&mut self, name: &str) -> Result<Value, RpcError> {
+        self.set_sled(name, false, "is in use again")?;
+        Ok(json!({ "resumed": name }))
+    }
+
+    fn set_sled(&mut self, name: &str, draining: bool, what: &str) -> Result<(), RpcError> {
+        let changes = self.authority.drain_sled(name, draining);
+        let changes = changes.map_err(|error| RpcError::not_found(error.to_string()))?;
+        let fresh = !changes.records.is_empty();
+        self.carry_out(&changes)?;
+        if fresh {
+            self.event(name, false, what.to_owned());
+        }
+        Ok(())
+    }
+
+    /// Tells when a sled that is being drained became empty.
+    pub(super) fn tell_drained(&mut self) {
+        let status = self.status();
+        let drained = |node: &super::status::NodeStatus| node.role == "sled" && node.state == "drained";
+        let names: Vec<String> = status.nodes.into_iter().filter(drained).map(|node| node.name).collect();
+        for name in &names {
+            if !self.drained.contains(name) {
+                self.event(name, false, "is drained: it is safe to pull".to_owned());
+            }
+        }
+        self.drained = names;
+    }
+}
+
+/// Columns that are still on a sled: those that it has given out, and of a device that does not say so what
+/// heads know to be there. None: nobody knows.
+pub(super) fn columns_left(
+    authority: &Authority,
+    live: &BTreeMap<u32, Live<'_>>,
+    node: &NodeRecord,
+) -> Option<u64> {
+    let own = live.get(&node.node.0).filter(|live| !live.silent);
+    let mut left = 0;
+    for device in authority.devices().filter(|device| device.node == node.node) {
+        let Known::Active { id } = device.known else { continue };
+        let said = own.and_then(|live| live.report.devices.iter().find(|report| report.name == device.name));
+        left += match said.filter(|report| report.state == "ok") {
+            Some(report) => report.columns.saturating_sub(report.free),
+            None => extents_on(authority, live, DeviceId(id.0))?,
+        };
+    }
+    Some(left)
+}
+
+/// Extents that have a column on a device, by the words of all primaries; none while one of them is away.
+fn extents_on(authority: &Authority, live: &BTreeMap<u32, Live<'_>>, device: DeviceId) -> Option<u64> {
+    let mut extents = 0;
+    for volume in authority.living() {
+        let head = live.get(&volume.current_primary().0).filter(|live| !live.silent)?;
+        let report = head.report.partitions.iter().find(|report| report.partition == volume.id)?;
+        let known = report.devices.iter().find(|known| known.device == device);
+        extents += known.map_or(0, |known| known.extents);
+    }
+    Some(extents)
+}
+
+/// What heads think of a device at worst, and the extents that they have there.
+pub(super) fn thought_of(live: &BTreeMap<u32, Live<'_>>, device: &DeviceRecord) -> (&'static str, u64) {
+    let Known::Active { id } = device.known else { return ("good", 0) };
+    let reports = live.values().filter(|live| !live.silent).flat_map(|live| &live.report.partitions);
+    let serving = reports.filter(|report: &&PartitionReport| report.role == "serving");
+    let of = serving.flat_map(|report| &report.devices).filter(|known| known.device.0 == id.0);
+    let (mut worst, mut extents) = ("good", 0);
+    for known in of {
+        extents += known.extents;
+        worst = match (known.health.as_str(), worst) {
+            ("failed", _) | (_, "failed") => "failed",
+            ("suspect", _) | (_, "suspect") => "suspect",
+            _ => "good",
+        };
+    }
+    (worst, extents)
+}
+
+/// Whether a device says of itself that it works.
+pub(super) fn says_ok(report: &DeviceReport) -> bool {
+    report.state == "ok"
+}

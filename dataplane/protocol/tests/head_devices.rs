@@ -1,0 +1,236 @@
+//! Devices that fail, and sleds that are drained, under load: found out, rebuilt elsewhere, and what is shown
+//! of it (EF-22, EF-23).
+
+mod head_support;
+
+use head_support::*;
+use palisade_protocol::head::{Left, PartitionStatus};
+use palisade_protocol::wire::*;
+use std::time::Duration;
+
+/// A rack with more sleds than columns, and contents in extents.
+fn rack(seed: u64, sleds: usize) -> Rack {
+    let mut rack = Rack::new(Shape { hot_bytes: 0, sleds, columns: 48, ..Shape::new(seed) });
+    rack.serve();
+    for lba in (0..2048).step_by(16) {
+        let tag = rack.write(lba * 8, 16 * 8);
+        rack.wait_all(&[tag]);
+    }
+    rack.flush_all();
+    rack
+}
+
+/// What the head thought of a sled's device, in order.
+fn thoughts(rack: &Rack, sled: usize) -> Vec<DeviceHealth> {
+    let device = rack.nodes[2 + sled].device;
+    let of = |event: &Event| match event {
+        Event::DeviceTurned { device: known, health, .. } if *known == device => Some(*health),
+        _ => None,
+    };
+    rack.events.iter().filter_map(of).collect()
+}
+
+/// Extents with a column on the device of a sled.
+fn on(rack: &mut Rack, sled: usize) -> u32 {
+    let device = rack.nodes[2 + sled].device;
+    let status = rack.status();
+    status.devices.iter().find(|known| known.device == device).map_or(0, |known| known.extents)
+}
+
+/// Columns that a sled gave out.
+fn used(rack: &mut Rack, sled: usize) -> u32 {
+    let status = rack.sled(sled).status();
+    status.devices[0].columns - status.devices[0].free
+}
+
+fn whole(status: &PartitionStatus) -> bool {
+    status.rebuild == Left::default() && status.redundancy == Some(2)
+}
+
+/// Load until something is so; all of it is answered without an error.
+fn load_until(rack: &mut Rack, what: &str, mut done: impl FnMut(&mut Rack) -> bool) -> Duration {
+    let begin = rack.now;
+    while !done(rack) {
+        assert!(rack.now.since(begin) < Duration::from_secs(120), "{what} did not happen");
+        // Most of the volume is cold: what lies there is moved by nobody else.
+        rack.workload(20, 256, 4);
+        let first = rack.rand(2048 / 16) as usize * 128;
+        rack.read(first, 128);
+    }
+    rack.now.since(begin)
+}
+
+/// Only one device erred, so that its columns are read only when the others do not suffice.
+#[test]
+fn ef22_a_device_that_errs_under_load_is_found_out_and_rebuilt_to_full_redundancy() {
+    let mut rack = rack(700, 8);
+    assert!(on(&mut rack, 0) > 0 && whole(&rack.status()));
+    rack.nodes[2].disk.dead = true;
+    load_until(&mut rack, "failure", |rack| thoughts(rack, 0).contains(&DeviceHealth::Failed));
+    assert_eq!(thoughts(&rack, 0), [DeviceHealth::Suspect, DeviceHealth::Failed]);
+    load_until(&mut rack, "rebuild", |rack| whole(&rack.status()) && on(rack, 0) == 0);
+    assert!(rack.counters().rebuilt_bytes > 0);
+    assert!((1..8).all(|sled| thoughts(&rack, sled).is_empty()), "the others are well");
+    // Full redundancy: any two others may be gone now.
+    for (a, b) in [(1, 2), (3, 4), (5, 6), (2, 7)] {
+        (rack.nodes[2 + a].cut, rack.nodes[2 + b].cut) = (true, true);
+        rack.verify();
+        (rack.nodes[2 + a].cut, rack.nodes[2 + b].cut) = (false, false);
+        rack.run_for(Duration::from_secs(3));
+    }
+}
+
+#[test]
+fn ef22_a_sled_that_is_silent_for_long_is_rebuilt_and_taken_into_use_again_when_it_returns() {
+    let mut rack = rack(701, 8);
+    rack.crash(2);
+    let took = load_until(&mut rack, "failure", |rack| thoughts(rack, 0).contains(&DeviceHealth::Failed));
+    assert!(took >= Duration::from_secs(25), "a sled may start again meanwhile: {took:?}");
+    load_until(&mut rack, "rebuild", |rack| whole(&rack.status()) && on(rack, 0) == 0);
+    rack.start(2, false);
+    load_until(&mut rack, "return", |rack| thoughts(rack, 0).last() == Some(&DeviceHealth::Good));
+    load_until(&mut rack, "new columns", |rack| {
+        rack.flush_all();
+        on(rack, 0) > 0
+    });
+    rack.verify();
+}
+
+/// A short pause makes nobody fail, and what was suspect is good again.
+#[test]
+fn ef22_a_sled_that_pauses_for_some_seconds_is_not_given_up() {
+    let mut rack = rack(702, 8);
+    rack.nodes[2].stall = true;
+    load_until(&mut rack, "suspicion", |rack| thoughts(rack, 0) == [DeviceHealth::Suspect]);
+    rack.run_for(Duration::from_secs(5));
+    rack.restart(2);
+    rack.nodes[2].stall = false;
+    load_until(&mut rack, "return", |rack| thoughts(rack, 0) == [DeviceHealth::Suspect, DeviceHealth::Good]);
+    assert_eq!(rack.counters().rebuilt_bytes, 0);
+    rack.verify();
+}
+
+#[test]
+fn ef22_a_head_that_is_cut_off_from_all_sleds_gives_none_up() {
+    let mut rack = rack(703, 8);
+    (2..10).for_each(|at| rack.nodes[at].cut = true);
+    let tag = rack.submit(ClientVerb::Read { offset: 0, len: 65536 });
+    rack.run_for(Duration::from_secs(90));
+    assert!(rack.done.remove(&tag).is_some_and(|result| result.is_err()));
+    (2..10).for_each(|at| rack.nodes[at].cut = false);
+    rack.run_for(Duration::from_secs(10));
+    for sled in 0..8 {
+        assert!(!thoughts(&rack, sled).contains(&DeviceHealth::Failed), "sled {sled}");
+        assert_ne!(thoughts(&rack, sled).last(), Some(&DeviceHealth::Suspect), "sled {sled}");
+    }
+    rack.verify();
+}
+
+#[test]
+fn ef22_of_two_lost_at_once_the_extents_that_lost_two_columns_come_first_and_no_read_is_wrong() {
+    let mut rack = rack(704, 10);
+    let (a, b) = (rack.nodes[2].device, rack.nodes[7].device);
+    (rack.nodes[2].disk.dead, rack.nodes[7].disk.dead) = (true, true);
+    let both = |rack: &mut Rack| {
+        let status = rack.status();
+        let failed = |device| {
+            status.devices.iter().any(|known| known.device == device && known.health == DeviceHealth::Failed)
+        };
+        failed(a) && failed(b)
+    };
+    load_until(&mut rack, "failure", both);
+    // Those that lost two are gone before any that lost one is: their number stays as it was until then.
+    let mut doubly = 0;
+    let mut seen = Vec::new();
+    let begin = rack.now;
+    while !whole(&rack.status()) {
+        assert!(rack.now.since(begin) < Duration::from_secs(60), "{seen:?}");
+        let status = rack.status();
+        let step = (status.redundancy, status.rebuild.extents);
+        if seen.last() != Some(&step) {
+            seen.push(step);
+        }
+        doubly += usize::from(status.redundancy == Some(0));
+        rack.step();
+    }
+    assert!(doubly > 0 && seen.iter().any(|step| step.0 == Some(1)), "{seen:?}");
+    assert!(
+        seen.is_sorted_by_key(|(redundancy, extents)| (*redundancy, std::cmp::Reverse(*extents))),
+        "{seen:?}"
+    );
+    rack.verify();
+    assert!(!rack.events.iter().any(|event| matches!(event, Event::DataLost { .. })));
+}
+
+/// Simulated time that a rebuild under load takes with this share.
+fn rebuild_time(share: u8) -> Duration {
+    let mut shape = Shape { hot_bytes: 0, sleds: 8, columns: 48, ..Shape::new(705) };
+    shape.flush.rebuild_share = share;
+    let mut rack = Rack::new(shape);
+    rack.serve();
+    for lba in (0..4096).step_by(16) {
+        let tag = rack.write(lba * 8, 16 * 8);
+        rack.wait_all(&[tag]);
+    }
+    rack.flush_all();
+    rack.nodes[2].disk.dead = true;
+    load_until(&mut rack, "failure", |rack| thoughts(rack, 0).contains(&DeviceHealth::Failed));
+    load_until(&mut rack, "rebuild", |rack| whole(&rack.status()))
+}
+
+#[test]
+fn ef22_a_rebuild_keeps_to_its_share_while_clients_are_at_work() {
+    let (much, little) = (rebuild_time(100), rebuild_time(10));
+    assert!(little > much * 3, "with all of the time {much:?}, with a tenth of it {little:?}");
+}
+
+/// Tells the primary which sleds are being drained.
+fn drain(rack: &mut Rack, sleds: &[usize]) {
+    let mut devices = rack.partition().devices;
+    devices.iter_mut().enumerate().for_each(|(at, target)| target.leave = sleds.contains(&at));
+    let now = rack.now;
+    rack.head(0).set_devices(now, VOLUME, devices);
+}
+
+#[test]
+fn ef23_a_drained_sled_ends_empty_under_load_is_pulled_and_used_again_after_its_return() {
+    let mut rack = rack(706, 8);
+    assert!(used(&mut rack, 0) > 0);
+    drain(&mut rack, &[0]);
+    assert!(rack.status().leaving.extents > 0 && rack.status().rebuild == Left::default());
+    load_until(&mut rack, "empty", |rack| used(rack, 0) == 0);
+    assert_eq!((on(&mut rack, 0), rack.status().leaving), (0, Left::default()));
+    assert!(whole(&rack.status()), "protection was never given up");
+    // It is pulled: nothing notices.
+    rack.crash(2);
+    rack.workload(200, 2048, 8);
+    rack.flush_all();
+    rack.verify();
+    assert!(whole(&rack.status()) && rack.counters().degraded_reads == 0);
+    rack.start(2, false);
+    drain(&mut rack, &[]);
+    load_until(&mut rack, "new columns", |rack| {
+        rack.flush_all();
+        used(rack, 0) > 0
+    });
+    rack.verify();
+}
+
+/// Six sleds, six columns: there is nowhere to go, and what lies there stays protected.
+#[test]
+fn ef23_a_drain_without_room_elsewhere_gives_no_protection_up() {
+    let mut rack = rack(707, 6);
+    let before = used(&mut rack, 0);
+    drain(&mut rack, &[0]);
+    rack.run_for(Duration::from_secs(5));
+    let status = rack.status();
+    assert!(status.leaving.extents > 0 && whole(&status), "{status:?}");
+    assert_eq!(used(&mut rack, 0), before);
+    // New data does without the sled, and gets its column once the sled is in use again.
+    rack.workload(100, 512, 8);
+    rack.flush_all();
+    assert!(used(&mut rack, 0) <= before && rack.status().redundancy == Some(1));
+    drain(&mut rack, &[]);
+    rack.run_until("protection", |rack| whole(&rack.status()));
+    rack.verify();
+}
