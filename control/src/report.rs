@@ -234,9 +234,12 @@ pub struct DeviceThought {
     pub device: DeviceId,
     /// `good`, `suspect` or `failed`.
     pub health: String,
-    /// Extents with a column there.
+    /// Whether it knows that it is to leave it (EF-23).
     #[serde(default)]
-    pub extents: u64,
+    pub leave: bool,
+    /// Columns that it has there, one in the making and such that are being given back included.
+    #[serde(default)]
+    pub held: u64,
 }
 
 /// A device of a sled.
@@ -274,7 +277,7 @@ impl From<&PartitionStatus> for PartitionReport {
         status.stats.counters.each(|name, value| {
             counters.insert(name.to_owned(), value);
         });
-        let missed = |device: &&DeviceStatus| !device.claimed && !(device.leave && device.extents == 0);
+        let missed = |device: &&DeviceStatus| !device.claimed && !(device.leave && device.held == 0);
         let stage = |stage| (stage_name(stage), HistSnapshot::of(status.stats.histogram(stage)));
         Self {
             partition: status.partition.0,
@@ -305,8 +308,8 @@ impl From<&PartitionStatus> for PartitionReport {
 }
 
 fn thought(status: &DeviceStatus) -> DeviceThought {
-    let (device, extents) = (status.device, status.extents.into());
-    DeviceThought { device, health: status.health.name().to_owned(), extents }
+    let (device, leave, held) = (status.device, status.leave, status.held.into());
+    DeviceThought { device, health: status.health.name().to_owned(), leave, held }
 }
 
 fn stage_name(stage: palisade_protocol::head::Stage) -> String {

@@ -68,54 +68,56 @@ impl Core {
     }
 }
 
-/// Columns that are still on a sled: those that it has given out, and of a device that does not say so what
-/// heads know to be there. None: nobody knows.
+/// Columns that are still on a sled: those that it has given out, and of a device that does not say so those
+/// that heads know of. None: a head has not said yet that it leaves the sled, and may be placing a column.
 pub(super) fn columns_left(
     authority: &Authority,
     live: &BTreeMap<u32, Live<'_>>,
     node: &NodeRecord,
 ) -> Option<u64> {
     let own = live.get(&node.node.0).filter(|live| !live.silent);
-    let mut left = 0;
+    let (mut left, mut sure) = (0, true);
     for device in authority.devices().filter(|device| device.node == node.node) {
         let Known::Active { id } = device.known else { continue };
+        let held = held_on(authority, live, DeviceId(id.0));
+        sure &= held.is_some();
         let said = own.and_then(|live| live.report.devices.iter().find(|report| report.name == device.name));
-        left += match said.filter(|report| report.state == "ok") {
-            Some(report) => report.columns.saturating_sub(report.free),
-            None => extents_on(authority, live, DeviceId(id.0))?,
-        };
+        let said = said.filter(|report| report.state == "ok");
+        let given = said.map_or(0, |report| report.columns.saturating_sub(report.free));
+        left += held.unwrap_or(0).max(given);
     }
-    Some(left)
+    (sure || left > 0).then_some(left)
 }
 
-/// Extents that have a column on a device, by the words of all primaries; none while one of them is away.
-fn extents_on(authority: &Authority, live: &BTreeMap<u32, Live<'_>>, device: DeviceId) -> Option<u64> {
-    let mut extents = 0;
+/// Columns that volumes have on a device, by the words of all primaries; none while one of them is away, or
+/// does not know that the device is to be left.
+fn held_on(authority: &Authority, live: &BTreeMap<u32, Live<'_>>, device: DeviceId) -> Option<u64> {
+    let mut held = 0;
     for volume in authority.living() {
         let head = live.get(&volume.current_primary().0).filter(|live| !live.silent)?;
         let report = head.report.partitions.iter().find(|report| report.partition == volume.id)?;
         let known = report.devices.iter().find(|known| known.device == device);
-        extents += known.map_or(0, |known| known.extents);
+        held += known.filter(|known| known.leave)?.held;
     }
-    Some(extents)
+    Some(held)
 }
 
-/// What heads think of a device at worst, and the extents that they have there.
+/// What heads think of a device at worst, and the columns that they have there.
 pub(super) fn thought_of(live: &BTreeMap<u32, Live<'_>>, device: &DeviceRecord) -> (&'static str, u64) {
     let Known::Active { id } = device.known else { return ("good", 0) };
     let reports = live.values().filter(|live| !live.silent).flat_map(|live| &live.report.partitions);
     let serving = reports.filter(|report: &&PartitionReport| report.role == "serving");
     let of = serving.flat_map(|report| &report.devices).filter(|known| known.device.0 == id.0);
-    let (mut worst, mut extents) = ("good", 0);
+    let (mut worst, mut held) = ("good", 0);
     for known in of {
-        extents += known.extents;
+        held += known.held;
         worst = match (known.health.as_str(), worst) {
             ("failed", _) | (_, "failed") => "failed",
             ("suspect", _) | (_, "suspect") => "suspect",
             _ => "good",
         };
     }
-    (worst, extents)
+    (worst, held)
 }
 
 /// Whether a device says of itself that it works.

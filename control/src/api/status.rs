@@ -194,8 +194,8 @@ pub struct DeviceStatus {
     pub columns: u64,
     /// Free columns.
     pub free: u64,
-    /// Extents of served volumes that have a column there.
-    pub extents: u64,
+    /// Columns that served volumes have there.
+    pub held: u64,
     /// Counters by name.
     pub counters: BTreeMap<String, u64>,
 }
@@ -349,7 +349,7 @@ fn drain_sled(
             };
         }
         Some(left) => status.why = format!("{}; {left} columns were still there", status.why),
-        None => {}
+        None => status.why = "is to be drained; not every head has said yet that it leaves it".to_owned(),
     }
 }
 
@@ -505,8 +505,8 @@ fn device_status(
             status.state = report.state.clone();
         }
     }
-    let (thought, extents) = sleds::thought_of(live, device);
-    status.extents = extents;
+    let (thought, held) = sleds::thought_of(live, device);
+    status.held = held;
     if status.state == "active" && thought != "good" {
         status.state = thought.to_owned();
     }

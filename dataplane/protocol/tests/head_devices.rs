@@ -30,11 +30,11 @@ fn thoughts(rack: &Rack, sled: usize) -> Vec<DeviceHealth> {
     rack.events.iter().filter_map(of).collect()
 }
 
-/// Extents with a column on the device of a sled.
+/// Columns that the head knows to be on the device of a sled.
 fn on(rack: &mut Rack, sled: usize) -> u32 {
     let device = rack.nodes[2 + sled].device;
     let status = rack.status();
-    status.devices.iter().find(|known| known.device == device).map_or(0, |known| known.extents)
+    status.devices.iter().find(|known| known.device == device).map_or(0, |known| known.held)
 }
 
 /// Columns that a sled gave out.

@@ -119,15 +119,7 @@ impl Core {
     fn choose_column(&mut self, now: Time, p: usize, at: usize, candidates: &[usize], out: &mut Out) {
         let part = &self.parts[p];
         let Some(making) = &part.making else { return };
-        let used: SmallVec<[DeviceId; 16]> = making
-            .columns
-            .iter()
-            .filter_map(|column| match column {
-                MakeColumn::Asking(device) => Some(*device),
-                MakeColumn::Got(column) => Some(column.device),
-                _ => None,
-            })
-            .collect();
+        let used: SmallVec<[DeviceId; 16]> = making.columns.iter().filter_map(MakeColumn::device).collect();
         let taken = |pick: &dyn Fn(&super::config::DeviceTarget) -> bool| {
             part.claims.iter().any(|claim| used.contains(&claim.target.device) && pick(&claim.target))
         };

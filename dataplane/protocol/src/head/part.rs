@@ -212,6 +212,17 @@ pub(super) enum MakeColumn {
     Absent,
 }
 
+impl MakeColumn {
+    /// The device that it lies on, or is asked of.
+    pub(super) fn device(&self) -> Option<DeviceId> {
+        match self {
+            Self::Asking(device) => Some(*device),
+            Self::Got(column) => Some(column.device),
+            Self::Open | Self::Absent => None,
+        }
+    }
+}
+
 /// A column that nobody needs any more, once `after` is covered everywhere (P-28).
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Dying {

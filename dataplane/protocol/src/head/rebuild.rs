@@ -5,7 +5,7 @@
 //! batch of a rebuild may begin: while clients are at work, batches take a share of the time only.
 
 use super::core::Core;
-use super::part::{Part, Phase};
+use super::part::{MakeColumn, Part, Phase};
 use super::slab::Id;
 use super::sleds::{Ask, What};
 use super::stats::{DeviceStatus, Left};
@@ -228,6 +228,12 @@ impl Core {
                 held[at] += 1;
             }
         }
+        let making = part.making.iter().flat_map(|making| &making.columns).filter_map(MakeColumn::device);
+        for device in making.chain(part.dying.iter().map(|dying| dying.column.device)) {
+            if let Some((at, _)) = marks.of(device) {
+                held[at] += 1;
+            }
+        }
         let device = |claim: &super::part::Claim| DeviceStatus {
             device: claim.target.device,
             sled: claim.target.sled,
@@ -235,7 +241,7 @@ impl Core {
             free: claim.free,
             health: self.devices.health(claim.target.device),
             leave: claim.target.leave,
-            extents: marks.of(claim.target.device).map_or(0, |(at, _)| held[at]),
+            held: marks.of(claim.target.device).map_or(0, |(at, _)| held[at]),
         };
         Picture { extents, redundancy, rebuild, leaving, devices: part.claims.iter().map(device).collect() }
     }

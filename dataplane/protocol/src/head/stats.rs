@@ -212,8 +212,8 @@ pub struct DeviceStatus {
     pub health: DeviceHealth,
     /// Whether its sled is being drained.
     pub leave: bool,
-    /// Extents that have a column there.
-    pub extents: u32,
+    /// Columns there: of extents, of one in the making, and such that are being given back.
+    pub held: u32,
 }
 
 /// What is to be moved.

@@ -36,6 +36,8 @@ pub(super) struct Scrub {
     doubts: Vec<Scrubbing>,
     /// The last read was good: the device as such works.
     works: bool,
+    /// A unit that was read well: read again when a pass ends in doubt, to see whether the device works.
+    proof: Option<Scrubbing>,
 }
 
 /// Rotten columns that wait for a head; the next pass finds the rest.
@@ -70,23 +72,32 @@ impl Device {
             self.scrub.tell_at = ctx.now + RETELL;
             self.tell_rot(ctx, out);
         }
-        if ctx.now < self.scrub.rest_until {
-            self.scrub.due = Some(self.rest(ctx));
-            return;
-        }
         self.scrub.due = Some(ctx.now + ctx.config.scrub_gap);
         let unit_bytes = self.layout().unit_bytes;
         let Some(buf) = ctx.pool.alloc(unit_bytes as usize) else {
             return;
         };
-        let doubt = if self.scrub.works { self.scrub.doubts.pop() } else { None };
-        let Some(scrub) = doubt.or_else(|| self.next_unit(ctx)) else {
-            return;
-        };
+        let Some(scrub) = self.choose(ctx) else { return };
         self.scrub.reading = true;
         let start = self.layout().column_data(scrub.column);
         let offset = start + u64::from(scrub.unit) * u64::from(unit_bytes);
         ctx.submit(self.spec.ix, Io::Scrub { dev: self.place, scrub }, BlockOp::Read { offset, buf }, out);
+    }
+
+    /// What to read now: a unit in doubt once the device works, else the next one. A pass that ended in doubt
+    /// is not over before that is cleared up, as far as the device works.
+    fn choose(&mut self, ctx: &Ctx) -> Option<Scrubbing> {
+        if let Some(doubt) = self.scrub.doubts.pop_if(|_| self.scrub.works) {
+            return Some(doubt);
+        }
+        if ctx.now >= self.scrub.rest_until {
+            return self.next_unit(ctx);
+        }
+        let proof = self.scrub.proof.take_if(|_| !self.scrub.doubts.is_empty());
+        if proof.is_none() {
+            self.scrub.due = Some(self.rest(ctx));
+        }
+        proof
     }
 
     /// The next unit that the table knows, from where the pass stands; ends the pass behind the last.
@@ -119,6 +130,9 @@ impl Device {
     ) {
         self.scrub.reading = false;
         self.scrub.works = result.is_ok();
+        if result.is_ok() {
+            self.scrub.proof = Some(Scrubbing { again: false, ..scrub });
+        }
         let held = &self.columns[scrub.column as usize];
         if held.record.generation != scrub.generation || !held.owned() {
             return;
@@ -154,6 +168,9 @@ impl Device {
     /// When to look again between two passes: at the next one, or sooner while a head is to be told of rot.
     fn rest(&self, ctx: &Ctx) -> Time {
         let end = self.scrub.rest_until;
+        if !self.scrub.doubts.is_empty() && (self.scrub.works || self.scrub.proof.is_some()) {
+            return ctx.now + ctx.config.scrub_gap;
+        }
         if self.scrub.untold.is_empty() { end } else { end.min(ctx.now + RETELL) }
     }
 

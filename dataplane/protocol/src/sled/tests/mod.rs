@@ -7,6 +7,7 @@ mod canaries;
 mod durability;
 mod ef15;
 mod ef16;
+mod many;
 mod media;
 mod reads;
 mod verbs;

@@ -203,3 +203,40 @@ fn scrub_can_be_switched_off() {
     let (_, _) = rig.granted(5);
     assert_eq!(rig.sled.deadline(), None);
 }
+
+/// The last unit of a pass, and the only one that cannot be read: the pass clears that up before it rests.
+#[test]
+fn p23_a_pass_that_ends_in_doubt_is_cleared_up_before_it_rests() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    let msg = head.write(&rig.pool, column, 1, 0, &[1, 2, 3]);
+    assert_eq!(rig.status(&head, msg), Status::Ok);
+    let at = rig.layout.column_data(column.column) + 2 * UNIT as u64;
+    rig.fail = Box::new(move |cmd| {
+        let bad = matches!(cmd.op, BlockOp::Read { offset, .. } if offset == at);
+        bad.then_some(BlockError::Io)
+    });
+    let start = rig.now;
+    for _ in 0..20 {
+        rig.now = rig.sled.deadline().expect("scrub goes on").max(rig.now);
+        if rig.now.since(start) > Duration::from_secs(60) {
+            break;
+        }
+        rig.pump();
+    }
+    let told = |msg: &Msg| matches!(msg, Msg::ColumnRotten { column: known, .. } if *known == column);
+    assert!(rig.sent.iter().any(|(_, msg)| told(msg)), "within the pass, not ten minutes later");
+    assert_eq!((rig.counters().scrub_passes, rig.counters().corrupt), (1, 1));
+    assert!(rig.sled.deadline().expect("the next pass").since(start) > Duration::from_secs(500), "it rests");
+    // A device that fails as a whole is left alone until the next pass.
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    assert_eq!(rig.write(&mut head, column, 1, 0, 9), Status::Ok);
+    rig.fail = Box::new(|cmd| matches!(cmd.op, BlockOp::Read { .. }).then_some(BlockError::Io));
+    for _ in 0..4 {
+        rig.now = rig.sled.deadline().expect("scrub goes on").max(rig.now);
+        rig.pump();
+    }
+    assert_eq!(rig.counters().corrupt, 0);
+    assert!(rig.now.since(start) > Duration::from_secs(500), "passes rest: {:?}", rig.now);
+}
