@@ -277,7 +277,7 @@ impl From<&PartitionStatus> for PartitionReport {
         status.stats.counters.each(|name, value| {
             counters.insert(name.to_owned(), value);
         });
-        let missed = |device: &&DeviceStatus| !device.claimed && !(device.leave && device.held == 0);
+        let missed = |device: &&DeviceStatus| !(device.claimed || device.leave && device.held == 0);
         let stage = |stage| (stage_name(stage), HistSnapshot::of(status.stats.histogram(stage)));
         Self {
             partition: status.partition.0,

@@ -7,8 +7,9 @@ use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
 use super::core::Core;
+use super::model::Role;
 use super::rpc::RpcError;
-use super::status::Live;
+use super::status::{Live, NodeStatus};
 use crate::authority::{Authority, DeviceRecord, NodeRecord};
 use crate::identity::Known;
 use crate::report::{DeviceReport, PartitionReport};
@@ -57,7 +58,7 @@ impl Core {
     /// Tells when a sled that is being drained became empty.
     pub(super) fn tell_drained(&mut self) {
         let status = self.status();
-        let drained = |node: &super::status::NodeStatus| node.role == "sled" && node.state == "drained";
+        let drained = |node: &NodeStatus| node.role == "sled" && node.state == "drained";
         let names: Vec<String> = status.nodes.into_iter().filter(drained).map(|node| node.name).collect();
         for name in &names {
             if !self.drained.contains(name) {
@@ -100,6 +101,50 @@ fn held_on(authority: &Authority, live: &BTreeMap<u32, Live<'_>>, device: Device
         held += known.filter(|known| known.leave)?.held;
     }
     Some(held)
+}
+
+/// How far the draining of a sled is (EF-23).
+pub(super) fn show(
+    status: &mut NodeStatus,
+    authority: &Authority,
+    live: &BTreeMap<u32, Live<'_>>,
+    node: &NodeRecord,
+) {
+    if !node.draining || node.role != Role::Sled {
+        return;
+    }
+    let left = columns_left(authority, live, node);
+    status.columns_left = left.unwrap_or(0);
+    let resume = format!("`palisade sled resume {}` takes it into use again", node.name);
+    match left {
+        Some(0) => {
+            status.state = "drained".to_owned();
+            status.why = format!("safe to pull; {resume}");
+        }
+        Some(left) if status.state == "ready" => {
+            let (others, wide) = room_elsewhere(authority, live);
+            status.state = "draining".to_owned();
+            status.why = if others < wide {
+                format!(
+                    "{left} columns stay: {wide} sleds are needed beside it and {others} are in use; add one, or {resume}"
+                )
+            } else {
+                format!("{left} columns have to move before it is safe to pull")
+            };
+        }
+        Some(left) => status.why = format!("{}; {left} columns were still there", status.why),
+        None => status.why = "is to be drained; not every head has said yet that it leaves it".to_owned(),
+    }
+}
+
+/// Sleds that may get columns, and the columns of the widest code.
+fn room_elsewhere(authority: &Authority, live: &BTreeMap<u32, Live<'_>>) -> (usize, usize) {
+    let there = |node: &&NodeRecord| {
+        let up = live.get(&node.node.0).is_some_and(|live| !live.silent);
+        node.role == Role::Sled && !node.draining && up
+    };
+    let wide = authority.living().map(|volume| usize::from(volume.k) + usize::from(volume.m)).max();
+    (authority.nodes().filter(there).count(), wide.unwrap_or(0))
 }
 
 /// What heads think of a device at worst, and the columns that they have there.

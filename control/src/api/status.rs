@@ -296,7 +296,7 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
     let all = live;
     let Some(live) = live.get(&node.node.0) else {
         status.why = "its process is not connected".to_owned();
-        drain_sled(&mut status, authority, all, node);
+        sleds::show(&mut status, authority, all, node);
         return status;
     };
     let block = palisade_protocol::wire::limits::BLOCK as u64;
@@ -307,7 +307,7 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
         status.state = "away".to_owned();
         status.why = "its process does not speak".to_owned();
     }
-    drain_sled(&mut status, authority, all, node);
+    sleds::show(&mut status, authority, all, node);
     if node.draining && node.role == Role::Head && status.state == "ready" {
         let serves = authority.served_by(node.node).count();
         status.state = if serves > 0 { "draining" } else { "drained" }.to_owned();
@@ -317,50 +317,6 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
     status.log_free_bytes = live.report.log_free.saturating_mul(block);
     status.counters = live.report.counters.clone();
     status
-}
-
-/// How far the draining of a sled is (EF-23).
-fn drain_sled(
-    status: &mut NodeStatus,
-    authority: &Authority,
-    live: &BTreeMap<u32, Live<'_>>,
-    node: &NodeRecord,
-) {
-    if !node.draining || node.role != Role::Sled {
-        return;
-    }
-    let left = sleds::columns_left(authority, live, node);
-    status.columns_left = left.unwrap_or(0);
-    let resume = format!("`palisade sled resume {}` takes it into use again", node.name);
-    match left {
-        Some(0) => {
-            status.state = "drained".to_owned();
-            status.why = format!("safe to pull; {resume}");
-        }
-        Some(left) if status.state == "ready" => {
-            let (others, wide) = room_elsewhere(authority, live);
-            status.state = "draining".to_owned();
-            status.why = if others < wide {
-                format!(
-                    "{left} columns stay: {wide} sleds are needed beside it and {others} are in use; add one, or {resume}"
-                )
-            } else {
-                format!("{left} columns have to move before it is safe to pull")
-            };
-        }
-        Some(left) => status.why = format!("{}; {left} columns were still there", status.why),
-        None => status.why = "is to be drained; not every head has said yet that it leaves it".to_owned(),
-    }
-}
-
-/// Sleds that may get columns, and the columns of the widest code.
-fn room_elsewhere(authority: &Authority, live: &BTreeMap<u32, Live<'_>>) -> (usize, usize) {
-    let there = |node: &&NodeRecord| {
-        let up = live.get(&node.node.0).is_some_and(|live| !live.silent);
-        node.role == Role::Sled && !node.draining && up
-    };
-    let wide = authority.living().map(|volume| usize::from(volume.k) + usize::from(volume.m)).max();
-    (authority.nodes().filter(there).count(), wide.unwrap_or(0))
 }
 
 fn state_name(state: NodeState) -> &'static str {

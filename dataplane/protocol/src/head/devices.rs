@@ -78,6 +78,13 @@ pub(super) struct Turned {
     pub(super) why: &'static str,
 }
 
+/// A device that is to be tried, and a column that it holds.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Due {
+    pub(super) device: DeviceId,
+    pub(super) column: Option<(PartitionId, ColumnRef)>,
+}
+
 #[derive(Debug, Default)]
 struct Device {
     health: DeviceHealth,
@@ -242,11 +249,7 @@ impl Devices {
     }
 
     /// Devices that are to be tried now, each with a column known to lie there.
-    pub(super) fn to_try(
-        &mut self,
-        now: Time,
-        watch: &DeviceWatch,
-    ) -> SmallVec<[(DeviceId, Option<(PartitionId, ColumnRef)>); 4]> {
+    pub(super) fn due(&mut self, now: Time, watch: &DeviceWatch) -> SmallVec<[Due; 4]> {
         let mut due = SmallVec::new();
         for (&device, known) in &mut self.known {
             let (last, pause) = match known.health {
@@ -256,7 +259,7 @@ impl Devices {
             };
             if !known.trying && now.since(last) >= pause {
                 known.tried = now;
-                due.push((device, known.column));
+                due.push(Due { device, column: known.column });
             }
         }
         due

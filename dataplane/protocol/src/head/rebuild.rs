@@ -5,6 +5,7 @@
 //! batch of a rebuild may begin: while clients are at work, batches take a share of the time only.
 
 use super::core::Core;
+use super::devices::Due;
 use super::part::{MakeColumn, Part, Phase};
 use super::slab::Id;
 use super::sleds::{Ask, What};
@@ -99,7 +100,7 @@ impl Core {
             let (device, health, why) = (change.device, change.health, change.why);
             out.events.push(Event::DeviceTurned { device, sled, health, why });
         }
-        for (device, column) in self.devices.to_try(now, &watch) {
+        for Due { device, column } in self.devices.due(now, &watch) {
             if let Some((partition, column)) = column.or_else(|| self.a_column_on(device)) {
                 self.devices.holds(device, partition, column);
                 self.try_device(now, partition, column, out);
@@ -229,7 +230,10 @@ impl Core {
             }
         }
         let making = part.making.iter().flat_map(|making| &making.columns).filter_map(MakeColumn::device);
-        for device in making.chain(part.dying.iter().map(|dying| dying.column.device)) {
+        // What a failed device holds it cannot give back: nobody waits for that.
+        let alive = |device: &DeviceId| self.devices.health(*device) != DeviceHealth::Failed;
+        let dying = part.dying.iter().map(|dying| dying.column.device).filter(alive);
+        for device in making.chain(dying) {
             if let Some((at, _)) = marks.of(device) {
                 held[at] += 1;
             }

@@ -212,7 +212,8 @@ pub struct DeviceStatus {
     pub health: DeviceHealth,
     /// Whether its sled is being drained.
     pub leave: bool,
-    /// Columns there: of extents, of one in the making, and such that are being given back.
+    /// Columns there: of extents, of one in the making, and such that are being given back
+    /// by a device that did not fail.
     pub held: u32,
 }
 

@@ -77,7 +77,7 @@ impl Device {
         let Some(buf) = ctx.pool.alloc(unit_bytes as usize) else {
             return;
         };
-        let Some(scrub) = self.choose(ctx) else { return };
+        let Some(scrub) = self.unit_to_read(ctx) else { return };
         self.scrub.reading = true;
         let start = self.layout().column_data(scrub.column);
         let offset = start + u64::from(scrub.unit) * u64::from(unit_bytes);
@@ -86,7 +86,7 @@ impl Device {
 
     /// What to read now: a unit in doubt once the device works, else the next one. A pass that ended in doubt
     /// is not over before that is cleared up, as far as the device works.
-    fn choose(&mut self, ctx: &Ctx) -> Option<Scrubbing> {
+    fn unit_to_read(&mut self, ctx: &Ctx) -> Option<Scrubbing> {
         if let Some(doubt) = self.scrub.doubts.pop_if(|_| self.scrub.works) {
             return Some(doubt);
         }
