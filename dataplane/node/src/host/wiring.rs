@@ -459,20 +459,18 @@ fn head_config(rack: &Rack, admitted: &AdmittedNode, boot: BootId, log: HeadLog,
     config.hot_bytes = rack.limits.hot_cache_bytes as usize;
     config.slow_io = Duration::from_millis(rack.timers.slow_io_ms);
     config.stopwatch = Some(|| Time(MonoClock.now().0));
-    config.flush.fill_low = rack.limits.log_low_percent;
-    config.flush.fill_high = rack.limits.log_high_percent;
-    config.flush.collect_below = rack.limits.collect_percent;
-    config.flush.rebuild_share = rack.limits.rebuild_percent;
+    let (limits, flush) = (&rack.limits, &mut config.flush);
+    (flush.fill_low, flush.fill_high) = (limits.log_low_percent, limits.log_high_percent);
+    (flush.collect_below, flush.rebuild_share) = (limits.collect_percent, limits.rebuild_percent);
+    flush.age = Duration::from_millis(rack.timers.flush_ms);
     config.watch.fail_after = Duration::from_millis(rack.timers.device_fail_ms);
-    config.flush.age = Duration::from_millis(rack.timers.flush_ms);
     if rack.control.failover == Failover::Auto {
-        let failover = FailoverConfig {
+        config.failover = Some(FailoverConfig {
             heartbeat: Duration::from_millis(rack.timers.heartbeat_ms),
             silence: Duration::from_millis(rack.timers.silence_ms),
             confirm: Duration::from_millis(rack.timers.confirm_ms),
             ..FailoverConfig::default()
-        };
-        config.failover = Some(failover);
+        });
     }
     config.retry.first = Duration::from_millis(rack.timers.resend_ms);
     config.retry.last = Duration::from_millis(rack.timers.resend_ms_max);
@@ -481,15 +479,15 @@ fn head_config(rack: &Rack, admitted: &AdmittedNode, boot: BootId, log: HeadLog,
 
 /// What a sled machine is told at its start. Its secret is drawn anew at every boot (EF-18).
 fn sled_config(rack: &Rack, node: NodeId, id: RackId, opened: &[Opened]) -> SledConfig {
-    let spec = |(index, device): (usize, &Opened)| DeviceSpec {
-        ix: DeviceIx(index as u16),
-        bytes: device.driver.info().bytes,
+    let spec = |(index, device): (usize, &Opened)| {
+        let (ix, bytes) = (DeviceIx(index as u16), device.driver.info().bytes);
+        DeviceSpec { ix, bytes }
     };
     let devices = opened.iter().enumerate().map(spec).collect();
     let mut config = SledConfig::new(node, id, OsEntropy.next_u128(), devices);
     config.drain_limit = Duration::from_millis(rack.timers.drain_ms);
-    let unit_ns = rack.code.unit_bytes.saturating_mul(1_000_000_000);
-    config.scrub_gap = Duration::from_nanos(unit_ns.checked_div(rack.limits.scrub_bytes).unwrap_or(0));
+    let gap = rack.code.unit_bytes.saturating_mul(1_000_000_000).checked_div(rack.limits.scrub_bytes);
+    config.scrub_gap = Duration::from_nanos(gap.unwrap_or(0));
     config
 }
 
