@@ -10,6 +10,7 @@ use crate::load::engine::{Ended, Engine, Outcome};
 use crate::load::model::Model;
 use crate::load::spec::{Pace, Pattern, Spec};
 use crate::load::state;
+use crate::nbd::follow::Follower;
 use crate::nbd::server::BareServer;
 use crate::nbd::target::NbdTarget;
 use crate::nbd::uri::{Place, Uri};
@@ -64,6 +65,9 @@ pub enum PatternArg {
 pub struct RunArgs {
     /// nbd://host:port/name, nbd+unix:///name?socket=PATH, mem:SIZE, rack:FILE
     pub target: String,
+    /// Another NBD address of the volume, tried when the first one is gone, silent or does not serve it; repeatable
+    #[arg(long, value_name = "TARGET")]
+    pub also: Vec<String>,
     /// Share of reads in per cent; the rest are writes
     #[arg(long, default_value_t = 100, value_parser = clap::value_parser!(u8).range(0..=100))]
     pub read: u8,
@@ -255,7 +259,12 @@ impl RunArgs {
             return target.map_err(failed);
         }
         let uri = Uri::parse(&self.target).map_err(unfit)?;
-        Ok(Box::new(NbdTarget::open(uri, want).map_err(failed)?))
+        if self.also.is_empty() {
+            return Ok(Box::new(NbdTarget::open(uri, want).map_err(failed)?));
+        }
+        let also: Result<Vec<Uri>, _> = self.also.iter().map(|text| Uri::parse(text)).collect();
+        let uris = std::iter::once(uri).chain(also.map_err(unfit)?).collect();
+        Ok(Box::new(Follower::open(uris, want).map_err(failed)?))
     }
 
     /// The model of a verified run: the state file's, or a new one.

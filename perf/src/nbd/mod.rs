@@ -5,6 +5,7 @@
 //! purpose so that a mistake there is not repeated here.
 
 pub mod client;
+pub mod follow;
 pub mod handshake;
 pub mod server;
 pub mod stream;

@@ -67,6 +67,13 @@ pub struct NbdTarget {
 impl NbdTarget {
     /// Connects.
     pub fn open(uri: Uri, want: Want) -> Result<Self, TargetError> {
+        let mut target = Self::closed(uri, want);
+        target.reconnect()?;
+        Ok(target)
+    }
+
+    /// Not connected yet.
+    pub(super) fn closed(uri: Uri, want: Want) -> Self {
         let count = want.slots as usize;
         let slots = Slots {
             pending: vec![None; count],
@@ -74,17 +81,12 @@ impl NbdTarget {
             look: want.look,
             ended: Vec::with_capacity(count),
         };
-        let mut target = Self {
-            uri,
-            want,
-            connections: Vec::new(),
-            in_flight: Vec::new(),
-            slots,
-            generation: 0,
-            bytes: 0,
-        };
-        target.reconnect()?;
-        Ok(target)
+        Self { uri, want, connections: Vec::new(), in_flight: Vec::new(), slots, generation: 0, bytes: 0 }
+    }
+
+    /// Goes to another address from the next connection on.
+    pub(super) fn redirect(&mut self, uri: Uri) {
+        self.uri = uri;
     }
 
     /// Splits the borrow: connection `index` and the slots.

@@ -37,6 +37,8 @@ pub struct Shape {
     pub flush_ms: u64,
     /// Bytes a second that each device scrubs.
     pub scrub: &'static str,
+    /// Heads move roles by themselves.
+    pub failover: bool,
 }
 
 impl Default for Shape {
@@ -51,6 +53,7 @@ impl Default for Shape {
             drills: false,
             flush_ms: 2000,
             scrub: "640 KiB",
+            failover: false,
         }
     }
 }
@@ -101,6 +104,9 @@ impl Shape {
             "\n[[volume]]\nname = \"vol0\"\nsize = \"{}\"\nprimary = \"head-1\"\nsecondary = \"head-2\"",
             self.volume
         );
+        if self.failover {
+            text = text.replacen("[timers]\n", "[control]\nfailover = \"auto\"\n\n[timers]\n", 1);
+        }
         text
     }
 }
