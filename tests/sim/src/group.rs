@@ -130,7 +130,8 @@ impl GroupChecks {
     /// A message leaves a head for another node.
     pub fn message_out(&mut self, head: NodeId, to: NodeId, msg: &Msg, now: Time) -> Result<(), String> {
         match msg {
-            Msg::Replicate { stamp, entries, .. } => {
+            // What a secondary has beyond its new primary's end lives on, too.
+            Msg::Replicate { stamp, entries, .. } | Msg::Probed { stamp, entries, .. } => {
                 entries.iter().for_each(|entry| self.note_extent(stamp.partition, entry));
             }
             Msg::Announce { adopt, .. } => self.cut_back(adopt),
