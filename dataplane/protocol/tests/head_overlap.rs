@@ -6,6 +6,7 @@ mod head_support;
 use head_support::{Rack, Shape};
 use palisade_dma::Pool;
 use palisade_protocol::wire::*;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 /// Five times the log in overlapping writes, `depth` of them open at once.
@@ -58,6 +59,33 @@ fn p31_a_promise_to_an_idle_primary_leaves_room_for_the_heads_own_partition() {
     rack.wait_all(&[tag]);
     rack.verify();
     assert_eq!(rack.counters().writes, 1, "the idle volume still takes its turn");
+}
+
+/// The watermark told last, and how many messages told nothing but credit.
+static TOLD: [AtomicU64; 2] = [AtomicU64::new(0), AtomicU64::new(0)];
+
+/// Loses seven of eight messages that bring nothing but credit.
+fn credit_is_lost(msg: &Msg, _from: NodeId, _to: NodeId) -> bool {
+    let Msg::Replicated { durable, .. } = msg else { return false };
+    let [last, count] = &TOLD;
+    last.swap(durable.0, Ordering::Relaxed) == durable.0 && count.fetch_add(1, Ordering::Relaxed) % 8 != 7
+}
+
+/// The secondary's log makes room and its word of that is lost, while nothing else is under way.
+#[test]
+fn p31_credit_that_was_lost_on_the_way_is_asked_for_again() {
+    for seed in 8..12 {
+        let mut rack = Rack::new(Shape { log_segments: 20, ..Shape::new(seed) });
+        rack.serve();
+        rack.drop_msg = Some(credit_is_lost);
+        for round in 0..40 {
+            let tags: Vec<u64> = (0..24).map(|at| rack.write((round * 24 + at) % 120 * 256, 256)).collect();
+            rack.wait_all(&tags);
+        }
+        assert_eq!(rack.counters().writes, 40 * 24, "seed {seed}");
+        rack.drop_msg = None;
+        rack.verify();
+    }
 }
 
 /// One head follows many partitions whose primary is idle, and leads one itself; each of them can write.

@@ -11,7 +11,7 @@ const FIXED: std::ops::Range<u64> = 0..34;
 /// Seeds that once found a violation, with their scenario and what was violated. A seed names the same run only
 /// while machines and simulator draw and ask alike, so these guard by their kind of run; what was mended has
 /// tests of its own.
-const REGRESSIONS: [(&str, u64); 6] = [
+const REGRESSIONS: [(&str, u64); 8] = [
     // Liveness: the collector's extent from the reserve held up every flush (P-32).
     ("calm", 0),
     // AckedIsDurable: durable records were missing after a restart. Cause not isolated.
@@ -25,6 +25,10 @@ const REGRESSIONS: [(&str, u64); 6] = [
     ("full log", 1011),
     // A segment was released on the strength of a repoint whose commit the log had not told yet (P-08).
     ("full log", 1006),
+    // A late read-back of a dropped operation was taken for one of its successor, and stopped the volume (P-06).
+    ("everything", 9),
+    // Liveness: the last word of a secondary's credit was lost in a cut, and never asked for (P-31).
+    ("steady overwrite, both ways", 695_414_067),
 ];
 
 /// Runs a seed twice and adds the first run to the tally.

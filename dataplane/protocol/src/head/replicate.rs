@@ -3,6 +3,7 @@
 use super::core::Core;
 use super::part::Phase;
 use super::stats::Stage;
+use super::write::LEAST;
 use crate::wire::*;
 use smallvec::SmallVec;
 use std::time::Duration;
@@ -173,7 +174,31 @@ impl Core {
             self.parts[p].stats.counters.resends += 1;
             let upto = Op(sent.0.min(durable.0 + REPEATED));
             self.send(now, p, Op(durable.0 + 1), upto, out);
+        } else if self.wants_credit(p) {
+            let to = peer.member.head;
+            let (stamp, committed) = (self.parts[p].stamp, self.parts[p].committed);
+            out.net.push((to, Msg::Replicate { stamp, committed, entries: SmallVec::new() }));
+            self.ask_for_credit(now, p);
         }
+    }
+
+    /// Whether commands wait and the peer's credit may be what they wait for.
+    fn wants_credit(&self, p: usize) -> bool {
+        let part = &self.parts[p];
+        let waits = !part.waiting.is_empty() || !part.stalled.is_empty();
+        part.serving() && waits && part.peer.as_ref().is_some_and(|peer| peer.spent + LEAST > peer.credit)
+    }
+
+    /// Credit comes with answers to operations, and by itself when the peer's log has room again. That message
+    /// may be lost while nothing else is under way, so that it is asked for after a while (P-31).
+    pub(super) fn ask_for_credit(&mut self, now: Time, p: usize) {
+        if !self.wants_credit(p) {
+            return;
+        }
+        let Some(peer) = &mut self.parts[p].peer else { return };
+        let gap = peer.gap;
+        let at = *peer.repeat_at.get_or_insert(now + gap);
+        self.arm(at);
     }
 }
 

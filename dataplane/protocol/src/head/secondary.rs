@@ -157,6 +157,8 @@ impl Core {
         }
         let near = self.near;
         let part = &mut self.parts[p];
+        // Nothing and nothing new: the primary asks for what an answer told that was lost, such as credit (P-31).
+        part.follow.reply |= entries.is_empty() && committed <= part.follow.committed;
         part.follow.committed = part.follow.committed.max(committed);
         for entry in entries {
             if entry.partition != stamp.partition || !(if near { shaped(&entry) } else { sound(&entry) }) {

@@ -161,6 +161,7 @@ impl Core {
                 self.start(now, arrived, p, cmd, out);
             }
         }
+        self.ask_for_credit(now, p);
     }
 
     fn start(&mut self, now: Time, arrived: Time, p: usize, cmd: ClientCmd, out: &mut Out) {
