@@ -1,12 +1,12 @@
-//! Taking over a pair: adopt it in the own log, announce the tail, refill the peer, then serve (P-01,
+//! Taking over a pair: adopt it in the own log, announce the tail, refill the peers, then serve (P-01,
 //! P-13); and being superseded (EF-17, P-22).
 
 use super::config::Solo;
 use super::core::Core;
-use super::part::{Adoption, Part, Peer, Phase};
+use super::part::{Adoption, Phase};
+use super::peers::Peer;
 use super::replicate::cost;
 use crate::wire::*;
-use smallvec::SmallVec;
 
 /// Of a head that led and has to follow: it waits for the new primary's probe.
 const SECONDARY: &str = "now secondary";
@@ -87,16 +87,16 @@ impl Core {
         if part.members.first().is_some_and(|first| first.head == self.cfg.node) {
             part.phase = Phase::Announcing;
             self.reset_claims(now, p);
-            self.announce(now, p, out);
+            (0..self.parts[p].peers.len()).for_each(|at| self.announce(now, p, at, out));
         } else if part.stamp.number >= part.promised {
             self.follow(p, committed, whole, out);
         }
     }
 
-    /// Sends the announce (again).
-    pub(super) fn announce(&mut self, now: Time, p: usize, out: &mut Out) {
+    /// Sends the announce to a peer (again).
+    pub(super) fn announce(&mut self, now: Time, p: usize, at: usize, out: &mut Out) {
         let part = &mut self.parts[p];
-        let Some(peer) = &mut part.peer else { return };
+        let peer = &mut part.peers[at];
         let adopt = Adopt {
             partition: part.cfg.partition,
             number: part.stamp.number,
@@ -121,19 +121,19 @@ impl Core {
         (credit, covered, damaged): (u64, Op, bool),
         out: &mut Out,
     ) {
-        let Some(p) = self.peer_speaks(from, boot, stamp) else { return };
+        let Some((p, at)) = self.peer_speaks(from, boot, stamp) else { return };
         let foreign_ok = self.cfg.faults.foreign_log_accepted();
         let first = self.cfg.retry.first;
         let part = &self.parts[p];
-        let Some(peer) = &part.peer else { return };
+        let peer = &part.peers[at];
         if part.phase != Phase::Announcing || peer.announced || (log != peer.member.log && !foreign_ok) {
             return;
         }
         if damaged || !part.reaches(durable) {
-            return self.peer_needs_copy(p, from, durable, out);
+            return self.peer_needs_copy(p, at, durable, out);
         }
         let part = &mut self.parts[p];
-        let Some(peer) = &mut part.peer else { return };
+        let peer = &mut part.peers[at];
         peer.announced = true;
         peer.durable = durable.min(part.tail);
         if part.deleted {
@@ -145,7 +145,7 @@ impl Core {
         let durable = peer.durable;
         part.loading = Op(0);
         let spent = part.held_after(durable).map(|held| cost(&held.entry.body)).sum();
-        let Some(peer) = &mut part.peer else { return };
+        let peer = &mut part.peers[at];
         (peer.spent, peer.credit, peer.window) = (spent, 0, 0);
         peer.grant(credit);
         if self.cfg.faults.skip_reconcile() {
@@ -153,12 +153,13 @@ impl Core {
         }
     }
 
-    /// The peer's log and ours cannot be made one from what they hold: one needs a full copy. Requests wait,
+    /// A peer's log and ours cannot be made one from what they hold: one needs a full copy. Requests wait,
     /// nothing is lost.
-    pub(super) fn peer_needs_copy(&mut self, p: usize, from: NodeId, durable: Op, out: &mut Out) {
+    pub(super) fn peer_needs_copy(&mut self, p: usize, at: usize, durable: Op, out: &mut Out) {
         let part = &mut self.parts[p];
-        let Some(peer) = part.peer.as_mut().filter(|peer| !peer.away) else { return };
+        let Some(peer) = part.peers.get_mut(at).filter(|peer| !peer.away) else { return };
         peer.away = true;
+        let from = peer.member.head;
         out.events.push(Event::PeerAway { partition: part.cfg.partition, peer: from });
         out.events.push(Event::Note(format!(
             "partition {}: secondary {from} holds operations up to {durable}, here {} are committed and {} held",
@@ -166,12 +167,10 @@ impl Core {
         )));
     }
 
-    /// The peer's log and ours hold the whole tail under the new number: commit it, then serve (P-13).
+    /// The peers' logs and ours hold the whole tail under the new number: commit it, then serve (P-13).
     pub(super) fn reconciled(&self, p: usize) -> bool {
         let part = &self.parts[p];
-        part.phase == Phase::Announcing
-            && part.local >= part.tail
-            && part.peer.as_ref().is_none_or(|peer| peer.announced && peer.durable >= part.tail)
+        part.phase == Phase::Announcing && part.local >= part.tail && part.refilled()
     }
 
     pub(super) fn serve(&mut self, now: Time, p: usize, out: &mut Out) {
@@ -211,7 +210,7 @@ impl Core {
         } else if part.phase != Phase::Stopped(SECONDARY) {
             part.phase = Phase::Idle;
         }
-        self.parts[p].peer = None;
+        self.parts[p].peers.clear();
     }
 
     /// A foreign stamp was met: only a higher number demotes (P-22); an equal one of another grant means
@@ -246,15 +245,6 @@ impl Core {
         self.stop(p, "one number was granted twice", ClientError::NotServed, out);
     }
 
-    /// Whether a message comes from the peer of that very pair.
-    pub(super) fn peer_speaks(&self, from: NodeId, boot: BootId, stamp: Stamp) -> Option<usize> {
-        let p = self.parts.find(stamp.partition)?;
-        let part = &self.parts[p];
-        let peer = part.peer.as_ref()?;
-        let known = peer.member.head == from && self.same_boot(peer.member.boot, boot);
-        (known && self.same_stamp(part.stamp, stamp)).then_some(p)
-    }
-
     pub(super) fn same_boot(&self, granted: BootId, seen: BootId) -> bool {
         granted == seen || self.cfg.faults.number_kept_over_restart()
     }
@@ -271,63 +261,19 @@ impl Core {
             return;
         }
         if part.members.first().is_some_and(|first| first.head == self.cfg.node) {
-            part.peer = part.members.get(1).map(|&member| Peer {
+            let committed = part.committed;
+            let follows = |&member: &Member| Peer {
                 announced: true,
-                durable: part.committed,
-                sent: part.committed,
+                durable: committed,
+                sent: committed,
                 credit: u64::MAX / 2,
                 window: u64::MAX / 2,
-                ..Peer::new(member, Time::ZERO, retry)
-            });
+                ..Peer::new(member, retry)
+            };
+            part.peers = part.members.iter().skip(1).map(follows).collect();
             part.phase = Phase::Serving;
         } else {
             part.phase = Phase::Following;
         }
-    }
-}
-
-impl Peer {
-    pub(super) fn new(member: Member, _now: Time, gap: std::time::Duration) -> Self {
-        Self {
-            member,
-            announced: false,
-            durable: Op(0),
-            sent: Op(0),
-            told: Op(0),
-            tell_at: None,
-            spent: 0,
-            credit: 0,
-            window: 0,
-            covered: Op(0),
-            repeat_at: None,
-            gap,
-            open_since: None,
-            away: false,
-        }
-    }
-
-    /// It was asked something; says when that is to be repeated.
-    pub(super) fn asked(&mut self, now: Time) -> Time {
-        self.open_since.get_or_insert(now);
-        *self.repeat_at.insert(now + self.gap)
-    }
-
-    /// It answered: repeats start anew.
-    pub(super) fn progress(&mut self, now: Time, first: std::time::Duration) {
-        self.gap = first;
-        self.away = false;
-        self.open_since = None;
-        self.repeat_at = None;
-        if self.sent > self.durable {
-            self.open_since = Some(now);
-            self.repeat_at = Some(now + first);
-        }
-    }
-}
-
-impl Part {
-    /// Members of the durable pair other than `node`.
-    pub(super) fn others(&self, node: NodeId) -> SmallVec<[Member; 2]> {
-        self.members.iter().copied().filter(|member| member.head != node).collect()
     }
 }

@@ -1,11 +1,12 @@
 //! Watermarks, and the one place where the index changes (P-06, P-07).
 //!
-//! An operation commits when the own log is durable up to it and the secondary's contiguous watermark
+//! An operation commits when the own log is durable up to it and every secondary's contiguous watermark
 //! covers it, under the same number. Then, in order of operations, the index changes and whoever waits
 //! is answered.
 
 use super::core::Core;
 use super::part::{Part, Pending, Phase};
+use super::peers::Peer;
 use super::slab::Id;
 use super::stats::Stage;
 use crate::log::{AHEAD, LoggedBody};
@@ -50,13 +51,11 @@ impl Core {
             Phase::Serving if part.widened() => part.committed,
             Phase::Serving => {
                 let local = if faults.ack_before_log() { part.tail } else { part.local };
-                let alone = |away| {
-                    (faults.solo_without_leave() && away) || (faults.act_on_proposal() && part.wishes_alone())
-                };
-                match &part.peer {
-                    Some(peer) if !faults.ack_before_peer() && !alone(peer.away) => local.min(peer.durable),
-                    _ => local,
+                if faults.ack_before_peer() || (faults.act_on_proposal() && part.wishes_alone()) {
+                    return local;
                 }
+                let counts = |peer: &&Peer| !(faults.solo_without_leave() && peer.away);
+                part.peers.iter().filter(counts).map(|peer| peer.durable).fold(local, Op::min)
             }
             Phase::Following => part.local.min(part.follow.committed),
             _ => part.committed,

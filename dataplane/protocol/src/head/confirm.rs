@@ -1,7 +1,8 @@
-//! Read confirms (P-12, MA-07): before a read is answered, the peer says that it still holds the pair.
+//! Read confirms (P-12, MA-07): before a read is answered, every peer says that it still holds the pair.
 //!
 //! One question per peer is under way; it covers every partition that had reads waiting when it was
-//! sent. A read is released only by the answer to a question that was sent after the read arrived.
+//! sent. A read is released only by the answers of all peers to questions that were sent after the read
+//! arrived: reads of a partition are counted, a question covers those counted before it.
 
 use super::core::Core;
 use super::part::Phase;
@@ -34,32 +35,22 @@ impl Core {
         if self.cfg.faults.act_on_proposal() && part.wishes_alone() {
             return false;
         }
-        let Some(peer) = &part.peer else { return false };
-        let sent = self.links.entry(peer.member.head).or_default().sent;
-        part.unconfirmed.push_back((sent + 1, read));
+        if part.peers.is_empty() {
+            return false;
+        }
+        part.last_read += 1;
+        part.unconfirmed.push_back((part.last_read, read));
         true
     }
 
     /// At the end of a turn: one question per peer for all reads of the turn.
     pub(super) fn send_confirms(&mut self, now: Time, out: &mut Out) {
         for p in 0..self.parts.len() {
-            let part = &mut self.parts[p];
-            let Some(&(need, _)) = part.unconfirmed.back().filter(|_| part.phase == Phase::Serving) else {
-                continue;
-            };
-            let Some(peer) = &mut part.peer else { continue };
-            let Some(link) = self.links.get_mut(&peer.member.head) else { continue };
-            if link.open || need <= link.sent {
-                continue;
+            if !self.parts[p].unconfirmed.is_empty() && self.parts[p].phase == Phase::Serving {
+                for at in 0..self.parts[p].peers.len() {
+                    self.ask_confirm(now, p, at);
+                }
             }
-            if link.hold_until > now {
-                let at = link.hold_until;
-                self.arm(at);
-                continue;
-            }
-            link.asking.push(part.stamp);
-            part.stats.counters.confirms += 1;
-            peer.open_since.get_or_insert(now);
         }
         let first = self.cfg.retry.first;
         let mut wake = None;
@@ -76,6 +67,24 @@ impl Core {
         if let Some(at) = wake {
             self.arm(at);
         }
+    }
+
+    /// Adds a partition to the next question to a peer, if that covers reads that no question covers yet.
+    fn ask_confirm(&mut self, now: Time, p: usize, at: usize) {
+        let part = &mut self.parts[p];
+        let peer = &mut part.peers[at];
+        let link = self.links.entry(peer.member.head).or_default();
+        if link.open || part.last_read <= peer.asked {
+            return;
+        }
+        if link.hold_until > now {
+            let at = link.hold_until;
+            return self.arm(at);
+        }
+        link.asking.push(part.stamp);
+        peer.asked = part.last_read;
+        peer.open_since.get_or_insert(now);
+        part.stats.counters.confirms += 1;
     }
 
     /// The peer's side: answers from the durable pair, and only as a follower of this boot (P-01, P-12).
@@ -130,24 +139,31 @@ impl Core {
             if self.parts[p].phase != Phase::Serving {
                 continue;
             }
-            if self.peer_speaks(from, boot, stamp).is_none() {
+            let Some((p, at)) = self.peer_speaks(from, boot, stamp) else {
                 self.met(p, stamp, out);
                 self.ask_again(now, p, from);
                 continue;
+            };
+            let part = &mut self.parts[p];
+            let peer = &mut part.peers[at];
+            peer.away = false;
+            if peer.sent <= peer.durable {
+                peer.open_since = None;
             }
-            if let Some(peer) = &mut self.parts[p].peer {
-                peer.away = false;
-                if peer.sent <= peer.durable {
-                    peer.open_since = None;
-                }
+            peer.confirmed = if reuse { part.last_read } else { peer.asked };
+            self.release_reads(now, p, out);
+        }
+    }
+
+    /// Lets go of the reads that every peer confirmed.
+    fn release_reads(&mut self, now: Time, p: usize, out: &mut Out) {
+        let upto = self.parts[p].peers.iter().map(|peer| peer.confirmed).min().unwrap_or(u64::MAX);
+        while let Some(&(at, read)) = self.parts[p].unconfirmed.front() {
+            if at > upto {
+                break;
             }
-            while let Some(&(need, read)) = self.parts[p].unconfirmed.front() {
-                if need > nonce && !reuse {
-                    break;
-                }
-                self.parts[p].unconfirmed.pop_front();
-                self.confirmed(now, read, out);
-            }
+            self.parts[p].unconfirmed.pop_front();
+            self.confirmed(now, read, out);
         }
     }
 
@@ -155,33 +171,31 @@ impl Core {
         let hold = now + self.cfg.retry.first;
         let Some(link) = self.links.get_mut(&from) else { return };
         link.hold_until = hold;
-        let next = link.sent + 1;
-        for waiting in &mut self.parts[p].unconfirmed {
-            waiting.0 = next;
+        let part = &mut self.parts[p];
+        if let Some(at) = part.peer_of(from) {
+            part.peers[at].asked = part.peers[at].confirmed;
         }
         self.arm(hold);
     }
 
     /// A new pair: every read that waits needs a question that is sent under it.
     pub(super) fn confirm_anew(&mut self, now: Time, p: usize, out: &mut Out) {
-        let Some(peer) = &self.parts[p].peer else {
-            while let Some((_, read)) = self.parts[p].unconfirmed.pop_front() {
-                self.confirmed(now, read, out);
-            }
-            return;
-        };
-        let link = self.links.entry(peer.member.head).or_default();
-        // An open question went to the peer's earlier boot; its answer no longer matches any nonce.
-        link.open = false;
-        link.asking.clear();
-        let (head, next) = (peer.member.head, link.sent + 1);
-        // Reads of other partitions that the dropped question covered ask again too.
-        for other in 0..self.parts.len() {
-            let part = &mut self.parts[other];
-            if part.peer.as_ref().is_some_and(|peer| peer.member.head == head) {
-                part.unconfirmed.iter_mut().for_each(|waiting| waiting.0 = next);
+        for at in 0..self.parts[p].peers.len() {
+            let head = self.parts[p].peers[at].member.head;
+            let link = self.links.entry(head).or_default();
+            // An open question went to the peer's earlier boot; its answer no longer matches any nonce.
+            link.open = false;
+            link.asking.clear();
+            // Reads of other partitions that the dropped question covered ask again too.
+            for other in 0..self.parts.len() {
+                let part = &mut self.parts[other];
+                if let Some(at) = part.peer_of(head) {
+                    part.peers[at].asked = part.peers[at].confirmed;
+                }
             }
         }
+        // In a group of one nobody is asked.
+        self.release_reads(now, p, out);
     }
 
     /// Repeats open questions. The same nonce: every read it releases arrived before the first sending.

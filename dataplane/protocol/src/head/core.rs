@@ -391,7 +391,7 @@ impl Core {
             tail: part.tail,
             waiting: part.waiting.len() as u32,
             active: part.active,
-            peer_away: part.peer.as_ref().is_some_and(|peer| peer.away),
+            peer_away: part.peer_away(),
             alone: part.leads() && part.members.len() == 1,
             proposing: part.proposing(),
             log_blocks: part.index.mapped().saturating_sub(live),
@@ -410,7 +410,7 @@ impl Core {
 }
 
 fn role_of(part: &Part) -> (RoleState, &'static str) {
-    let peer_away = part.peer.as_ref().is_some_and(|peer| peer.away);
+    let peer_away = part.peer_away();
     match part.phase {
         Phase::Idle => (RoleState::Idle, "waits for a number"),
         Phase::Probing if peer_away => (RoleState::Reconciling, "secondary is away"),

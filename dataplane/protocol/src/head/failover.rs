@@ -159,7 +159,7 @@ impl Core {
     fn beat(&mut self, now: Time, out: &mut Out) {
         let mut peers: SmallVec<[Member; 8]> = SmallVec::new();
         for part in self.parts.iter().filter(|part| !matches!(part.phase, Phase::Idle | Phase::Stopped(_))) {
-            for member in part.members.iter().chain(part.peer.iter().map(|peer| &peer.member)) {
+            for member in part.members.iter().chain(part.peers.iter().map(|peer| &peer.member)) {
                 if member.head != self.cfg.node && peers.iter().all(|known| known.head != member.head) {
                     peers.push(*member);
                 }
@@ -193,11 +193,11 @@ impl Core {
             return;
         }
         let part = &self.parts[p];
-        match (part.phase, part.members.first(), &part.peer) {
-            (Phase::Following, Some(&primary), _) => self.look_at_primary(now, p, primary, cfg, out),
-            (Phase::Announcing | Phase::Serving, _, Some(peer)) if part.cfg.solo == Solo::Local => {
-                let silent = now.since(self.heard_of(now, &peer.member)) >= cfg.silence + cfg.confirm;
-                if silent {
+        match (part.phase, part.members.first()) {
+            (Phase::Following, Some(&primary)) => self.look_at_primary(now, p, primary, cfg, out),
+            (Phase::Announcing | Phase::Serving, _) if part.cfg.solo == Solo::Local => {
+                let silent = |member| now.since(self.heard_of(now, member)) >= cfg.silence + cfg.confirm;
+                if part.peers.iter().any(|peer| silent(&peer.member)) {
                     self.propose(now, p, None, Why::Silence, out);
                 }
             }

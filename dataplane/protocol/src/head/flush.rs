@@ -107,7 +107,7 @@ impl Core {
         let fill = self.fill();
         let cfg = self.cfg.flush;
         let part = &mut self.parts[p];
-        let short = part.peer.as_ref().is_some_and(super::part::Peer::short);
+        let short = part.peers.iter().any(super::peers::Peer::short);
         let mut aged = false;
         if !cfg.age.is_zero() {
             aged = now.since(part.oldest_seen) >= cfg.age && part.aged <= part.committed && part.aged > Op(0);

@@ -154,9 +154,11 @@ impl Core {
         if part.owed.is_some() {
             self.refuse_probe(p, out);
         } else if op <= part.committed {
-            let peer = part.peer.as_ref().map(|peer| (peer.member.head, peer.durable));
-            if let Some((head, durable)) = peer {
-                self.peer_needs_copy(p, head, durable, out);
+            for at in 0..self.parts[p].peers.len() {
+                let durable = self.parts[p].peers[at].durable;
+                if durable < op {
+                    self.peer_needs_copy(p, at, durable, out);
+                }
             }
         } else {
             self.end_before(now, p, op, out);

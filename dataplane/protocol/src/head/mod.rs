@@ -30,6 +30,7 @@ mod health;
 mod held;
 mod merge;
 mod part;
+mod peers;
 mod piece;
 mod probe;
 mod read;

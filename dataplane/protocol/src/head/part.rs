@@ -2,6 +2,7 @@
 
 use super::config::{DeviceTarget, PartitionConfig};
 use super::failover::Decision;
+use super::peers::Peers;
 use super::slab::Id;
 use super::stats::Stats;
 use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn};
@@ -10,9 +11,6 @@ use palisade_dma::Buf;
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::ops::{Index as At, IndexMut as AtMut};
-
-/// The peer's credit below which flushing must make room there, in blocks, however much it can give.
-const CREDIT_LOW: u64 = 1024;
 
 /// Where a partition stands on this head.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,34 +44,6 @@ pub(super) struct Pending {
     pub(super) at: Time,
     pub(super) logged_at: Time,
     pub(super) replicated_at: Time,
-}
-
-/// The other member, as this head sees it.
-#[derive(Debug)]
-pub(super) struct Peer {
-    pub(super) member: Member,
-    /// It adopted the current number.
-    pub(super) announced: bool,
-    /// Its contiguous durable watermark under the current number.
-    pub(super) durable: Op,
-    /// Highest operation sent.
-    pub(super) sent: Op,
-    /// Committed watermark told last.
-    pub(super) told: Op,
-    pub(super) tell_at: Option<Time>,
-    /// Payload blocks sent since the announce, and how many may be (P-31).
-    pub(super) spent: u64,
-    pub(super) credit: u64,
-    /// Most credit that was ever left: what its log can give.
-    pub(super) window: u64,
-    /// What its durable checkpoint covers (P-28).
-    pub(super) covered: Op,
-    /// Repeat of whatever is open.
-    pub(super) repeat_at: Option<Time>,
-    pub(super) gap: std::time::Duration,
-    /// Since when something is open without progress.
-    pub(super) open_since: Option<Time>,
-    pub(super) away: bool,
 }
 
 /// The secondary's side.
@@ -113,13 +83,9 @@ pub(super) struct Probing {
     pub(super) adopt: Adopt,
     /// The pair whose history the own log is a beginning of.
     pub(super) held: Stamp,
-    /// Where the secondary's log ends.
-    pub(super) end: Option<Op>,
     /// The own tail that was asked from.
     pub(super) asked: Option<Op>,
-    /// The secondary never held more than it says.
-    pub(super) whole: bool,
-    /// Operations up to here are readable here, or the secondary has them.
+    /// Operations up to here are readable here, or every secondary has them.
     pub(super) readable: Op,
 }
 
@@ -286,12 +252,16 @@ pub(super) struct Part {
     pub(super) recent: VecDeque<Pending>,
     /// Bytes of operations up to here are being read back.
     pub(super) loading: Op,
-    pub(super) peer: Option<Peer>,
+    /// The other members of the pair, while this head leads.
+    pub(super) peers: Peers,
     pub(super) follow: Follow,
     pub(super) waiting: VecDeque<(ClientCmd, Time)>,
     pub(super) stalled: VecDeque<Stalled>,
     pub(super) active: u32,
+    /// Reads that wait for confirms, by their place in the order of all reads.
     pub(super) unconfirmed: VecDeque<(u64, Id)>,
+    /// Place of the last read that had to wait.
+    pub(super) last_read: u64,
     pub(super) claims: Vec<Claim>,
     pub(super) serving_since: Time,
     /// What was committed when service under the current number began.
@@ -326,20 +296,6 @@ pub(super) struct Part {
     pub(super) stats: Stats,
 }
 
-impl Peer {
-    /// Takes a new limit of what may be sent (P-31).
-    pub(super) fn grant(&mut self, credit: u64) {
-        self.credit = self.credit.max(credit);
-        self.window = self.window.max(self.credit.saturating_sub(self.spent));
-    }
-
-    /// Whether so little of its credit is left that flushing has to make room in its log.
-    pub(super) fn short(&self) -> bool {
-        let left = self.credit.saturating_sub(self.spent);
-        self.announced && left < (self.window / 4).min(CREDIT_LOW)
-    }
-}
-
 impl Part {
     pub(super) fn new(cfg: PartitionConfig) -> Self {
         let claims = cfg.devices.iter().copied().map(Claim::new).collect();
@@ -367,12 +323,13 @@ impl Part {
             pending: VecDeque::new(),
             recent: VecDeque::new(),
             loading: Op(0),
-            peer: None,
+            peers: Peers::new(),
             follow: Follow::default(),
             waiting: VecDeque::new(),
             stalled: VecDeque::new(),
             active: 0,
             unconfirmed: VecDeque::new(),
+            last_read: 0,
             claims,
             serving_since: Time::ZERO,
             served_from: Op(0),

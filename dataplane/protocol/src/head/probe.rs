@@ -11,7 +11,8 @@
 //! memory is enough, because a head that restarts is idle until it has a new pair (P-01).
 
 use super::core::Core;
-use super::part::{Adoption, Owed, Peer, Phase, Probing};
+use super::part::{Adoption, Owed, Part, Phase, Probing};
+use super::peers::{Peer, Probed};
 use super::replicate::{ENTRIES, MESSAGE_BLOCKS, cost};
 use super::secondary::sound;
 use crate::wire::*;
@@ -20,6 +21,22 @@ use std::time::Duration;
 
 /// Pause before the log is asked again whether it has room for an adoption.
 const ROOM_AGAIN: Duration = Duration::from_millis(1);
+
+impl Part {
+    /// Whether a secondary has not said where its log ends, or holds operations that are not here yet.
+    fn lacks(&self, peer: &Peer) -> bool {
+        peer.probed.is_none_or(|probed| self.tail < probed.end)
+    }
+
+    /// Takes a secondary's first answer: what all of them hold need not be readable here.
+    fn told_end(&mut self, at: usize, probed: Probed) {
+        let first = self.peers.iter().all(|peer| peer.probed.is_none());
+        let (Some(probing), None) = (&mut self.probing, self.peers[at].probed) else { return };
+        let end = probed.end.max(self.committed);
+        probing.readable = if first { end } else { probing.readable.min(end) };
+        self.peers[at].probed = Some(probed);
+    }
+}
 
 impl Core {
     /// The primary's first step under a new pair.
@@ -32,10 +49,10 @@ impl Core {
         part.owed = None;
         part.loading = Op(0);
         part.follow.early.clear();
-        part.peer = adopt.members.get(1).map(|&member| Peer::new(member, now, first));
-        let end = (part.peer.is_none() || skip).then_some(part.tail);
-        part.probing =
-            Some(Probing { adopt, held: part.stamp, end, asked: None, whole: false, readable: part.tail });
+        let probed = skip.then_some(Probed { end: part.tail, whole: false });
+        let fresh = |&member: &Member| Peer { probed, ..Peer::new(member, first) };
+        part.peers = adopt.members.iter().skip(1).map(fresh).collect();
+        part.probing = Some(Probing { adopt, held: part.stamp, asked: None, readable: part.tail });
         self.probe_on(now, p, out);
     }
 
@@ -47,12 +64,14 @@ impl Core {
         self.append_stuck(now, p);
         let part = &mut self.parts[p];
         let Some(probing) = &part.probing else { return };
-        if probing.end.is_some_and(|end| part.tail >= end) {
+        if !part.peers.iter().any(|peer| part.lacks(peer)) {
             self.look_through(now, p, out);
         } else if probing.asked != Some(part.tail) && part.follow.early.is_empty() {
-            // What the own log holds need not stay in memory: the secondary has it.
+            // What the own log holds need not stay in memory: a secondary has it.
             part.unload_upto(part.tail);
-            self.probe(now, p, out);
+            for at in 0..self.parts[p].peers.len() {
+                self.probe(now, p, at, out);
+            }
         }
     }
 
@@ -78,7 +97,8 @@ impl Core {
     /// is sure never to have had it, no client had an answer: the log ends before it.
     pub(super) fn end_before(&mut self, now: Time, p: usize, op: Op, out: &mut Out) {
         let part = &mut self.parts[p];
-        if !part.probing.as_ref().is_some_and(|probing| probing.whole && op > part.committed) {
+        let never_had = part.peers.iter().any(|peer| peer.probed.is_some_and(|probed| probed.whole));
+        if part.phase != Phase::Probing || !never_had || op <= part.committed {
             let why = "log rot in operations that the peer lacks";
             return self.stop(p, why, ClientError::Device, out);
         }
@@ -90,10 +110,13 @@ impl Core {
         self.look_through(now, p, out);
     }
 
-    /// Asks (again) from the own tail on.
-    pub(super) fn probe(&mut self, now: Time, p: usize, out: &mut Out) {
+    /// Asks a secondary (again) from the own tail on, unless it has said all.
+    pub(super) fn probe(&mut self, now: Time, p: usize, at: usize, out: &mut Out) {
         let part = &mut self.parts[p];
-        let (Some(probing), Some(peer)) = (&mut part.probing, &mut part.peer) else { return };
+        if !part.lacks(&part.peers[at]) {
+            return;
+        }
+        let (Some(probing), peer) = (&mut part.probing, &mut part.peers[at]) else { return };
         probing.adopt.tail = part.tail;
         probing.asked = Some(part.tail);
         let msg = Msg::Probe { adopt: probing.adopt.clone(), held: probing.held };
@@ -222,19 +245,15 @@ impl Core {
         let Some(p) = self.parts.find(stamp.partition) else { return };
         let foreign_ok = self.cfg.faults.foreign_log_accepted();
         let part = &self.parts[p];
-        let (Some(probing), Some(peer)) = (&part.probing, &part.peer) else { return };
+        let (Some(probing), Some(at)) = (&part.probing, self.peer_at(part, from, boot)) else { return };
         let asked =
             Stamp { partition: stamp.partition, number: probing.adopt.number, grant: probing.adopt.grant };
-        let speaks = peer.member.head == from && self.same_boot(peer.member.boot, boot);
-        if part.phase != Phase::Probing
-            || asked != stamp
-            || !speaks
-            || (log != peer.member.log && !foreign_ok)
+        if part.phase != Phase::Probing || asked != stamp || (log != part.peers[at].member.log && !foreign_ok)
         {
             return;
         }
         if damaged || (part.short && !whole) {
-            return self.peer_needs_copy(p, from, tail, out);
+            return self.peer_needs_copy(p, at, tail, out);
         }
         let part = &mut self.parts[p];
         for entry in entries {
@@ -244,19 +263,13 @@ impl Core {
                 part.follow.early.insert(entry.op, entry);
             }
         }
-        if let Some(probing) = &mut part.probing
-            && probing.end.is_none()
-        {
-            (probing.end, probing.whole) = (Some(tail), whole);
-            probing.readable = tail.max(part.committed);
-        }
-        if let Some(peer) = &mut part.peer {
-            peer.progress(now, self.cfg.retry.first);
-            // An answer without what we lack is no progress: the timer asks again.
-            let at = now + peer.gap;
-            peer.repeat_at = Some(at);
-            self.arm(at);
-        }
+        part.told_end(at, Probed { end: tail, whole });
+        let peer = &mut part.peers[at];
+        peer.progress(now, self.cfg.retry.first);
+        // An answer without what we lack is no progress: the timer asks again.
+        let again = now + peer.gap;
+        peer.repeat_at = Some(again);
+        self.arm(again);
         self.append(now, p);
         self.probe_on(now, p, out);
     }

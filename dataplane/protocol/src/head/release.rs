@@ -56,7 +56,7 @@ impl Core {
         part.dying.retain(|dying| claims.iter().any(|claim| claim.target.device == dying.column.device));
         let part = &self.parts[p];
         let own = self.log.covers(part.cfg.partition);
-        let covered = part.peer.as_ref().map_or(own, |peer| peer.covered.min(own));
+        let covered = part.peers.iter().map(|peer| peer.covered).fold(own, Op::min);
         let any = self.cfg.faults.release_early() || part.deleted;
         let mut ready: Vec<(usize, Dying)> = Vec::new();
         for (at, dying) in part.dying.iter().enumerate() {

@@ -1,7 +1,7 @@
 //! The primary's side of replication: send, repeat, credits (EF-05, P-06, P-31).
 
 use super::core::Core;
-use super::part::Phase;
+use super::part::{Part, Phase};
 use super::stats::Stage;
 use super::write::LEAST;
 use crate::wire::*;
@@ -26,16 +26,22 @@ pub(super) fn cost(body: &Body) -> u64 {
 }
 
 impl Core {
-    /// Sends what the peer has not got yet, and the committed watermark.
+    /// Sends each peer what it has not got yet, and the committed watermark.
     pub(super) fn replicate(&mut self, now: Time, p: usize, out: &mut Out) {
+        for at in 0..self.parts[p].peers.len() {
+            self.replicate_to(now, p, at, out);
+        }
+    }
+
+    fn replicate_to(&mut self, now: Time, p: usize, at: usize, out: &mut Out) {
         let part = &mut self.parts[p];
-        let Some(peer) = part.peer.as_mut().filter(|peer| peer.announced) else { return };
-        if !matches!(part.phase, Phase::Announcing | Phase::Serving) {
+        let peer = &mut part.peers[at];
+        if !peer.announced || !matches!(part.phase, Phase::Announcing | Phase::Serving) {
             return;
         }
         if peer.sent < part.tail {
             let (from, upto) = (Op(peer.sent.0 + 1), part.tail);
-            self.send(now, p, from, upto, out);
+            self.send(now, p, at, from, upto, out);
         } else if peer.told < part.committed {
             let at = *peer.tell_at.get_or_insert(now + TELL);
             if at <= now {
@@ -50,11 +56,10 @@ impl Core {
         }
     }
 
-    /// Sends operations `from..=upto` as far as they are in memory.
-    fn send(&mut self, now: Time, p: usize, from: Op, upto: Op, out: &mut Out) {
+    /// Sends a peer operations `from..=upto` as far as they are in memory.
+    fn send(&mut self, now: Time, p: usize, at: usize, from: Op, upto: Op, out: &mut Out) {
         let part = &self.parts[p];
-        let Some(peer) = &part.peer else { return };
-        let to = peer.member.head;
+        let to = part.peers[at].member.head;
         let mut entries: SmallVec<[Entry; 4]> = SmallVec::new();
         let mut blocks = 0;
         let (stamp, committed) = (part.stamp, part.committed);
@@ -81,7 +86,7 @@ impl Core {
         if !entries.is_empty() {
             out.net.push((to, Msg::Replicate { stamp, committed, entries }));
         }
-        let Some(peer) = &mut self.parts[p].peer else { return };
+        let peer = &mut self.parts[p].peers[at];
         peer.sent = peer.sent.max(last);
         peer.told = committed;
         peer.tell_at = None;
@@ -91,7 +96,9 @@ impl Core {
             let at = *peer.repeat_at.get_or_insert(now + gap);
             self.arm(at);
         }
-        if let Some(after) = lacking {
+        // Peers are refilled side by side: what one lacks is read back when those behind it have come as far,
+        // so that no more is in memory than one of them takes (`Bounded`).
+        if let Some(after) = lacking.filter(|&after| self.parts[p].all_sent(after)) {
             self.load_after(now, p, after, out);
         }
     }
@@ -107,23 +114,24 @@ impl Core {
         credit: u64,
         covered: Op,
     ) {
-        let Some(p) = self.peer_speaks(from, boot, stamp) else { return };
+        let Some((p, at)) = self.peer_speaks(from, boot, stamp) else { return };
         let first = self.cfg.retry.first;
         let part = &mut self.parts[p];
-        let Some(peer) = part.peer.as_mut().filter(|peer| peer.announced) else { return };
+        let old = part.replicated().max(part.committed);
+        let Some(peer) = part.peers.get_mut(at).filter(|peer| peer.announced) else { return };
         peer.grant(credit);
         peer.covered = peer.covered.max(covered);
         let durable = durable.min(part.tail);
         if durable <= peer.durable {
             return;
         }
-        let old = peer.durable.max(part.committed);
         peer.durable = durable;
         peer.progress(now, first);
         let next = peer.repeat_at;
         if part.phase == Phase::Announcing {
-            part.unload_upto(durable);
+            part.unload_upto(part.taken());
         }
+        let durable = part.replicated();
         for op in old.0 + 1..=durable.0 {
             let Some(pending) = part.pending_at(Op(op)) else { break };
             pending.replicated_at = now;
@@ -137,44 +145,46 @@ impl Core {
         }
     }
 
-    /// Repeats what is open with the peer, and notices that it is away. Runs when a timer is due.
-    pub(super) fn repeat_peer(&mut self, now: Time, p: usize, out: &mut Out) {
-        let retry = self.cfg.retry;
-        let part = &mut self.parts[p];
-        let Some(peer) = &mut part.peer else { return };
-        if !matches!(part.phase, Phase::Probing | Phase::Announcing | Phase::Serving) {
+    /// Repeats what is open with the peers, and notices who is away. Runs when a timer is due.
+    pub(super) fn repeat_peers(&mut self, now: Time, p: usize, out: &mut Out) {
+        if !matches!(self.parts[p].phase, Phase::Probing | Phase::Announcing | Phase::Serving) {
             return;
         }
-        if let Some(at) = peer.tell_at {
-            self.arm(at);
+        for at in 0..self.parts[p].peers.len() {
+            self.repeat_peer(now, p, at, out);
         }
-        let Some(peer) = &mut self.parts[p].peer else { return };
-        if peer.open_since.is_some_and(|since| now.since(since) >= retry.away) && !peer.away {
-            peer.away = true;
-            let (partition, peer) = (stamp_of(p, self), peer_of(p, self));
-            out.events.push(Event::PeerAway { partition, peer });
+    }
+
+    fn repeat_peer(&mut self, now: Time, p: usize, at: usize, out: &mut Out) {
+        let retry = self.cfg.retry;
+        if let Some(tell) = self.parts[p].peers[at].tell_at {
+            self.arm(tell);
         }
         let part = &mut self.parts[p];
-        let Some(peer) = &mut part.peer else { return };
-        let Some(at) = peer.repeat_at else { return };
-        if at > now {
-            return self.arm(at);
+        let peer = &mut part.peers[at];
+        if peer.open_since.is_some_and(|since| now.since(since) >= retry.away) && !peer.away {
+            peer.away = true;
+            out.events.push(Event::PeerAway { partition: part.cfg.partition, peer: peer.member.head });
+        }
+        let Some(due) = peer.repeat_at else { return };
+        if due > now {
+            return self.arm(due);
         }
         peer.gap = (peer.gap * 2).min(retry.last);
         peer.repeat_at = None;
-        if self.parts[p].phase == Phase::Probing {
-            return self.probe(now, p, out);
+        if part.phase == Phase::Probing {
+            return self.probe(now, p, at, out);
         }
-        let Some(peer) = &self.parts[p].peer else { return };
+        let peer = &self.parts[p].peers[at];
         if !peer.announced {
-            return self.announce(now, p, out);
+            return self.announce(now, p, at, out);
         }
         let (durable, sent) = (peer.durable, peer.sent);
         if sent > durable {
             self.parts[p].stats.counters.resends += 1;
             let upto = Op(sent.0.min(durable.0 + REPEATED));
-            self.send(now, p, Op(durable.0 + 1), upto, out);
-        } else if self.wants_credit(p) {
+            self.send(now, p, at, Op(durable.0 + 1), upto, out);
+        } else if self.parts[p].wants_credit(at) {
             let to = peer.member.head;
             let (stamp, committed) = (self.parts[p].stamp, self.parts[p].committed);
             out.net.push((to, Msg::Replicate { stamp, committed, entries: SmallVec::new() }));
@@ -182,30 +192,36 @@ impl Core {
         }
     }
 
-    /// Whether commands wait and the peer's credit may be what they wait for.
-    fn wants_credit(&self, p: usize) -> bool {
-        let part = &self.parts[p];
-        let waits = !part.waiting.is_empty() || !part.stalled.is_empty();
-        part.serving() && waits && part.peer.as_ref().is_some_and(|peer| peer.spent + LEAST > peer.credit)
-    }
-
     /// Credit comes with answers to operations, and by itself when the peer's log has room again. That message
     /// may be lost while nothing else is under way, so that it is asked for after a while (P-31).
     pub(super) fn ask_for_credit(&mut self, now: Time, p: usize) {
-        if !self.wants_credit(p) {
-            return;
+        for at in 0..self.parts[p].peers.len() {
+            if self.parts[p].wants_credit(at) {
+                let peer = &mut self.parts[p].peers[at];
+                let gap = peer.gap;
+                let at = *peer.repeat_at.get_or_insert(now + gap);
+                self.arm(at);
+            }
         }
-        let Some(peer) = &mut self.parts[p].peer else { return };
-        let gap = peer.gap;
-        let at = *peer.repeat_at.get_or_insert(now + gap);
-        self.arm(at);
     }
 }
 
-fn stamp_of(p: usize, core: &Core) -> PartitionId {
-    core.parts[p].cfg.partition
-}
+impl Part {
+    /// Whether commands wait and the peer's credit may be what they wait for.
+    fn wants_credit(&self, at: usize) -> bool {
+        let waits = !self.waiting.is_empty() || !self.stalled.is_empty();
+        let peer = &self.peers[at];
+        self.serving() && waits && peer.spent + LEAST > peer.credit
+    }
 
-fn peer_of(p: usize, core: &Core) -> NodeId {
-    core.parts[p].peer.as_ref().map_or(NodeId(0), |peer| peer.member.head)
+    /// Whether every peer that is being refilled was sent all up to `op`.
+    fn all_sent(&self, op: Op) -> bool {
+        self.peers.iter().all(|peer| !peer.announced || peer.sent >= op)
+    }
+
+    /// Up to where every peer that is being refilled has what it was sent.
+    fn taken(&self) -> Op {
+        let filling = self.peers.iter().filter(|peer| peer.announced);
+        filling.map(|peer| peer.durable).fold(self.tail, Op::min)
+    }
 }

@@ -252,7 +252,7 @@ impl Core {
     /// Repeats, hedges and give-ups of everything that is open. Runs when a timer is due.
     pub(super) fn repeat(&mut self, now: Time, out: &mut Out) {
         for p in 0..self.parts.len() {
-            self.repeat_peer(now, p, out);
+            self.repeat_peers(now, p, out);
         }
         self.repeat_confirms(now, out);
         if !self.starved.is_empty() {

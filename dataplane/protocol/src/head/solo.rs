@@ -11,6 +11,7 @@
 use super::config::Solo;
 use super::core::Core;
 use super::part::{Part, Phase};
+use super::peers::Peer;
 use super::write::Kind;
 use crate::wire::*;
 
@@ -102,14 +103,13 @@ impl Core {
     ) {
         let Some(p) = self.parts.find(stamp.partition) else { return };
         let part = &self.parts[p];
-        let (Some(probing), Some(peer)) = (&part.probing, &part.peer) else { return };
+        let (Some(probing), Some(at)) = (&part.probing, self.peer_at(part, from, boot)) else { return };
         let same = probing.adopt.number == stamp.number && probing.adopt.grant == stamp.grant;
-        let speaks = peer.member.head == from && self.same_boot(peer.member.boot, boot);
-        if part.phase != Phase::Probing || !same || !speaks {
+        if part.phase != Phase::Probing || !same {
             return;
         }
         out.net.push((from, Msg::Common { stamp, upto: part.numbered_upto(held.number) }));
-        self.probe(now, p, out);
+        self.probe(now, p, at, out);
     }
 
     /// One of the two learns where to cut: the probed one before it is asked again, or the prober, when the
@@ -125,12 +125,10 @@ impl Core {
     ) {
         let Some(p) = self.parts.find(stamp.partition) else { return };
         let part = &mut self.parts[p];
-        let speaks =
-            part.peer.as_ref().is_some_and(|peer| (peer.member.head, peer.member.boot) == (from, boot));
-        if let Some(probing) = part
-            .probing
-            .as_mut()
-            .filter(|probing| speaks && probing.end.is_none() && probing.held.number < stamp.number)
+        let open =
+            |peer: &Peer| (peer.member.head, peer.member.boot) == (from, boot) && peer.probed.is_none();
+        if let Some(at) = part.peers.iter().position(open)
+            && let Some(probing) = part.probing.as_mut().filter(|probing| probing.held.number < stamp.number)
         {
             probing.held = stamp;
             let cut = upto.max(part.committed);
@@ -138,7 +136,7 @@ impl Core {
                 self.fail_changes(now, p, out);
             }
             self.cut_back(p, cut);
-            return self.probe(now, p, out);
+            return self.probe(now, p, at, out);
         }
         if part.prober == Some((from, boot, stamp)) {
             part.common = Some((stamp.number, upto));

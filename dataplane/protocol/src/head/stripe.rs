@@ -103,7 +103,7 @@ impl Core {
                 }
                 (GatheredFrom::Log, Loc::Log(addr)) => {
                     // A peer that is away may hold the good copy: that try does not count.
-                    let there = u8::from(part.peer.as_ref().is_none_or(|peer| !peer.away));
+                    let there = u8::from(!part.peer_away());
                     let (tries, again) = part.unreadable.entry(addr.0).or_insert((0, now));
                     (*tries, *again) = (tries.saturating_add(there), now + TRY_PAUSE);
                     item.lost = *tries >= TRIES;

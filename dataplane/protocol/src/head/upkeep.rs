@@ -89,7 +89,7 @@ impl Core {
 
     fn mend_later(&mut self, now: Time, p: usize, out: &mut Out) {
         let reachable = match self.parts[p].phase {
-            Phase::Serving => self.parts[p].peer.is_some(),
+            Phase::Serving => !self.parts[p].peers.is_empty(),
             Phase::Following => true,
             _ => false,
         };
@@ -164,7 +164,7 @@ impl Core {
             let Some(p) = self.parts.find(run.partition) else { continue };
             let part = &self.parts[p];
             // A repoint needs the peer, too.
-            let away = part.peer.as_ref().is_some_and(|peer| peer.away);
+            let away = part.peer_away();
             let served = part.phase == Phase::Serving && !part.frozen();
             let flushed_here = served && part.no_columns_since.is_none() && !away;
             if flushed_here || blocks + run.blocks as usize > COPY_BLOCKS {

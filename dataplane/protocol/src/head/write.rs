@@ -113,10 +113,7 @@ impl Core {
         if part.pending.len() >= self.cfg.window as usize || self.log.failed() {
             return false;
         }
-        let credit = part
-            .peer
-            .as_ref()
-            .is_none_or(|peer| self.cfg.faults.no_credit() || peer.spent + blocks <= peer.credit);
+        let credit = self.cfg.faults.no_credit() || part.credit_for(blocks);
         let room = self.log.user_blocks() >= self.promised() + room_for_write(blocks);
         (credit && room) || self.frees(p, verb)
     }
@@ -265,7 +262,7 @@ impl Core {
         let entry = Entry { partition: part.cfg.partition, number: part.stamp.number, op, body };
         let placed = self.log.push(&entry, part.committed)?;
         part.tail = op;
-        if let Some(peer) = &mut part.peer {
+        for peer in &mut part.peers {
             peer.spent += cost;
         }
         part.pending.push_back(Pending {
