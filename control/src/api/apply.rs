@@ -78,12 +78,15 @@ pub fn declarations(rack: &Rack) -> Vec<NodeDeclaration> {
 
 /// A volume of a file as the authority takes it; none for a bare one.
 pub fn request_of(volume: &Volume) -> Option<VolumeRequest> {
-    let VolumeKind::Replicated { primary, secondary, code, solo } = &volume.kind else { return None };
+    let VolumeKind::Replicated { primary, secondary, reserves, code, solo } = &volume.kind else {
+        return None;
+    };
     Some(VolumeRequest {
         name: volume.name.clone(),
         bytes: volume.size_bytes,
         primary: primary.clone(),
         secondary: secondary.clone(),
+        reserves: reserves.clone(),
         code: *code,
         solo: *solo,
     })
@@ -161,6 +164,8 @@ impl Core {
         part("size", wanted.bytes.to_string(), volume.bytes.to_string());
         part("primary", wanted.primary.clone(), node(volume.primary));
         part("secondary", wanted.secondary.clone().unwrap_or_default(), secondary.unwrap_or_default());
+        let reserves = volume.reserves.iter().map(|id| node(palisade_protocol::wire::NodeId(*id)));
+        part("reserves", wanted.reserves.join(", "), reserves.collect::<Vec<_>>().join(", "));
         part(
             "code",
             format!("{}+{}", wanted.code.data, wanted.code.parity),
@@ -220,6 +225,7 @@ impl Core {
         bytes: u64,
         primary: Option<String>,
         secondary: Option<String>,
+        reserves: Vec<String>,
     ) -> Result<VolumeRequest, RpcError> {
         if !bytes.is_multiple_of(BLOCK as u64) {
             return Err(RpcError::refused(format!("a size of {bytes} bytes is not a multiple of 4096")));
@@ -229,13 +235,14 @@ impl Core {
             Some(name) => name,
             None => heads
                 .iter()
-                .find(|head| secondary.as_ref() != Some(head))
+                .find(|head| secondary.as_ref() != Some(head) && !reserves.contains(head))
                 .cloned()
                 .ok_or_else(|| RpcError::refused("the rack has no head for it"))?,
         };
-        let secondary = secondary.or_else(|| heads.iter().find(|head| **head != primary).cloned());
+        let free = |head: &&String| **head != primary && !reserves.contains(head);
+        let secondary = secondary.or_else(|| heads.iter().find(free).cloned());
         let (code, solo) = (self.rack.code, Solo::default());
-        Ok(VolumeRequest { name, bytes, primary, secondary, code, solo })
+        Ok(VolumeRequest { name, bytes, primary, secondary, reserves, code, solo })
     }
 
     /// Heads that take new volumes, those with the fewest first (EF-26): a primary counts twice.

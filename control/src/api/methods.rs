@@ -55,6 +55,8 @@ struct CreateParams {
     bytes: u64,
     primary: Option<String>,
     secondary: Option<String>,
+    #[serde(default)]
+    reserves: Vec<String>,
 }
 
 #[derive(Deserialize)]
@@ -186,7 +188,8 @@ fn apply(core: &mut Core, params: ApplyParams) -> Result<Value, RpcError> {
 }
 
 fn create(core: &mut Core, params: CreateParams) -> Result<Value, RpcError> {
-    let request = core.volume_request(params.name, params.bytes, params.primary, params.secondary)?;
+    let CreateParams { name, bytes, primary, secondary, reserves } = params;
+    let request = core.volume_request(name, bytes, primary, secondary, reserves)?;
     if core.rack.volume(&request.name).is_some_and(|volume| volume.members().is_empty()) {
         return Err(refused(format!("a bare volume `{}` exists already", request.name)));
     }

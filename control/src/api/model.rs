@@ -105,6 +105,9 @@ pub struct PartitionSpec {
     pub primary: NodeId,
     /// The head that follows, or is to when it comes back; none for a volume that was made with one head.
     pub secondary: Option<u32>,
+    /// Heads that are of its group, were, or are declared to be.
+    #[serde(default = "most_heads")]
+    pub heads: u8,
     /// Whether a group of one may acknowledge writes (P-30); so may a volume that was made with one head.
     #[serde(default)]
     pub solo: crate::config::Solo,
@@ -112,6 +115,11 @@ pub struct PartitionSpec {
     pub devices: Vec<DeviceSpec>,
     /// Whether it is being deleted: tell the primary so once it serves.
     pub deleting: bool,
+}
+
+/// Of a control plane that does not say how many heads there are.
+fn most_heads() -> u8 {
+    palisade_protocol::wire::limits::MEMBERS_MAX as u8
 }
 
 impl PartitionSpec {
@@ -133,6 +141,7 @@ impl PartitionSpec {
                 (Some(_), crate::config::Solo::Wait) => head::Solo::Wait,
                 _ => head::Solo::Local,
             },
+            heads: self.heads,
         }
     }
 }

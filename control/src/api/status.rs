@@ -122,13 +122,17 @@ pub struct VolumeStatus {
     pub primary: String,
     /// Name of the secondary at present; empty when there is none.
     pub secondary: String,
+    /// Names of the further members at present, in order (BA-09).
+    pub reserves: Vec<String>,
     /// Name of the head that was declared to be the primary.
     pub declared_primary: String,
     /// Name of the head that was declared to be the secondary.
     pub declared_secondary: String,
+    /// Names of the further heads that were declared.
+    pub declared_reserves: Vec<String>,
     /// `wait` or `local`: whether one head may serve it alone.
     pub solo: String,
-    /// The secondary came back and is not refilled yet: it cannot take over.
+    /// A member came back and is not refilled yet: it cannot take over.
     pub joining: bool,
     /// So many moves lately that a primary that answers stays in place.
     pub paused: bool,
@@ -257,6 +261,12 @@ impl VolumeStatus {
         if self.solo == "local" { Solo::Local } else { Solo::Wait }
     }
 
+    /// The members beside the primary, in order.
+    pub fn followers(&self) -> String {
+        let names = std::iter::once(&self.secondary).chain(&self.reserves);
+        names.map(String::as_str).collect::<Vec<_>>().join(", ")
+    }
+
     /// `volume vol0 4.0 GiB nbd://127.0.0.1:10809/vol0 primary head-1 secondary head-2`.
     pub fn line(&self) -> String {
         let mut line = format!("volume {} {} {}", self.name, show_size(self.bytes), self.address);
@@ -266,6 +276,9 @@ impl VolumeStatus {
             line.push_str(&format!(" primary {}", self.primary));
             if !self.secondary.is_empty() {
                 line.push_str(&format!(" secondary {}", self.secondary));
+            }
+            if !self.reserves.is_empty() {
+                line.push_str(&format!(" reserves {}", self.reserves.join(",")));
             }
         }
         line
@@ -380,8 +393,10 @@ fn named(authority: &Authority, rack: Option<&Rack>, volume: &VolumeRecord) -> V
         addresses,
         primary: members.first().cloned().unwrap_or_default(),
         secondary: members.get(1).cloned().unwrap_or_default(),
+        reserves: members.iter().skip(2).cloned().collect(),
         declared_primary: authority.name_of(volume.primary),
         declared_secondary: declared.unwrap_or_default(),
+        declared_reserves: volume.reserves.iter().map(|head| authority.name_of(NodeId(*head))).collect(),
         solo: solo.to_owned(),
         joining: volume.members.iter().any(|member| member.joining),
         paused: volume.paused(now_ms()),

@@ -243,6 +243,9 @@ pub struct VolumeRecord {
     pub primary: NodeId,
     /// The head that was declared to follow.
     pub secondary: Option<u32>,
+    /// Heads that were declared to follow, too, in order (BA-09).
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub reserves: Vec<u32>,
     /// Where it is in its life.
     pub state: VolumeState,
     /// Last granted number; zero before the first.
@@ -278,7 +281,8 @@ impl VolumeRecord {
 
     /// Heads that were declared to be its members, primary first.
     pub fn declared(&self) -> impl Iterator<Item = NodeId> {
-        std::iter::once(self.primary).chain(self.secondary.map(NodeId))
+        let reserves = self.reserves.iter().copied().map(NodeId);
+        std::iter::once(self.primary).chain(self.secondary.map(NodeId)).chain(reserves)
     }
 
     /// Heads in their present roles, primary first: the last group, or the declared one before the first.

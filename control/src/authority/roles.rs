@@ -4,7 +4,7 @@
 use palisade_protocol::wire::{NodeId, PartitionId};
 
 use super::grant::Grant;
-use super::record::{BootJson, NodeRecord, Record, VolumeRecord, VolumeState};
+use super::record::{BootJson, MemberRecord, NodeRecord, Record, VolumeRecord, VolumeState};
 use super::{Authority, Changes};
 use crate::api::model::Role;
 
@@ -32,34 +32,51 @@ pub enum RoleError {
 }
 
 impl Authority {
-    /// Grants the group of a volume with its first two members in the other order, under the next number.
-    /// What is in flight at the old primary is finished or given back by the new one's reconciling (P-13).
+    /// Grants the group of a volume with the next member in front that may lead, under the next number; the
+    /// others keep their order. What is in flight at the old primary is finished or given back by the new one's reconciling (P-13).
     pub fn switch_over(&self, name: &str, why: &str) -> Result<Changes, RoleError> {
         let volume = self.volume_by_name(name).ok_or_else(|| RoleError::NoVolume(name.to_owned()))?;
-        let [first, second, ..] = volume.members.as_slice() else {
+        let [first, others @ ..] = volume.members.as_slice() else {
             return Err(RoleError::NoPeer(name.to_owned()));
         };
-        for member in [first, second] {
-            let node = self.nodes.get(&member.head.0);
-            if node.and_then(|node| node.boot) != Some(BootJson(member.boot)) {
-                return Err(RoleError::Stale(name.to_owned(), self.name_of(member.head)));
-            }
-        }
-        let target = self.name_of(second.head);
-        if second.joining {
-            return Err(RoleError::Joining(name.to_owned(), target));
-        }
-        if self.nodes.get(&second.head.0).is_some_and(|node| node.draining) {
-            return Err(RoleError::Draining(name.to_owned(), target));
-        }
+        self.started(name, first)?;
+        let fit: Vec<Result<(), RoleError>> =
+            others.iter().map(|other| self.fit_to_lead(name, other)).collect();
+        let Some(target) = fit.iter().position(Result::is_ok) else {
+            let why = fit.into_iter().find_map(Result::err);
+            return Err(why.unwrap_or_else(|| RoleError::NoPeer(name.to_owned())));
+        };
         let mut members = volume.members.clone();
-        members.swap(0, 1);
+        let target = members.remove(target + 1);
+        members.insert(0, target);
         let (mut changes, mut meta) = (Changes::default(), self.meta.clone());
         let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut changes };
         let volume = grant.prepare(volume, members, why.to_owned());
         changes.put(Record::Volume(volume));
         changes.put(Record::Meta(meta));
         Ok(changes)
+    }
+
+    /// Whether a member may become the primary.
+    fn fit_to_lead(&self, name: &str, member: &MemberRecord) -> Result<(), RoleError> {
+        self.started(name, member)?;
+        let target = self.name_of(member.head);
+        if member.joining {
+            return Err(RoleError::Joining(name.to_owned(), target));
+        }
+        if self.nodes.get(&member.head.0).is_some_and(|node| node.draining) {
+            return Err(RoleError::Draining(name.to_owned(), target));
+        }
+        Ok(())
+    }
+
+    /// Whether a member is under the boot that its number was granted to.
+    fn started(&self, name: &str, member: &MemberRecord) -> Result<(), RoleError> {
+        let node = self.nodes.get(&member.head.0);
+        if node.and_then(|node| node.boot) != Some(BootJson(member.boot)) {
+            return Err(RoleError::Stale(name.to_owned(), self.name_of(member.head)));
+        }
+        Ok(())
     }
 
     /// Marks a head as being drained, or as in use again. Roles stay where they are (EF-28): moving them

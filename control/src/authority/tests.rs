@@ -108,6 +108,7 @@ fn request(name: &str) -> VolumeRequest {
         bytes: 1 << 30,
         primary: "head-1".to_owned(),
         secondary: Some("head-2".to_owned()),
+        reserves: Vec::new(),
         code: CODE,
         solo: Default::default(),
     }

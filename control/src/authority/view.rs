@@ -99,6 +99,7 @@ impl Authority {
             columns_min: volume.columns_min,
             primary: volume.current_primary(),
             secondary: volume.second().map(|head| head.0),
+            heads: volume.heads().len() as u8,
             solo: if volume.secondary.is_none() { Solo::Local } else { volume.solo },
             devices: self.targets(volume),
             deleting: volume.state == VolumeState::Deleting,

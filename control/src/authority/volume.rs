@@ -1,6 +1,6 @@
 //! Volumes: made, deleted, forgotten (EF-26 in its one-rack form).
 
-use palisade_protocol::wire::limits::BLOCK;
+use palisade_protocol::wire::limits::{BLOCK, MEMBERS_MAX};
 use palisade_protocol::wire::{NodeId, PartitionId};
 
 use super::grant::Grant;
@@ -22,6 +22,8 @@ pub struct VolumeRequest {
     pub primary: String,
     /// Name of the secondary; another head (EF-26).
     pub secondary: Option<String>,
+    /// Names of further heads that follow, in order (BA-09); only beside a secondary.
+    pub reserves: Vec<String>,
     /// Code and geometry.
     pub code: Code,
     /// Whether one head may serve it alone (P-30).
@@ -47,8 +49,14 @@ pub enum VolumeError {
     #[error("`{0}` is being drained: name another head, or `palisade head resume {0}`")]
     Draining(String),
     /// One head in both roles (EF-26).
-    #[error("`{0}` cannot be primary and secondary of one volume: name two heads")]
+    #[error("`{0}` cannot be primary and secondary of one volume, nor any head twice: name other heads")]
     SameHead(String),
+    /// Further heads without a second one.
+    #[error("volume `{0}` has reserve heads and no secondary: name the first of them as secondary")]
+    NoSecondary(String),
+    /// More heads than a group has members.
+    #[error("volume `{0}` has {1} heads: a group has at most {MEMBERS_MAX} members")]
+    TooManyHeads(String, usize),
     /// The size is nothing, or no whole number of blocks.
     #[error("a size of {0} bytes is not a positive multiple of 4096")]
     Size(u64),
@@ -76,7 +84,7 @@ pub(crate) fn is_name(name: &str) -> bool {
 }
 
 impl Authority {
-    /// Makes a volume and, when both heads are up, grants its first number. Asking again for the very same
+    /// Makes a volume and, when all its heads are up, grants its first number. Asking again for the very same
     /// volume changes at most its policy: the heads are those that it was made with, wherever it is now.
     pub fn create_volume(&self, request: &VolumeRequest) -> Result<Changes, VolumeError> {
         if !is_name(&request.name) {
@@ -85,12 +93,8 @@ impl Authority {
         if request.bytes == 0 || !request.bytes.is_multiple_of(BLOCK as u64) {
             return Err(VolumeError::Size(request.bytes));
         }
-        let primary = self.head_by_name(&request.primary)?;
-        let secondary = request.secondary.as_deref().map(|name| self.head_by_name(name)).transpose()?;
-        if secondary == Some(primary) {
-            return Err(VolumeError::SameHead(request.primary.clone()));
-        }
-        let volume = self.shape(request, primary, secondary);
+        let heads = self.heads_of(request)?;
+        let volume = self.shape(request, &heads);
         if let Some(old) = self.volume_by_name(&request.name) {
             let same = VolumeRecord {
                 id: old.id,
@@ -111,7 +115,7 @@ impl Authority {
                 Err(VolumeError::Exists(request.name.clone()))
             };
         }
-        for head in [Some(primary), secondary].into_iter().flatten() {
+        for head in heads {
             if self.nodes.get(&head.0).is_some_and(|node| node.draining) {
                 return Err(VolumeError::Draining(self.name_of(head)));
             }
@@ -129,7 +133,28 @@ impl Authority {
         Ok(changes)
     }
 
-    fn shape(&self, request: &VolumeRequest, primary: NodeId, secondary: Option<NodeId>) -> VolumeRecord {
+    /// The heads of a volume to make, primary first.
+    fn heads_of(&self, request: &VolumeRequest) -> Result<Vec<NodeId>, VolumeError> {
+        let names = [&request.primary].into_iter().chain(&request.secondary).chain(&request.reserves);
+        let mut heads: Vec<NodeId> = Vec::new();
+        for name in names {
+            let head = self.head_by_name(name)?;
+            if heads.contains(&head) {
+                return Err(VolumeError::SameHead(name.clone()));
+            }
+            heads.push(head);
+        }
+        if request.secondary.is_none() && !request.reserves.is_empty() {
+            return Err(VolumeError::NoSecondary(request.name.clone()));
+        }
+        if heads.len() > MEMBERS_MAX {
+            return Err(VolumeError::TooManyHeads(request.name.clone(), heads.len()));
+        }
+        Ok(heads)
+    }
+
+    /// The record of a volume of these heads, primary first.
+    fn shape(&self, request: &VolumeRequest, heads: &[NodeId]) -> VolumeRecord {
         VolumeRecord {
             id: self.meta.next_volume,
             name: request.name.clone(),
@@ -140,8 +165,9 @@ impl Authority {
             column_bytes: request.code.column_bytes,
             columns_min: request.code.min_columns,
             shared_shelves: request.code.shared_shelves,
-            primary,
-            secondary: secondary.map(|head| head.0),
+            primary: heads.first().copied().unwrap_or_default(),
+            secondary: heads.get(1).map(|head| head.0),
+            reserves: heads.iter().skip(2).map(|head| head.0).collect(),
             state: VolumeState::Active,
             epoch: 0,
             counter: 0,

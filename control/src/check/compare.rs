@@ -100,10 +100,11 @@ fn volume_parts(judge: &mut Judge<'_>, path: &str, volume: &Volume, known: &Volu
         }
     };
     part("size", volume.size_bytes.to_string(), known.bytes.to_string());
-    if let VolumeKind::Replicated { primary, secondary, code, solo } = &volume.kind {
+    if let VolumeKind::Replicated { primary, secondary, reserves, code, solo } = &volume.kind {
         // The file declares roles, the rack moves them: only what it was made with can part.
         part("primary", primary.clone(), known.declared_primary.clone());
         part("secondary", secondary.clone().unwrap_or_default(), known.declared_secondary.clone());
+        part("reserves", reserves.join(", "), known.declared_reserves.join(", "));
         part("k", format!("{}+{}", code.data, code.parity), known.code.clone());
         moved(judge, path, known);
         if *solo != known.policy() {
@@ -118,11 +119,12 @@ fn volume_parts(judge: &mut Judge<'_>, path: &str, volume: &Volume, known: &Volu
 
 /// Roles that moved are as they should be: a word, and nothing to mend.
 fn moved(judge: &mut Judge<'_>, path: &str, known: &VolumeStatus) {
-    if (&known.primary, &known.secondary) == (&known.declared_primary, &known.declared_secondary) {
+    let declared = (&known.declared_primary, &known.declared_secondary, &known.declared_reserves);
+    if (&known.primary, &known.secondary, &known.reserves) == declared {
         return;
     }
     let second =
-        if known.secondary.is_empty() { "alone".to_owned() } else { format!("with {}", known.secondary) };
+        if known.secondary.is_empty() { "alone".to_owned() } else { format!("with {}", known.followers()) };
     judge.note(
         &format!("{path}.primary"),
         format!("`{}` serves volume `{}` at present, {second}: its roles moved", known.primary, known.name),

@@ -1,6 +1,6 @@
 //! Volumes: members, sizes, capacity, where they are exported.
 
-use palisade_protocol::wire::limits::BLOCK;
+use palisade_protocol::wire::limits::{BLOCK, MEMBERS_MAX};
 
 use super::{Judge, nodes, shape};
 use crate::api::apply::columns_of;
@@ -24,8 +24,9 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
                     judge.error(&path, what, "add nbd = [\"127.0.0.1:10809\"] to it or to the first head");
                 }
             }
-            VolumeKind::Replicated { primary, secondary, code, solo } => {
+            VolumeKind::Replicated { primary, secondary, reserves, code, solo } => {
                 members(judge, &path, volume, primary, secondary.as_deref());
+                reserve_heads(judge, &path, volume, reserves);
                 alone(judge, &path, secondary.is_some(), *solo);
                 if (code.data, code.parity) != (rack.code.data, rack.code.parity) {
                     shape::code(judge, &path, *code);
@@ -91,6 +92,35 @@ fn members(judge: &mut Judge<'_>, path: &str, volume: &Volume, primary: &str, se
     }
 }
 
+/// BA-09: further members, each another head.
+fn reserve_heads(judge: &mut Judge<'_>, path: &str, volume: &Volume, reserves: &[String]) {
+    let members = volume.members();
+    let at = format!("{path}.reserves");
+    if members.len() > MEMBERS_MAX {
+        let what = format!("volume `{}` has {} heads", volume.name, members.len());
+        judge.error(&at, what, format!("a group has at most {MEMBERS_MAX} members: name fewer reserves"));
+    }
+    let before = members.len() - reserves.len();
+    if before < 2 && !reserves.is_empty() {
+        let what = format!("volume `{}` has reserves and no secondary", volume.name);
+        judge.error(&at, what, "name the first of them as secondary");
+    }
+    let known: Vec<&str> = judge.rack.heads.iter().map(|head| head.name.as_str()).collect();
+    for (index, name) in reserves.iter().enumerate() {
+        let at = format!("{at}[{index}]");
+        let earlier = &members[..before + index];
+        if judge.rack.head(name).is_none() {
+            let choose = format!("choose one of the heads: {}", known.join(", "));
+            judge.error(&at, format!("there is no head `{name}`"), choose);
+        } else if earlier.contains(&name.as_str()) {
+            let what = format!("`{name}` stands twice among the heads of volume `{}` (EF-26)", volume.name);
+            judge.error(&at, what, "name another head");
+        } else {
+            earlier.iter().for_each(|other| shared_shelf(judge, &at, other, name));
+        }
+    }
+}
+
 /// P-30: alone without a copy on the sleds is a choice that is worth a word.
 fn alone(judge: &mut Judge<'_>, path: &str, pair: bool, solo: Solo) {
     let at = format!("{path}.solo");
@@ -104,7 +134,7 @@ fn alone(judge: &mut Judge<'_>, path: &str, pair: bool, solo: Solo) {
         }
         (true, Solo::Local) => judge.note(
             &at,
-            "while one of its heads is gone, what is acknowledged stands on the other one only (P-30)",
+            "while all but one of its heads are gone, what is acknowledged stands on that one only (P-30)",
             "leave it out if the volume should wait instead",
         ),
         (_, Solo::Wait) => {}

@@ -71,9 +71,11 @@ pub(super) fn status(args: &AskArgs) -> Result<(), String> {
 /// `palisade volume …`.
 pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
     match verb {
-        VolumeVerb::Create { name, size, primary, secondary, ask: args } => {
+        VolumeVerb::Create { name, size, primary, secondary, reserves, ask: args } => {
             let bytes = config::size::parse_size(size).map_err(|error| error.to_string())?;
-            let params = json!({ "name": name, "bytes": bytes, "primary": primary, "secondary": secondary });
+            let params = json!({
+                "name": name, "bytes": bytes, "primary": primary, "secondary": secondary, "reserves": reserves
+            });
             ask(args, "volume.create", params, PATIENCE, |volume: &VolumeStatus| volume.line())
         }
         VolumeVerb::List { ask: args } => {

@@ -142,6 +142,9 @@ pub enum VolumeVerb {
         /// Head that follows (default: the next one).
         #[arg(long)]
         secondary: Option<String>,
+        /// Further head that follows; may be given twice.
+        #[arg(long = "reserve")]
+        reserves: Vec<String>,
         /// Where to ask.
         #[command(flatten)]
         ask: AskArgs,

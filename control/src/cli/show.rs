@@ -188,7 +188,7 @@ pub(super) fn volumes(volumes: &[VolumeStatus]) -> String {
                 show_size(volume.bytes),
                 state,
                 dash(&volume.primary),
-                dash(&volume.secondary),
+                dash(&volume.followers()),
                 if volume.sequence == 0 { "-".to_owned() } else { volume.number.clone() },
                 dash(&volume.code),
                 volume.waiting.to_string(),

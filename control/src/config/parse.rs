@@ -321,12 +321,23 @@ fn volume(
     } else {
         let primary = reader.string(section, "primary").unwrap_or_default();
         let secondary = reader.string(section, "secondary");
+        let reserves = head_names(reader, section);
         let code = volume_code(reader, section, code);
         let solo = reader.word(section, "solo", &[("wait", Solo::Wait), ("local", Solo::Local)]);
-        VolumeKind::Replicated { primary, secondary, code, solo }
+        VolumeKind::Replicated { primary, secondary, reserves, code, solo }
     };
     reader.finish(section);
     Volume { name, size_bytes, kind }
+}
+
+/// `reserves`: a list of names of heads.
+fn head_names(reader: &mut Reader, section: &mut Section<'_>) -> Vec<String> {
+    let mut found = Vec::new();
+    reader.list(section, "reserves", |reader, path, item| match item.get_ref() {
+        DeValue::String(name) if !name.is_empty() => found.push(name.to_string()),
+        _ => reader.wrong(&path, item, "the name of a head in quotes"),
+    });
+    found
 }
 
 /// A volume's own k and m; its least number of columns for a flush follows, unless they are the rack's.

@@ -296,6 +296,8 @@ pub enum VolumeKind {
         primary: String,
         /// `secondary`: name of another head. None: a group of one, which `check` warns of.
         secondary: Option<String>,
+        /// `reserves`: names of further heads that follow, in order (BA-09).
+        reserves: Vec<String>,
         /// `k`, `m`: its own code, otherwise the rack's.
         code: Code,
         /// `solo`: `"wait"` (default) or `"local"`.
@@ -310,15 +312,15 @@ pub enum VolumeKind {
     },
 }
 
-/// What a volume does when one of its two heads is gone (P-30).
+/// What a volume does when all but one of its heads are gone (P-30).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Solo {
-    /// The other one serves reads; writes wait until there are two again: what is acknowledged stands on two
+    /// That one serves reads; writes wait until there are two again: what is acknowledged stands on two
     /// heads.
     #[default]
     Wait,
-    /// The other one serves everything: what it acknowledges alone and is not on the sleds yet is lost with
+    /// That one serves everything: what it acknowledges alone and is not on the sleds yet is lost with
     /// it.
     Local,
 }
@@ -327,8 +329,9 @@ impl Volume {
     /// Names of the heads that are its members, primary first.
     pub fn members(&self) -> Vec<&str> {
         match &self.kind {
-            VolumeKind::Replicated { primary, secondary, .. } => {
-                std::iter::once(primary.as_str()).chain(secondary.as_deref()).collect()
+            VolumeKind::Replicated { primary, secondary, reserves, .. } => {
+                let reserves = reserves.iter().map(String::as_str);
+                std::iter::once(primary.as_str()).chain(secondary.as_deref()).chain(reserves).collect()
             }
             VolumeKind::Bare { .. } => Vec::new(),
         }

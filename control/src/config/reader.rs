@@ -78,7 +78,7 @@ impl Reader {
         Some(value)
     }
 
-    fn wrong(&mut self, path: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
+    pub(super) fn wrong(&mut self, path: &str, value: &Spanned<DeValue<'_>>, wanted: &str) {
         self.error(
             value.span(),
             format!("`{path}` is {}, not {wanted}", kind_of(value.get_ref())),

@@ -106,7 +106,8 @@ fn populate(store: &mut dyn Store, hosts: u32, volumes: u64) {
     for volume in 1..=volumes {
         let (primary, secondary) = ("head-1".to_owned(), Some("head-2".to_owned()));
         let (name, solo) = (format!("vol{volume}"), Solo::Wait);
-        let request = VolumeRequest { name, bytes: 1 << 30, primary, secondary, code: CODE, solo };
+        let reserves = Vec::new();
+        let request = VolumeRequest { name, bytes: 1 << 30, primary, secondary, reserves, code: CODE, solo };
         let changes = authority.create_volume(&request).expect("made");
         take(&mut authority, changes);
     }

@@ -93,6 +93,7 @@ fn main() {
         columns_min: 0,
         devices: vec![],
         solo: Solo::Local,
+        heads: 2,
     });
     config.hot_bytes = 256 << 20;
     let member = |n: u32| Member { head: NodeId(n), log: LogId(n.into()), boot: BootId(n.into()) };

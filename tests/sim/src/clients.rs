@@ -53,6 +53,8 @@ pub struct Volume {
     pub primary: NodeId,
     /// Its secondary.
     pub secondary: NodeId,
+    /// Its further members.
+    pub reserves: Vec<NodeId>,
     /// What was seen.
     pub history: History,
     /// Its clients.
@@ -80,21 +82,26 @@ pub enum Answered {
 }
 
 impl Volume {
-    /// A fresh volume.
+    /// A fresh volume of these heads, primary first.
+    ///
+    /// # Panics
+    /// When there are fewer than two heads.
     pub fn new(
         partition: PartitionId,
-        heads: [NodeId; 2],
+        heads: &[NodeId],
         blocks: u64,
         clients: Vec<Client>,
         load: Load,
     ) -> Self {
         let history = History::new(blocks * BLOCK_SECTORS);
-        let [primary, secondary] = heads;
+        let [primary, secondary, reserves @ ..] = heads else { panic!("a volume of fewer than two heads") };
+        let (primary, secondary, reserves) = (*primary, *secondary, reserves.to_vec());
         let hot = (blocks * BLOCK_SECTORS / 8).max(16);
         Self {
             partition,
             primary,
             secondary,
+            reserves,
             history,
             clients,
             open: BTreeMap::new(),
@@ -115,7 +122,20 @@ impl Volume {
         let Self { partition, primary, secondary, hot, load, .. } = *self;
         let (open, recent) = (BTreeMap::new(), VecDeque::new());
         let lost_until = Time::ZERO;
-        Self { partition, primary, secondary, history, clients, open, orphans, hot, load, recent, lost_until }
+        Self {
+            partition,
+            primary,
+            secondary,
+            reserves: self.reserves.clone(),
+            history,
+            clients,
+            open,
+            orphans,
+            hot,
+            load,
+            recent,
+            lost_until,
+        }
     }
 
     /// Open requests of all clients.

@@ -107,8 +107,10 @@ pub struct Scenario {
     pub name: &'static str,
     /// How messages travel.
     pub net: NetMode,
-    /// Heads; with three, each is primary of one volume and secondary of another.
+    /// Heads; with more than a group needs, each is primary of one volume and secondary of another.
     pub heads: u32,
+    /// Members of a volume's group beside its primary and secondary (BA-09).
+    pub reserves: u32,
     /// Sleds, of one device each.
     pub sleds: u32,
     /// Code: data and parity columns.
@@ -150,6 +152,7 @@ const BASE: Scenario = Scenario {
     name: "calm",
     net: NetMode::Direct,
     heads: 2,
+    reserves: 0,
     sleds: 6,
     code: (4, 2),
     volume_blocks: 256,
@@ -294,7 +297,7 @@ pub const SCENARIOS: [Scenario; 17] = [
 ];
 
 /// Kinds of run in which roles move, apart from the others so that those keep their seeds.
-pub const MOVING: [Scenario; 4] = [
+pub const MOVING: [Scenario; 6] = [
     Scenario {
         name: "flips",
         moves: true,
@@ -331,6 +334,38 @@ pub const MOVING: [Scenario; 4] = [
         odds: Odds { flips_per_s: 5.0, crashes_per_s: 3.0, sleeps_per_s: 3.0, ..Odds::UNRULY },
         ..BASE
     },
+    Scenario {
+        name: "a group of three",
+        moves: true,
+        heads: 3,
+        reserves: 1,
+        odds: Odds {
+            flips_per_s: 3.0,
+            crashes_per_s: 5.0,
+            sleeps_per_s: 4.0,
+            cuts_per_s: 3.0,
+            ..Odds::UNRULY
+        },
+        ..BASE
+    },
+    Scenario {
+        name: "groups of three among four",
+        moves: true,
+        heads: 4,
+        reserves: 1,
+        sleds: 7,
+        volume_blocks: 96,
+        clients: 2,
+        requests: 200,
+        odds: Odds {
+            flips_per_s: 6.0,
+            crashes_per_s: 4.0,
+            sleeps_per_s: 3.0,
+            cuts_per_s: 2.0,
+            ..Odds::UNRULY
+        },
+        ..BASE
+    },
 ];
 
 /// The scenario of that name.
@@ -356,6 +391,7 @@ mod tests {
             let (k, m) = scenario.code;
             assert!(scenario.sleds >= u32::from(k + m), "{}", scenario.name);
             assert!(scenario.hurt <= u32::from(m), "{}", scenario.name);
+            assert!(scenario.heads >= 2 + scenario.reserves, "{}", scenario.name);
         }
     }
 }

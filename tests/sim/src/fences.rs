@@ -21,6 +21,7 @@ pub const FENCES: Scenario = Scenario {
     name: "fences",
     net: NetMode::Direct,
     heads: 0,
+    reserves: 0,
     sleds: 2,
     code: (1, 2),
     volume_blocks: 64,

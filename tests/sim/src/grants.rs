@@ -126,6 +126,7 @@ fn request(volume: &Volume, (data, parity): (u8, u8)) -> VolumeRequest {
         bytes: volume.history.sectors() * limits::SECTOR as u64,
         primary: head_name(volume.primary),
         secondary: Some(head_name(volume.secondary)),
+        reserves: volume.reserves.iter().copied().map(head_name).collect(),
         code: Code {
             data,
             parity,

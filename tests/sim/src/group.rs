@@ -1,15 +1,15 @@
 //! Invariants of the group, judged at the heads' doors (direct mode: fabric mode shows only datagrams).
 //!
-//! `AckedIsDurable` (P-06): the answer to a write leaves the primary only after the secondary reported,
+//! `AckedIsDurable` (P-06, MA-08): the answer to a write leaves the primary only after every secondary reported,
 //! under the number in force, a durable watermark that covers its operations. Operations are found by the
 //! buffers of the client's own write, which are replicated by handle.
-//! `ReleaseLast` for columns (P-28): a column of an extent that was announced to the secondary is released
-//! only after the secondary's durable checkpoint covers the release operation.
-//! `ReadConfirmed` (P-12): the answer to a read leaves only after a confirm that was sent after the read
-//! arrived came back under the same stamp.
+//! `ReleaseLast` for columns (P-28): a column of an extent that was announced to a secondary is released
+//! only after every secondary's durable checkpoint covers the release operation.
+//! `ReadConfirmed` (P-12, MA-07): the answer to a read leaves only after a confirm that was sent after the read
+//! arrived came back under the same stamp, from every secondary.
 
 use palisade_protocol::wire::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 
 /// An open request at its primary.
 #[derive(Clone, Copy, Debug)]
@@ -30,12 +30,19 @@ struct Asked {
 #[derive(Debug, Default)]
 struct Primary {
     asked: BTreeMap<ClientTag, Asked>,
-    durable: BTreeMap<PartitionId, (Number, Op)>,
+    durable: BTreeMap<(PartitionId, NodeId), (Number, Op)>,
     /// Open questions by whom they went to and their nonce: nonces are a peer's own. When each was first sent.
     confirms: BTreeMap<(NodeId, u64), (Time, Vec<Stamp>)>,
-    confirmed: BTreeMap<PartitionId, Time>,
-    /// Served by leave to be alone: there is nobody to ask.
-    alone: BTreeSet<PartitionId>,
+    confirmed: BTreeMap<(PartitionId, NodeId), Time>,
+    /// Who follows, of the partitions that it serves; by leave to be alone: nobody.
+    others: BTreeMap<PartitionId, Vec<NodeId>>,
+}
+
+impl Primary {
+    /// Serves by leave to be alone: there is nobody to ask.
+    fn alone(&self, partition: PartitionId) -> bool {
+        self.others.get(&partition).is_some_and(Vec::is_empty)
+    }
 }
 
 /// The state of the group checks.
@@ -46,8 +53,8 @@ pub struct GroupChecks {
     extents: BTreeMap<(DeviceId, u32, u32), (PartitionId, ExtentId, Op)>,
     /// The operation that released an extent.
     released: BTreeMap<(PartitionId, ExtentId), Op>,
-    /// What the secondary's checkpoints cover.
-    covered: BTreeMap<PartitionId, Op>,
+    /// What the secondaries' checkpoints cover.
+    covered: BTreeMap<(PartitionId, NodeId), Op>,
     /// What a head that is alone holds is not enough to answer a write.
     two_copies: bool,
     /// Column releases that were held against a checkpoint.
@@ -69,18 +76,17 @@ impl GroupChecks {
         self.primaries.remove(&head);
     }
 
-    /// A head begins to serve under a number that was granted to it alone, or to a pair. What others had
+    /// A head begins to serve under a number that was granted to it and `others`. Alone, what others had
     /// announced beyond its log never was (P-01), and nobody is told where that ends.
-    pub fn serves(&mut self, head: NodeId, partition: PartitionId, alone: bool) {
+    pub fn serves(&mut self, head: NodeId, partition: PartitionId, others: Vec<NodeId>) {
         let primary = self.primaries.entry(head).or_default();
+        let alone = others.is_empty();
+        primary.others.insert(partition, others);
         if alone {
-            primary.alone.insert(partition);
             let open = primary.asked.values_mut().filter(|asked| asked.partition == partition);
             open.for_each(|asked| asked.unasked = asked.read);
             self.extents.retain(|_, (of, _, _)| *of != partition);
             self.released.retain(|(of, _), _| *of != partition);
-        } else {
-            primary.alone.remove(&partition);
         }
     }
 
@@ -99,7 +105,7 @@ impl GroupChecks {
         };
         let read = matches!(cmd.verb, ClientVerb::Read { .. });
         let primary = self.primaries.entry(head).or_default();
-        let unasked = read && primary.alone.contains(&cmd.partition);
+        let unasked = read && primary.alone(cmd.partition);
         let asked = Asked { partition: cmd.partition, when: now, read, buf, op: None, unasked };
         primary.asked.insert(cmd.tag, asked);
     }
@@ -107,19 +113,19 @@ impl GroupChecks {
     /// A message reaches a head's machine.
     pub fn message_in(&mut self, head: NodeId, from: NodeId, msg: &Msg) {
         if let Msg::Replicated { stamp, covered, .. } | Msg::Announced { stamp, covered, .. } = msg {
-            let newest = self.covered.entry(stamp.partition).or_default();
+            let newest = self.covered.entry((stamp.partition, from)).or_default();
             *newest = (*newest).max(*covered);
         }
         let primary = self.primaries.entry(head).or_default();
         match msg {
             Msg::Replicated { stamp, durable, .. } | Msg::Announced { stamp, durable, .. } => {
-                let newest = primary.durable.entry(stamp.partition).or_default();
+                let newest = primary.durable.entry((stamp.partition, from)).or_default();
                 *newest = (*newest).max((stamp.number, *durable));
             }
             Msg::Confirmed { nonce, stamps } => {
                 let Some((sent, asked)) = primary.confirms.remove(&(from, *nonce)) else { return };
                 for (stamp, _) in stamps.iter().zip(&asked).filter(|(held, asked)| held == asked) {
-                    let newest = primary.confirmed.entry(stamp.partition).or_default();
+                    let newest = primary.confirmed.entry((stamp.partition, from)).or_default();
                     *newest = (*newest).max(sent);
                 }
             }
@@ -135,7 +141,7 @@ impl GroupChecks {
                 entries.iter().for_each(|entry| self.note_extent(stamp.partition, entry));
             }
             Msg::Announce { adopt, .. } => self.cut_back(adopt),
-            Msg::ColumnRelease { column, .. } => self.check_release(column)?,
+            Msg::ColumnRelease { column, .. } => self.check_release(head, column)?,
             _ => {}
         }
         let primary = self.primaries.entry(head).or_default();
@@ -188,16 +194,18 @@ impl GroupChecks {
         self.released.retain(|(partition, _), op| stands(*partition, *op));
     }
 
-    fn check_release(&mut self, column: &ColumnRef) -> Result<(), String> {
+    fn check_release(&mut self, head: NodeId, column: &ColumnRef) -> Result<(), String> {
         let key = (column.device, column.column, column.generation);
         let Some((partition, extent, _)) = self.extents.get(&key).copied() else { return Ok(()) };
         self.checked_releases += 1;
-        let covered = self.covered.get(&partition).copied().unwrap_or_default();
+        let others = self.primaries.get(&head).and_then(|primary| primary.others.get(&partition));
+        let reach = |other: &NodeId| self.covered.get(&(partition, *other)).copied().unwrap_or_default();
+        let covered = others.into_iter().flatten().map(reach).min().unwrap_or(Op(u64::MAX));
         match self.released.get(&(partition, extent)) {
             Some(op) if *op <= covered => Ok(()),
             found => Err(format!(
                 "ReleaseLast: column {} of extent {} is released; its release op {found:?} is not covered, the \
-                 secondary's checkpoint reaches {covered}",
+                 least of the secondaries' checkpoints reaches {covered}",
                 column.column, extent
             )),
         }
@@ -210,7 +218,7 @@ impl GroupChecks {
         if !ok {
             return Ok(());
         }
-        if primary.alone.contains(&asked.partition) {
+        if primary.alone(asked.partition) {
             return match asked.buf {
                 Some(_) if self.two_copies => {
                     Err(format!("SoloByLeave: write {} was answered from one copy (P-30)", tag.0))
@@ -220,7 +228,9 @@ impl GroupChecks {
         }
         if asked.read {
             self.checked_reads += 1;
-            let confirmed = primary.confirmed.get(&asked.partition).copied().unwrap_or_default();
+            let others = primary.others.get(&asked.partition).into_iter().flatten();
+            let told = |other: &NodeId| primary.confirmed.get(&(asked.partition, *other)).copied();
+            let confirmed = others.map(|other| told(other).unwrap_or_default()).min().unwrap_or_default();
             if confirmed < asked.when && !asked.unasked {
                 return Err(format!(
                     "ReadConfirmed: read {} of {} was answered, last confirmed question of {}",
@@ -229,10 +239,12 @@ impl GroupChecks {
             }
         } else if let Some(op) = asked.op {
             self.checked_writes += 1;
-            let (_, durable) = primary.durable.get(&asked.partition).copied().unwrap_or_default();
+            let others = primary.others.get(&asked.partition).into_iter().flatten();
+            let told = |other: &NodeId| primary.durable.get(&(asked.partition, *other)).copied();
+            let durable = others.map(|other| told(other).unwrap_or_default().1).min().unwrap_or_default();
             if durable < op {
                 return Err(format!(
-                    "AckedIsDurable: write {} was answered at op {op}, the secondary told {durable}",
+                    "AckedIsDurable: write {} was answered at op {op}, the least of the secondaries told {durable}",
                     tag.0
                 ));
             }

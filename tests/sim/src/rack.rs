@@ -166,11 +166,16 @@ fn pool() -> Pool {
 }
 
 fn volume_count(scenario: &Scenario) -> u32 {
-    if scenario.heads == 2 { 1 } else { scenario.heads }
+    if scenario.heads == 2 + scenario.reserves { 1 } else { scenario.heads }
+}
+
+/// The heads of a volume, primary first.
+fn heads_of(scenario: &Scenario, index: u32) -> Vec<NodeId> {
+    (index..index + 2 + scenario.reserves).map(|at| head_id(at % scenario.heads)).collect()
 }
 
 fn volume(scenario: &Scenario, index: u32, dice: &mut Dice) -> Volume {
-    let heads = [head_id(index % scenario.heads), head_id((index + 1) % scenario.heads)];
+    let heads = heads_of(scenario, index);
     // Of steadily written volumes one is busy and the others are nearly idle: what is promised to those lies
     // unused (P-31).
     let idle = scenario.load == Load::Overwrite && index > 0;
@@ -178,7 +183,7 @@ fn volume(scenario: &Scenario, index: u32, dice: &mut Dice) -> Volume {
     let clients = (0..scenario.clients)
         .map(|_| Client { left: requests, open: 0, depth: dice.range(scenario.depth.0, scenario.depth.1) })
         .collect();
-    Volume::new(PartitionId(u64::from(index) + 1), heads, scenario.volume_blocks, clients, scenario.load)
+    Volume::new(PartitionId(u64::from(index) + 1), &heads, scenario.volume_blocks, clients, scenario.load)
 }
 
 fn sled_disk(index: u32, shape: &Shape) -> Disk {
@@ -213,9 +218,7 @@ fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<Partition
         })
         .collect();
     (0..volume_count(scenario))
-        .filter(|index| {
-            head == head_id(index % scenario.heads) || head == head_id((index + 1) % scenario.heads)
-        })
+        .filter(|index| heads_of(scenario, *index).contains(&head))
         .map(|index| PartitionConfig {
             partition: PartitionId(u64::from(index) + 1),
             blocks: scenario.volume_blocks,
@@ -223,6 +226,7 @@ fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<Partition
             columns_min: 0,
             devices: devices.clone(),
             solo: scenario.solo,
+            heads: 2 + scenario.reserves as u8,
         })
         .collect()
 }

@@ -6,7 +6,6 @@
 
 use super::core::Core;
 use super::part::{Part, Pending, Phase};
-use super::peers::Peer;
 use super::slab::Id;
 use super::stats::Stage;
 use crate::log::{AHEAD, LoggedBody};
@@ -51,11 +50,10 @@ impl Core {
             Phase::Serving if part.widened() => part.committed,
             Phase::Serving => {
                 let local = if faults.ack_before_log() { part.tail } else { part.local };
-                if faults.ack_before_peer() || (faults.act_on_proposal() && part.wishes_alone()) {
+                if faults.ack_before_peer() {
                     return local;
                 }
-                let counts = |peer: &&Peer| !(faults.solo_without_leave() && peer.away);
-                part.peers.iter().filter(counts).map(|peer| peer.durable).fold(local, Op::min)
+                part.needed(*faults).map(|peer| peer.durable).fold(local, Op::min)
             }
             Phase::Following => part.local.min(part.follow.committed),
             _ => part.committed,

@@ -116,6 +116,8 @@ pub struct PartitionConfig {
     pub devices: Vec<DeviceTarget>,
     /// What a group of one may do.
     pub solo: Solo,
+    /// Heads that are of its group, were, or are declared to be.
+    pub heads: u8,
 }
 
 /// What a group of one may do with changes of blocks (P-30).
@@ -129,6 +131,12 @@ pub enum Solo {
 }
 
 impl PartitionConfig {
+    /// Whether operations are numbered by both heads of a pair or not at all: of three heads two may go on
+    /// without the third.
+    pub(super) fn never_without_one(&self) -> bool {
+        self.solo == Solo::Wait && self.heads <= 2
+    }
+
     /// Fewest columns that an extent of this partition is made of.
     pub fn columns_min(&self) -> usize {
         let k = usize::from(self.geometry.k);

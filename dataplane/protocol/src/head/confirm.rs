@@ -32,10 +32,8 @@ impl Core {
             return false;
         }
         let part = &mut self.parts[p];
-        if self.cfg.faults.act_on_proposal() && part.wishes_alone() {
-            return false;
-        }
-        if part.peers.is_empty() {
+        let acts_early = self.cfg.faults.act_on_proposal() && part.needed(self.cfg.faults).next().is_none();
+        if part.peers.is_empty() || acts_early {
             return false;
         }
         part.last_read += 1;
@@ -157,7 +155,7 @@ impl Core {
 
     /// Lets go of the reads that every peer confirmed.
     fn release_reads(&mut self, now: Time, p: usize, out: &mut Out) {
-        let upto = self.parts[p].peers.iter().map(|peer| peer.confirmed).min().unwrap_or(u64::MAX);
+        let upto = self.parts[p].needed(self.cfg.faults).map(|peer| peer.confirmed).min().unwrap_or(u64::MAX);
         while let Some(&(at, read)) = self.parts[p].unconfirmed.front() {
             if at > upto {
                 break;

@@ -370,6 +370,7 @@ fn undeclared(found: &RecoveredPartition) -> PartitionConfig {
         columns_min: 0,
         devices: Vec::new(),
         solo: Solo::Wait,
+        heads: limits::MEMBERS_MAX as u8,
     }
 }
 

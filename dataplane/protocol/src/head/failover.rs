@@ -2,14 +2,14 @@
 //!
 //! Members of a pair send each other one heartbeat for all their partitions; every other message counts as
 //! well, so that load raises no alarm. A secondary whose primary is silent asks it how it is, and proposes to
-//! go on alone when nothing comes back in time; so it does when a client asks it and the primary's answer does
-//! not satisfy the policy. A primary drops a silent secondary by itself only where the volume may run on one
-//! copy. A proposal is a wish: until its outcome is known it is repeated word for word, nothing else is
+//! go on without it when nothing comes back in time; so it does when a client asks it and the primary's answer
+//! does not satisfy the policy. A primary proposes to go on without a silent secondary (`wish` says with whom).
+//! A proposal is a wish: until its outcome is known it is repeated word for word, nothing else is
 //! proposed, and the head goes on under the old pair, asking its members and the wished ones (P-02).
+//! Of several secondaries that propose one wins; the others follow it, and rest before they try again (MA-18).
 //!
 //! A head that was paused itself takes nobody for silent: it begins to listen anew.
 
-use super::config::Solo;
 use super::core::Core;
 use super::health::{Clients, Health, Policy, keeps};
 use super::part::{Part, Phase};
@@ -86,6 +86,13 @@ pub(super) struct Decision {
     io_at: Time,
 }
 
+impl Decision {
+    /// The wish whose outcome is not known.
+    pub(super) fn wished(&self) -> Option<&Proposal> {
+        self.wish.as_ref().map(|(wish, _)| wish)
+    }
+}
+
 impl Part {
     /// Whether a wish is open that names a member beyond the pair: it may be granted already, so that what the
     /// pair alone confirms is not enough (P-02).
@@ -93,11 +100,6 @@ impl Part {
         self.decision.wish.as_ref().is_some_and(|(wish, _)| {
             wish.members.iter().any(|wished| self.members.iter().all(|held| held.head != wished.head))
         })
-    }
-
-    /// Whether an open wish is to be alone.
-    pub(super) fn wishes_alone(&self) -> bool {
-        self.decision.wish.as_ref().is_some_and(|(wish, _)| wish.members.len() == 1)
     }
 
     /// Whether the outcome of a wish is awaited.
@@ -175,7 +177,7 @@ impl Core {
     }
 
     /// When the member's boot was heard last; now, if it is not listened to yet.
-    fn heard_of(&self, now: Time, member: &Member) -> Time {
+    pub(super) fn heard_of(&self, now: Time, member: &Member) -> Time {
         let life = self.watch.lives.get(&member.head);
         life.map_or(now, |life| if life.boot == member.boot { life.heard } else { Time::ZERO })
     }
@@ -195,12 +197,7 @@ impl Core {
         let part = &self.parts[p];
         match (part.phase, part.members.first()) {
             (Phase::Following, Some(&primary)) => self.look_at_primary(now, p, primary, cfg, out),
-            (Phase::Announcing | Phase::Serving, _) if part.cfg.solo == Solo::Local => {
-                let silent = |member| now.since(self.heard_of(now, member)) >= cfg.silence + cfg.confirm;
-                if part.peers.iter().any(|peer| silent(&peer.member)) {
-                    self.propose(now, p, None, Why::Silence, out);
-                }
-            }
+            (Phase::Probing | Phase::Announcing | Phase::Serving, _) => self.look_at_peers(now, p, cfg, out),
             _ => {}
         }
     }
@@ -215,7 +212,11 @@ impl Core {
             None => self.ask_health(now, p, primary.head, out),
             // A client waits: what counts then is the answer, not that there are other messages.
             Some((_, at)) if now.since(at) >= cfg.confirm && (heard <= at || why == Why::ClientAsked) => {
-                self.propose(now, p, None, why, out);
+                let others = self.heard_others(now, p, primary.head, cfg);
+                let isolated = others.is_empty() && self.parts[p].members.len() > 2;
+                if !isolated || now.since(at) >= 2 * (cfg.confirm + cfg.silence) {
+                    self.propose(now, p, &others, why, out);
+                }
             }
             Some(_) => {}
         }
@@ -252,7 +253,7 @@ impl Core {
         out: &mut Out,
     ) {
         let Some(p) = self.parts.find(held.partition) else { return };
-        let policy = self.cfg.failover.map(|cfg| cfg.policy).unwrap_or_default();
+        let cfg = self.cfg.failover.unwrap_or_default();
         let part = &mut self.parts[p];
         let primary = part.members.first().copied().filter(|first| first.head == from);
         let open = part.decision.asked.is_some_and(|(asked, _)| asked == req);
@@ -263,28 +264,30 @@ impl Core {
             // One of the two is behind: not the time to propose.
             return;
         }
+        let mut others = self.heard_others(now, p, primary.head, &cfg);
         match requester {
-            _ if !health.serving && !health.paused => self.propose(now, p, None, Why::Unhealthy, out),
-            Some(io) if !keeps(policy, health, io) => {
-                self.propose(now, p, Some(primary), Why::ClientAsked, out);
+            _ if !health.serving && !health.paused => self.propose(now, p, &others, Why::Unhealthy, out),
+            Some(io) if !keeps(cfg.policy, health, io) => {
+                others.insert(0, primary);
+                self.propose(now, p, &others, Why::ClientAsked, out);
             }
             _ => {}
         }
     }
 
-    /// Wishes this head for primary, with `second` or alone.
-    fn propose(&mut self, now: Time, p: usize, second: Option<Member>, why: Why, out: &mut Out) {
-        if second.is_none() && self.parts[p].behind() {
+    /// Wishes this head for primary, with `others` or alone.
+    pub(super) fn propose(&mut self, now: Time, p: usize, others: &[Member], why: Why, out: &mut Out) {
+        if others.is_empty() && self.parts[p].behind() {
             return;
         }
         let me = Member { head: self.cfg.node, log: self.log.id(), boot: self.cfg.boot };
         let mut members: SmallVec<[Member; 3]> = smallvec![me];
-        members.extend(second);
+        members.extend_from_slice(others);
         self.watch.nonce += 1;
         let nonce = self.watch.nonce;
         let again = now + self.cfg.retry.last;
         let part = &mut self.parts[p];
-        let (partition, expected) = (part.cfg.partition, part.stamp);
+        let (partition, expected) = (part.cfg.partition, part.pair());
         let wish = Proposal { partition, expected, members, nonce, why, caught_up: false };
         part.decision.wish = Some((wish.clone(), again));
         (part.decision.asked, part.decision.requester) = (None, None);

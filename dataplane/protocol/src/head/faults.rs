@@ -5,6 +5,8 @@ use crate::wire::switches::switches;
 switches! {
     /// Breaks P-06: acknowledges before the secondary's watermark.
     ack_before_peer,
+    /// Breaks MA-07 and MA-08: what the first of several secondaries holds and confirms is enough.
+    first_peer_speaks_for_all,
     /// Breaks P-06: acknowledges before the own log is durable.
     ack_before_log,
     /// Breaks P-01: goes on under the recovered number after a restart.

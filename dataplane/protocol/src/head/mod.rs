@@ -2,12 +2,12 @@
 //!
 //! One file per verb. The path of a write: `write` numbers it; the log and the secondary get it in the
 //! same turn (`replicate`); `commit` changes the index when both are durable and answers the client. The
-//! path of a read: `read` looks it up, `piece` and `degraded` bring the bytes, `confirm` asks the peer
+//! path of a read: `read` looks it up, `piece` and `degraded` bring the bytes, `confirm` asks the peers
 //! whether the pair still holds. Behind them: `claims`, `extent`, `flush`, `batch`, `stripe`, `collect`, `release`;
 //! `devices` judges the sleds' devices, `rebuild` says what has to leave them.
 //! The side that follows is `secondary`; how a pair is taken over is `assign`, after `probe` has found where
-//! the log ends; `held` keeps what the peer may lack; `solo` is a group of one. `failover` notices silent peers
-//! and proposes another group, and `health` is what it judges by.
+//! the log ends; `peers` are the other members; `held` keeps what they may lack; `solo` is a group of one. `failover` notices silent peers
+//! and proposes another group, `wish` says which, and `health` is what it judges by.
 //!
 //! What it does not do: decide who is primary (control), check tokens (sleds), lay out the log (`log`).
 
@@ -46,6 +46,7 @@ mod stats;
 mod stop;
 mod stripe;
 mod upkeep;
+mod wish;
 mod write;
 
 pub use config::{

@@ -85,6 +85,8 @@ pub(super) struct Probing {
     pub(super) held: Stamp,
     /// The own tail that was asked from.
     pub(super) asked: Option<Op>,
+    /// What a primary of a newer number than this one voided: operations above, of such numbers at most.
+    pub(super) void: Option<(Op, Number)>,
     /// Operations up to here are readable here, or every secondary has them.
     pub(super) readable: Op,
 }

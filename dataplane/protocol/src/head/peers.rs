@@ -6,6 +6,7 @@
 //! given back when every one's checkpoint is past them (P-28). A group of one has no peers.
 
 use super::core::Core;
+use super::faults::Faults;
 use super::part::Part;
 use crate::wire::*;
 use smallvec::SmallVec;
@@ -127,6 +128,17 @@ impl Part {
     /// Whether a peer has not answered for a while.
     pub(super) fn peer_away(&self) -> bool {
         self.peers.iter().any(|peer| peer.away)
+    }
+
+    /// The peers without which nothing is acknowledged: all of them.
+    #[inline]
+    pub(super) fn needed(&self, faults: Faults) -> impl Iterator<Item = &Peer> {
+        let left_out = move |peer: &Peer| {
+            (faults.solo_without_leave() && peer.away)
+                || (faults.act_on_proposal() && self.wishes_without(peer.member.head))
+        };
+        let most = if faults.first_peer_speaks_for_all() { 1 } else { usize::MAX };
+        self.peers.iter().filter(move |peer| !left_out(peer)).take(most)
     }
 
     /// What every peer holds durably, of what this head holds.

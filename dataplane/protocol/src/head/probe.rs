@@ -1,10 +1,11 @@
-//! Before a new primary fixes its tail it asks its secondary whether the log goes on there (P-06, P-13).
+//! Before a new primary fixes its tail it asks its secondaries whether the log goes on there (P-06, P-13).
 //!
 //! The end of a log cannot be told from rot: above every watermark that a record carries, a bad record is
 //! taken for a write that the crash tore. If it had been durable, and acknowledged, then the secondary holds
 //! it and everything behind it. So the primary asks first, appends what the secondary has beyond its own
 //! end, and only then logs its adoption and announces a tail to which members cut back. Operations that
-//! come back like this and were never acknowledged do no harm: their clients had no answer.
+//! come back like this and were never acknowledged do no harm: their clients had no answer. Of several
+//! secondaries each may hold what the others lack: all are asked, and the one that goes furthest fills the log.
 //!
 //! From the moment it answers, the secondary takes nothing more under older numbers, as if it had adopted
 //! the new one: what an old primary still sent would be cut, and must not be acknowledged. A promise in
@@ -28,13 +29,29 @@ impl Part {
         peer.probed.is_none_or(|probed| self.tail < probed.end)
     }
 
-    /// Takes a secondary's first answer: what all of them hold need not be readable here.
+    /// Takes a secondary's answer, the newest one: what all of them hold need not be readable here.
     fn told_end(&mut self, at: usize, probed: Probed) {
-        let first = self.peers.iter().all(|peer| peer.probed.is_none());
-        let (Some(probing), None) = (&mut self.probing, self.peers[at].probed) else { return };
-        let end = probed.end.max(self.committed);
-        probing.readable = if first { end } else { probing.readable.min(end) };
-        self.peers[at].probed = Some(probed);
+        if self.peers[at].probed.replace(probed) == Some(probed) {
+            return;
+        }
+        let least = self.peers.iter().filter_map(|peer| peer.probed).map(|probed| probed.end).min();
+        if let (Some(probing), Some(least)) = (&mut self.probing, least) {
+            probing.readable = least.max(self.committed);
+        }
+    }
+
+    /// Whether an answer is of no use to a head whose own log lost its end: nobody is sure to hold it (P-06).
+    fn in_vain(&self, at: usize, whole: bool) -> bool {
+        let others = self.peers.iter().enumerate().filter(|(other, _)| *other != at);
+        let vain = |peer: &Peer| peer.probed.is_some_and(|probed| !probed.whole);
+        self.short && !whole && others.map(|(_, peer)| peer).all(vain)
+    }
+
+    /// Whether an answer tells of operations that a newer primary has voided: it is an answer to an earlier
+    /// question, and its sender will be asked again.
+    fn voided(&self, entries: &[Entry]) -> bool {
+        let void = self.probing.as_ref().and_then(|probing| probing.void);
+        void.is_some_and(|(upto, number)| entries.iter().any(|e| e.op > upto && e.number <= number))
     }
 }
 
@@ -52,7 +69,8 @@ impl Core {
         let probed = skip.then_some(Probed { end: part.tail, whole: false });
         let fresh = |&member: &Member| Peer { probed, ..Peer::new(member, first) };
         part.peers = adopt.members.iter().skip(1).map(fresh).collect();
-        part.probing = Some(Probing { adopt, held: part.stamp, asked: None, readable: part.tail });
+        let held = part.stamp;
+        part.probing = Some(Probing { adopt, held, asked: None, void: None, readable: part.tail });
         self.probe_on(now, p, out);
     }
 
@@ -69,9 +87,14 @@ impl Core {
         } else if probing.asked != Some(part.tail) && part.follow.early.is_empty() {
             // What the own log holds need not stay in memory: a secondary has it.
             part.unload_upto(part.tail);
-            for at in 0..self.parts[p].peers.len() {
-                self.probe(now, p, at, out);
-            }
+            self.probe_all(now, p, out);
+        }
+    }
+
+    /// Asks every secondary that has not said all.
+    pub(super) fn probe_all(&mut self, now: Time, p: usize, out: &mut Out) {
+        for at in 0..self.parts[p].peers.len() {
+            self.probe(now, p, at, out);
         }
     }
 
@@ -252,8 +275,11 @@ impl Core {
         {
             return;
         }
-        if damaged || (part.short && !whole) {
+        if damaged || part.in_vain(at, whole) {
             return self.peer_needs_copy(p, at, tail, out);
+        }
+        if part.voided(&entries) {
+            return;
         }
         let part = &mut self.parts[p];
         for entry in entries {

@@ -1,7 +1,8 @@
 //! Rot in the own log: the peer holds the same block; it is fetched, checked, and written back in place
-//! (P-06, OP-27). Both members do this for each other.
+//! (P-06, OP-27). Members do this for each other; of several, one after the other is asked.
 
 use super::core::Core;
+use super::part::Part;
 use super::piece::{Piece, Source, Want};
 use super::read::ReadOwner;
 use super::slab::Id;
@@ -13,8 +14,25 @@ use palisade_dma::Buf;
 use palisade_isal::crc32c;
 use smallvec::SmallVec;
 
+impl Part {
+    /// The other member that is asked for a block first, or next after one that could not give it.
+    fn next_other(&self, node: NodeId, after: Option<NodeId>) -> Option<Member> {
+        let mut others = self.others(node).into_iter();
+        if let Some(after) = after {
+            others.find(|other| other.head == after)?;
+        }
+        others.next()
+    }
+
+    /// The member to ask in place of one that does not answer: the next one, round and round.
+    pub(super) fn another(&self, node: NodeId, silent: NodeId) -> NodeId {
+        let next = self.next_other(node, Some(silent)).or_else(|| self.next_other(node, None));
+        next.map_or(silent, |other| other.head)
+    }
+}
+
 impl Core {
-    /// Asks the other member for block `at` of a log piece.
+    /// Asks another member for block `at` of a log piece.
     pub(super) fn fetch(&mut self, now: Time, id: Id, at: usize, out: &mut Out) {
         let Some(piece) = self.pieces.get(id) else { return };
         let (p, want) = (piece.part, piece.wants[at]);
@@ -24,7 +42,7 @@ impl Core {
         part.stats.counters.corrupt += 1;
         let what = format!("partition {} block {} op {}", part.cfg.partition, want.lba, want.op);
         out.events.push(Event::Corrupt { place: "log", what });
-        let other = part.others(self.cfg.node).first().copied();
+        let other = part.next_other(self.cfg.node, None);
         let Some(other) = other.filter(|_| !asked_by_peer) else {
             return self.piece_done(now, id, Err(ClientError::Unreadable), out);
         };
@@ -91,7 +109,19 @@ impl Core {
                 self.rewrite(part, want, addr, data, out);
                 self.check_log_piece(now, piece, out);
             }
-            None => self.piece_done(now, piece, Err(ClientError::Unreadable), out),
+            None => match self.parts[part].next_other(self.cfg.node, Some(from)) {
+                Some(other) => {
+                    let msg = Msg::Fetch {
+                        stamp: self.parts[part].stamp,
+                        req: ReqId(0),
+                        lba: want.lba,
+                        op: want.op,
+                    };
+                    let what = What::Fetch { piece, at };
+                    self.ask(now, Ask::new(part, other.head, DeviceId(0), what, msg), out);
+                }
+                None => self.piece_done(now, piece, Err(ClientError::Unreadable), out),
+            },
         }
     }
 

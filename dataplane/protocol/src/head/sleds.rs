@@ -317,9 +317,10 @@ impl Core {
                 self.sleds.entry(ask.to).or_default().silent_until = quiet;
                 self.on_column_data(now, &ask, Status::DeviceError, None, out);
             }
-            // The peer is away; it comes back, and requests wait for it.
+            // The peer is away; it comes back, and requests wait for it, or another one has the block.
             What::Fetch { .. } => {
-                self.ask(now, ask, out);
+                let to = self.parts[ask.part].another(self.cfg.node, ask.to);
+                self.ask(now, Ask { to, ..ask }, out);
             }
             What::Reserve => self.on_reserved(now, &ask, Status::DeviceError, GrantSecret(0), 0, out),
             What::List => self.on_listed(now, &ask, Status::Retry, &[], None),

@@ -27,8 +27,8 @@ impl Part {
     fn numbered_upto(&self, number: Number) -> Op {
         let mut held = self.held_after(Op(0)).map(|held| &held.entry);
         match held.next() {
-            // Nothing is ever numbered alone where one copy is not enough.
-            None if self.committed == Op(0) || self.cfg.solo == Solo::Wait => self.tail,
+            // Of two, nothing is ever numbered by one alone where one copy is not enough.
+            None if self.committed == Op(0) || self.cfg.never_without_one() => self.tail,
             Some(oldest) if oldest.number <= number => {
                 held.find(|entry| entry.number > number).map_or(self.tail, |entry| Op(entry.op.0 - 1))
             }
@@ -127,16 +127,19 @@ impl Core {
         let part = &mut self.parts[p];
         let open =
             |peer: &Peer| (peer.member.head, peer.member.boot) == (from, boot) && peer.probed.is_none();
-        if let Some(at) = part.peers.iter().position(open)
+        if part.peers.iter().any(open)
             && let Some(probing) = part.probing.as_mut().filter(|probing| probing.held.number < stamp.number)
         {
-            probing.held = stamp;
             let cut = upto.max(part.committed);
+            (probing.void, probing.held) = (Some((cut, probing.held.number)), stamp);
+            // What the others answered, they answered to a head of the older pair.
+            part.peers.iter_mut().for_each(|peer| peer.probed = None);
+            part.follow.early.clear();
             if part.tail > cut {
                 self.fail_changes(now, p, out);
             }
             self.cut_back(p, cut);
-            return self.probe(now, p, at, out);
+            return self.probe_all(now, p, out);
         }
         if part.prober == Some((from, boot, stamp)) {
             part.common = Some((stamp.number, upto));

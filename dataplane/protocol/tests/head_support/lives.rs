@@ -8,7 +8,7 @@ impl Rack {
         self.boots += 1;
         let boot = BootId(self.boots);
         let id = self.nodes[at].id;
-        let machine = if at < 2 {
+        let machine = if self.is_head(at) {
             let start =
                 if fresh { LogStart::Format(self.nodes[at].log) } else { LogStart::Open(self.nodes[at].log) };
             let log = HeadLog {
@@ -74,10 +74,10 @@ impl Rack {
         self.start(at, false);
     }
 
-    /// Both heads die at once, and come back.
+    /// All heads die at once, and come back.
     pub fn restart_heads(&mut self) {
-        (0..2).for_each(|at| self.crash(at));
-        (0..2).for_each(|at| self.start(at, false));
+        self.heads().into_iter().for_each(|at| self.crash(at));
+        self.heads().into_iter().for_each(|at| self.start(at, false));
     }
 
     pub fn head(&mut self, at: usize) -> &mut Head {
@@ -96,8 +96,8 @@ impl Rack {
 
     /// As control does at every boot of a member (P-01).
     pub fn grant(&mut self) {
-        let heads: &[usize] = if self.shape.secondary { &[0, 1] } else { &[0] };
-        self.decide(heads);
+        let heads = if self.shape.secondary { self.heads() } else { vec![0] };
+        self.decide(&heads);
         self.assign();
     }
 
@@ -153,7 +153,7 @@ impl Rack {
 
     pub fn assign(&mut self) {
         let Some(assignment) = self.assigned.clone() else { return };
-        for at in 0..2 {
+        for at in self.heads() {
             let now = self.now;
             let node = &mut self.nodes[at];
             if let Machine::Head(head) = &mut node.machine {
@@ -164,7 +164,7 @@ impl Rack {
 
     /// Waits until all heads recovered, grants, waits for service.
     pub fn serve(&mut self) {
-        let heads = if self.shape.secondary { 2 } else { 1 };
+        let heads = if self.shape.secondary { self.heads().len() } else { 1 };
         self.run_until("recovery", |rack| rack.recovered.len() >= heads);
         self.grant();
         let number = self.number;

@@ -1,4 +1,4 @@
-//! A small rack in one thread: two heads, some sleds, disks in memory, a network that reorders and
+//! A small rack in one thread: two heads, maybe more, some sleds, disks in memory, a network that reorders and
 //! doubles, all from one seed; and a client that knows what every sector may hold.
 #![allow(dead_code, unreachable_pub, unused_imports)] // Each test file uses a part of it.
 
@@ -42,6 +42,8 @@ pub struct Shape {
     pub faults: Faults,
     pub flush: FlushConfig,
     pub secondary: bool,
+    /// Heads beside the first two; they come behind the sleds in `nodes`.
+    pub reserves: usize,
     pub solo: Solo,
     pub failover: Option<FailoverConfig>,
     pub stopwatch: Option<fn() -> Time>,
@@ -67,6 +69,7 @@ impl Shape {
             faults: Faults::default(),
             flush,
             secondary: true,
+            reserves: 0,
             solo: Solo::Wait,
             failover: None,
             stopwatch: None,
@@ -161,7 +164,7 @@ impl Rack {
             held: Vec::new(),
             shape,
         };
-        for at in 0..2 + rack.shape.sleds {
+        for at in 0..2 + rack.shape.sleds + rack.shape.reserves {
             rack.add_node(at);
         }
         for at in 0..rack.nodes.len() {
@@ -171,8 +174,12 @@ impl Rack {
     }
 
     fn add_node(&mut self, at: usize) {
-        let head = at < 2;
-        let id = if head { NodeId(at as u32 + 1) } else { NodeId(at as u32 + 9) };
+        let head = self.is_head(at);
+        let id = match at {
+            0 | 1 => NodeId(at as u32 + 1),
+            _ if head => NodeId((at - self.shape.sleds) as u32 + 1),
+            _ => NodeId(at as u32 + 9),
+        };
         let device = DeviceId(0xd000 + at as u128);
         let bytes = if head { self.log_bytes() as usize } else { 0 };
         let mut disk = Disk { bytes: vec![0; bytes], writes: 0, dead: false, gone: false, no_flush: false };
@@ -190,6 +197,16 @@ impl Rack {
             stall: false,
             out: Out::default(),
         });
+    }
+
+    /// Places of the heads in `nodes`.
+    pub fn heads(&self) -> Vec<usize> {
+        let behind = 2 + self.shape.sleds;
+        (0..2).chain(behind..behind + self.shape.reserves).collect()
+    }
+
+    pub fn is_head(&self, at: usize) -> bool {
+        at < 2 || at >= 2 + self.shape.sleds
     }
 
     fn log_bytes(&self) -> u64 {
@@ -225,7 +242,7 @@ impl Rack {
     }
 
     pub fn partition(&self) -> PartitionConfig {
-        let devices = self.nodes[2..].iter().enumerate().map(|(at, node)| DeviceTarget {
+        let devices = self.nodes[2..2 + self.shape.sleds].iter().enumerate().map(|(at, node)| DeviceTarget {
             sled: node.id,
             device: node.device,
             shelf: at as u32,
@@ -244,6 +261,7 @@ impl Rack {
             columns_min: 0,
             devices: devices.collect(),
             solo: if self.shape.secondary { self.shape.solo } else { Solo::Local },
+            heads: 2 + self.shape.reserves as u8,
         }
     }
 }

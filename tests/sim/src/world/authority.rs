@@ -114,9 +114,8 @@ impl World {
             self.answer_proposal(to, partition, nonce, outcome);
         }
         for assignment in changes.assignments {
-            if assignment.members.len() == 1 {
-                self.alone.insert((assignment.stamp.partition, assignment.stamp.number));
-            }
+            let others = assignment.members.iter().skip(1).map(|member| member.head).collect();
+            self.others.insert((assignment.stamp.partition, assignment.stamp.number), others);
             let verdict = self.numbers.assigned(&assignment);
             self.judge(verdict);
             for member in &assignment.members {

@@ -19,7 +19,7 @@ use crate::tape::Tape;
 use palisade_dma::Pool;
 use palisade_protocol::head::Solo;
 use palisade_protocol::wire::*;
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 mod asking;
@@ -83,8 +83,8 @@ pub struct World {
     authority_up: bool,
     /// The authority's decision that is not durable yet.
     deciding: Option<Box<Decision>>,
-    /// Numbers that were granted to a head alone (`SoloByLeave`).
-    alone: BTreeSet<(PartitionId, Number)>,
+    /// Who was granted a number beside its primary; nobody: it is to be alone (`SoloByLeave`).
+    others: BTreeMap<(PartitionId, Number), Vec<NodeId>>,
     newest_boot: BTreeMap<(NodeId, NodeId), u64>,
     pub(crate) fence: FenceChecks,
     numbers: NumberChecks,
@@ -138,7 +138,7 @@ impl World {
             authority_life: 0,
             authority_up: true,
             deciding: None,
-            alone: BTreeSet::new(),
+            others: BTreeMap::new(),
             newest_boot: BTreeMap::new(),
             fence: FenceChecks::default(),
             numbers: NumberChecks::default(),
@@ -448,8 +448,9 @@ impl World {
             Ok(newest) => newest,
             Err(what) => return self.violate(what),
         };
-        let alone = self.alone.contains(&(stamp.partition, stamp.number));
-        self.group.iter_mut().for_each(|group| group.serves(id, stamp.partition, alone));
+        let others = self.others.get(&(stamp.partition, stamp.number)).cloned().unwrap_or_default();
+        let alone = others.is_empty();
+        self.group.iter_mut().for_each(|group| group.serves(id, stamp.partition, others.clone()));
         let now = self.now;
         let Some(volume) = self.volumes.iter_mut().find(|volume| volume.partition == stamp.partition) else {
             return;
