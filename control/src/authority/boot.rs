@@ -47,20 +47,21 @@ impl Authority {
         let node = self.nodes.get(&head.0).ok_or(BootError::UnknownNode(head))?;
         self.check_boot(node, boot, log)?;
         let mut changes = Changes::default();
-        if node.boot == Some(BootJson(boot)) {
+        let mut meta = self.meta.clone();
+        self.notice_restore(&mut meta, held, &mut changes);
+        // A boot that holds more than was granted needs numbers above those, though it has some already.
+        if node.boot == Some(BootJson(boot)) && meta.epoch == self.meta.epoch {
             changes.assignments = self.standing(head, boot);
             self.take_back(node, &mut changes);
             return Ok(changes);
         }
         let mut node = node.clone();
-        if let Some(old) = node.boot.replace(BootJson(boot)) {
+        if let Some(old) = node.boot.replace(BootJson(boot)).filter(|old| old.0 != boot) {
             node.old_boots.push(old);
             let excess = node.old_boots.len().saturating_sub(OLD_BOOTS);
             node.old_boots.drain(..excess);
         }
         node.log = Some(LogJson(log));
-        let mut meta = self.meta.clone();
-        self.notice_restore(&mut meta, held, &mut changes);
         let lookup = |id: NodeId| if id == head { Some(&node) } else { self.nodes.get(&id.0) };
         let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut changes };
         for volume in self.volumes.values() {

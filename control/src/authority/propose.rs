@@ -69,9 +69,7 @@ impl Authority {
             return declined(None, "there is no such volume");
         };
         let newest = volume.assignment();
-        let Some(node) = self.newest_boot(proposer, boot) else {
-            return declined(newest, "it comes from a boot that is over");
-        };
+        // Before anything else: whatever came since, also a late word of another boot, the answer stands.
         match self.decided_before(volume, proposer, boot, proposal) {
             Some(Ok(granted)) => {
                 let outcome = ProposalOutcome::Granted(granted);
@@ -80,6 +78,9 @@ impl Authority {
             Some(Err(why)) => return declined(newest, why),
             None => {}
         }
+        let Some(node) = self.newest_boot(proposer, boot) else {
+            return declined(newest, "it comes from a boot that is over");
+        };
         let newest_stamp = volume.stamp();
         if newest_stamp != Some(proposal.expected) && !self.faults.compare_skipped {
             // Numbers rise: what is not the newest pair now never will be, so nothing need be remembered.

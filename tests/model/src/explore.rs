@@ -23,6 +23,8 @@ pub enum Rule {
     FenceDrains,
     /// A number is granted twice, to two heads, or falls.
     NumbersRise,
+    /// Two proposals of one pair are granted, or one is answered in two ways (MA-05, P-02).
+    OneWinner,
     /// A head acknowledges alone without leave.
     SoloByLeave,
     /// An extent is trusted with fewer good columns than its code needs.
@@ -33,13 +35,14 @@ pub enum Rule {
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AckedIsDurable,
         Self::NewestWins,
         Self::OneWriter,
         Self::FenceIsDurable,
         Self::FenceDrains,
         Self::NumbersRise,
+        Self::OneWinner,
         Self::SoloByLeave,
         Self::FullStripes,
         Self::NoFalseFence,
@@ -54,6 +57,7 @@ impl Rule {
             Self::FenceIsDurable => "FenceIsDurable",
             Self::FenceDrains => "FenceDrains",
             Self::NumbersRise => "NumbersRise",
+            Self::OneWinner => "OneWinner",
             Self::SoloByLeave => "SoloByLeave",
             Self::FullStripes => "FullStripes",
             Self::NoFalseFence => "NoFalseFence",
@@ -80,6 +84,7 @@ pub fn rules<M: Model<State: Judged>>() -> Vec<Property<M>> {
         Property::always("FenceIsDurable", |_, state| keeps::<M>(state, Rule::FenceIsDurable)),
         Property::always("FenceDrains", |_, state| keeps::<M>(state, Rule::FenceDrains)),
         Property::always("NumbersRise", |_, state| keeps::<M>(state, Rule::NumbersRise)),
+        Property::always("OneWinner", |_, state| keeps::<M>(state, Rule::OneWinner)),
         Property::always("SoloByLeave", |_, state| keeps::<M>(state, Rule::SoloByLeave)),
         Property::always("FullStripes", |_, state| keeps::<M>(state, Rule::FullStripes)),
         Property::always("NoFalseFence", |_, state| keeps::<M>(state, Rule::NoFalseFence)),

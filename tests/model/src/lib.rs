@@ -7,6 +7,7 @@
 //! | [`authority`] | numbers over crashes and a restored store, sleds that compare grants | nothing |
 //! | [`group`] | replication, proposals, take-over, reconcile, confirmed reads | nothing |
 //! | [`extents`] | claims against flush acknowledgements, sealing | nothing |
+//! | [`roles`] | numbers, groups and roles that move over boots, proposals, switch-overs, returns | the authority, whole |
 //! | [`solo`] | running alone by leave, the copy on sleds | nothing |
 //!
 //! A model breaks one rule at a time by a switch; the checker must then find a run that breaks the named
@@ -18,6 +19,7 @@ pub mod explore;
 pub mod extents;
 pub mod fence;
 pub mod group;
+pub mod roles;
 pub mod solo;
 
 pub use explore::{Explored, Judged, Rule, explore};

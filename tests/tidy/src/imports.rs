@@ -35,7 +35,7 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
             "palisade-runtime",
         ],
     ),
-    ("palisade-model", &["palisade-dma", "palisade-isal", "palisade-protocol"]),
+    ("palisade-model", &["palisade-control", "palisade-dma", "palisade-isal", "palisade-protocol"]),
     ("palisade-tidy", &[]),
     ("palisade-e2e", &["palisade-perf"]),
 ];

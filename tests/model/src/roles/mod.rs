@@ -1,0 +1,265 @@
+//! Roles of one volume that move by the shipping authority: boots, proposals, switch-overs, heads that were
+//! left out and come back, drains, deaths of control, a store that is put back, logs that are replaced.
+//!
+//! The authority is the shipping one, whole, over its records; after each of its decisions what it holds must
+//! be what its records tell. Heads are small: what they hold is a set of values, and replication, reconciling
+//! and filling are a step each (the [`crate::group`] model takes those apart). What heads know of groups is
+//! taken apart here: proposals arrive late, twice or never, and so do their answers, assignments, and the
+//! primary's word that it serves. An answer that control was about to give when it died is one that never
+//! arrives; a proposal that it was about to record is one that arrives later.
+//!
+//! Beside the rules of DESIGN section 3 two are judged at the authority itself: `OneWinner` (MA-05, P-02) and
+//! that a group becomes smaller only because a member asked (`SoloByLeave`).
+
+mod control;
+mod head;
+mod settle;
+mod steps;
+
+use crate::explore::{Judged, Rule};
+use control::Control;
+use palisade_control::authority::Authority;
+use std::collections::{BTreeMap, BTreeSet};
+
+pub use steps::Step;
+
+/// Most heads of a rack.
+pub const HEADS: usize = 3;
+
+/// How a run begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Start {
+    /// Nobody has booted; the volume is declared for heads 0 and 1.
+    Fresh,
+    /// Heads 0 and 1 are the group, 0 serves.
+    Pair,
+    /// Heads 0, 1 and 2 are the group, 0 serves.
+    Three,
+    /// Head 0 is alone by leave, head 1 was left out.
+    Alone,
+}
+
+/// What may happen, how often.
+#[derive(Clone, Debug)]
+pub struct Bounds {
+    /// How a run begins.
+    pub start: Start,
+    /// Heads that there are.
+    pub heads: u8,
+    /// Grants beyond those of the start.
+    pub grants: u64,
+    /// Proposals.
+    pub proposals: u8,
+    /// Client writes, 8 at most.
+    pub writes: u8,
+    /// Reboots of heads.
+    pub reboots: u8,
+    /// Logs that are replaced.
+    pub replaced: u8,
+    /// Switch-overs that people ask for.
+    pub switches: u8,
+    /// Heads that are drained.
+    pub drains: u8,
+    /// Deaths of control.
+    pub crashes: u8,
+    /// Stores that are put back from a copy.
+    pub restores: u8,
+    /// Whether the mark beside the store survives that.
+    pub mark_kept: bool,
+    /// Whether primaries take heads in that they have filled (MA-21).
+    pub joins: bool,
+    /// P-02 broken: acknowledgements need the old members only while a proposal is outstanding.
+    pub ack_on_old_set: bool,
+    /// MA-05 broken: control answers before what it granted is durable, and dies.
+    pub answer_first: bool,
+    /// Breaks rules of the authority whenever it is loaded.
+    pub breaks: fn(&mut Authority),
+}
+
+impl Default for Bounds {
+    fn default() -> Self {
+        Self {
+            start: Start::Pair,
+            heads: 2,
+            grants: 3,
+            proposals: 2,
+            writes: 1,
+            reboots: 0,
+            replaced: 0,
+            switches: 0,
+            drains: 0,
+            crashes: 0,
+            restores: 0,
+            mark_kept: false,
+            joins: false,
+            ack_on_old_set: false,
+            answer_first: false,
+            breaks: |_| {},
+        }
+    }
+}
+
+/// A number with its grant (P-04).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Mark {
+    epoch: u32,
+    counter: u64,
+    grant: u64,
+}
+
+impl Mark {
+    fn number(&self) -> (u32, u64) {
+        (self.epoch, self.counter)
+    }
+}
+
+/// A member: a head under a boot with a log (P-01, P-03).
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Seat {
+    head: u8,
+    boot: u8,
+    log: u8,
+}
+
+/// A granted group, primary first.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Pair {
+    mark: Mark,
+    seats: Vec<Seat>,
+}
+
+impl Pair {
+    fn seat(&self, head: u8) -> Option<&Seat> {
+        self.seats.iter().find(|seat| seat.head == head)
+    }
+
+    fn leads(&self, head: u8) -> bool {
+        self.seats.first().is_some_and(|seat| seat.head == head)
+    }
+}
+
+/// A proposal, word for word.
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub struct Wish {
+    by: u8,
+    boot: u8,
+    nonce: u8,
+    expected: Mark,
+    seats: Vec<Seat>,
+    caught_up: bool,
+}
+
+/// A message that was sent; it may arrive at any time, any number of times.
+#[expect(missing_docs, reason = "fields are named after what the variant says")]
+#[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Msg {
+    /// To the authority.
+    Propose(Wish),
+    /// The authority's answer: the granted pair, or the newest one.
+    Verdict { to: u8, boot: u8, nonce: u8, granted: bool, pair: Pair },
+    /// The authority tells a head of a pair.
+    Assign { to: u8, pair: Pair },
+    /// A primary tells the authority that it serves.
+    Served { by: u8, mark: Mark },
+}
+
+/// What a head does as a primary.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub enum Role {
+    /// Nothing.
+    #[default]
+    Idle,
+    /// Makes every member hold what it holds (P-13).
+    Reconciles,
+    /// Serves.
+    Serves,
+}
+
+/// A head.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Head {
+    boot: u8,
+    log: u8,
+    /// Values in its durable log, a bit each.
+    holds: u8,
+    /// Newest pair that it knows, durable.
+    pair: Pair,
+    /// The pair whose primary its log follows, in this boot.
+    follows: Option<Mark>,
+    role: Role,
+    /// The outstanding proposal.
+    wish: Option<Wish>,
+    nonce: u8,
+}
+
+/// How often things happened.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+struct Spent {
+    proposals: u8,
+    writes: u8,
+    reboots: u8,
+    replaced: u8,
+    switches: u8,
+    drains: u8,
+    crashes: u8,
+    restores: u8,
+}
+
+/// The rack.
+#[derive(Clone, Debug, PartialEq, Hash)]
+pub struct Rack {
+    control: Control,
+    heads: Vec<Head>,
+    net: BTreeSet<Msg>,
+    spent: Spent,
+    /// Values that were acknowledged, a bit each.
+    acked: u8,
+    /// What each decided proposal was answered, by (head, boot, nonce).
+    answers: BTreeMap<(u8, u8, u8), Option<Mark>>,
+    /// Every pair that was ever granted, where a store may be put back.
+    granted: BTreeSet<Mark>,
+    /// One that was to be filled before it may lead was filled.
+    refilled: bool,
+    /// Grants before the run began.
+    base: u64,
+    broken: Option<Rule>,
+}
+
+impl Judged for Rack {
+    fn broken(&self) -> Option<Rule> {
+        self.broken
+    }
+}
+
+impl Rack {
+    fn breaks(&mut self, rule: Rule) {
+        self.broken.get_or_insert(rule);
+    }
+
+    fn head(&self, head: u8) -> &Head {
+        &self.heads[usize::from(head)]
+    }
+
+    fn head_mut(&mut self, head: u8) -> &mut Head {
+        &mut self.heads[usize::from(head)]
+    }
+
+    /// Whether a seat is the head as it is now, but for its boot.
+    fn is_log_of(&self, seat: &Seat) -> bool {
+        self.head(seat.head).log == seat.log
+    }
+
+    /// `AckedIsDurable` of groups: whoever may become the primary holds everything that was acknowledged. Not
+    /// after a store was put back: it has forgotten groups, and knows no more who holds what; P-04 promises
+    /// that numbers rise and that no pair is granted twice.
+    fn judge(&mut self) {
+        if self.spent.restores > 0 {
+            return;
+        }
+        let eligible = self.control.eligible();
+        let lacks = |seat: &Seat| self.is_log_of(seat) && self.acked & !self.head(seat.head).holds != 0;
+        if eligible.iter().any(lacks) {
+            self.breaks(Rule::AckedIsDurable);
+        }
+    }
+}
