@@ -31,11 +31,13 @@ pub enum Rule {
     FullStripes,
     /// A head is refused for a number that is not above its own (P-22).
     NoFalseFence,
+    /// Faults stop, and nobody serves though one lives who holds everything and may lead.
+    ServiceReturns,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 11] = [
         Self::AckedIsDurable,
         Self::NewestWins,
         Self::OneWriter,
@@ -46,6 +48,7 @@ impl Rule {
         Self::SoloByLeave,
         Self::FullStripes,
         Self::NoFalseFence,
+        Self::ServiceReturns,
     ];
 
     /// The name in code, tests and documents.
@@ -61,6 +64,7 @@ impl Rule {
             Self::SoloByLeave => "SoloByLeave",
             Self::FullStripes => "FullStripes",
             Self::NoFalseFence => "NoFalseFence",
+            Self::ServiceReturns => "ServiceReturns",
         }
     }
 }

@@ -62,7 +62,7 @@ impl<S: Store> Rack<S> {
     }
 }
 
-fn wish(pair: &Assignment, members: &[Member], nonce: u64) -> Proposal {
+pub(super) fn wish(pair: &Assignment, members: &[Member], nonce: u64) -> Proposal {
     let members = members.iter().copied().collect();
     let (expected, why) = (pair.stamp, Why::Silence);
     Proposal { partition: expected.partition, expected, members, nonce, why, caught_up: false }

@@ -9,8 +9,8 @@ use palisade_control::authority::{
 use palisade_control::config::{Code, Solo};
 use palisade_control::identity::{Decision, Identity, Medium};
 use palisade_protocol::wire::{
-    Assignment, BootId, GrantId, LogId, Member, NodeId, Number, PartitionId, Proposal, ProposalOutcome, RackId,
-    Stamp, Why,
+    Assignment, BootId, GrantId, LogId, Member, NodeId, Number, PartitionId, Proposal, ProposalOutcome,
+    RackId, Stamp, Why,
 };
 use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
@@ -198,6 +198,13 @@ impl Control {
     pub(super) fn eligible(&self) -> Vec<Seat> {
         let may = self.volume().members.iter().filter(|member| !member.joining);
         may.map(|member| seat_of(&member.member())).collect()
+    }
+
+    /// Whether a boot of a head ever asked.
+    pub(super) fn heard_of(&self, head: u8, boot: u8) -> bool {
+        let node = self.authority.node(node_of(head));
+        let boots = node.into_iter().flat_map(|node| node.boot.iter().chain(&node.old_boots));
+        boots.into_iter().any(|known| known.0 == boot_of(head, boot))
     }
 
     pub(super) fn has_copy(&self) -> bool {

@@ -74,7 +74,8 @@ impl Rack {
         }
         self.head_mut(at).role = Role::Serves;
         self.net.insert(Msg::Served { by: at, mark });
-        let twin = self.heads.iter().filter(|head| head.role == Role::Serves && head.pair.mark == mark).count() > 1;
+        let twin =
+            self.heads.iter().filter(|head| head.role == Role::Serves && head.pair.mark == mark).count() > 1;
         if twin {
             self.breaks(Rule::NumbersRise);
         }
@@ -105,9 +106,8 @@ impl Rack {
 
     pub(super) fn can_acknowledge(&self, bounds: &Bounds, at: u8) -> bool {
         let head = self.head(at);
-        let holds = |other: &u8| {
-            self.follows(*other, head.pair.mark) && head.holds & !self.head(*other).holds == 0
-        };
+        let holds =
+            |other: &u8| self.follows(*other, head.pair.mark) && head.holds & !self.head(*other).holds == 0;
         head.role == Role::Serves
             && head.holds & !self.acked != 0
             && self.needed(bounds, at).iter().all(holds)
@@ -128,7 +128,10 @@ impl Rack {
     pub(super) fn can_fill(&self, at: u8, to: u8) -> bool {
         let (head, other) = (self.head(at), self.head(to));
         let newer = other.pair.mark.number() <= head.pair.mark.number();
-        head.role == Role::Serves && head.pair.seat(to).is_none() && newer && !self.follows(to, head.pair.mark)
+        head.role == Role::Serves
+            && head.pair.seat(to).is_none()
+            && newer
+            && !self.follows(to, head.pair.mark)
     }
 
     /// The groups that a head may propose: itself as the primary of any of the members, and as a primary that

@@ -72,6 +72,10 @@ pub struct Bounds {
     pub ack_on_old_set: bool,
     /// MA-05 broken: control answers before what it granted is durable, and dies.
     pub answer_first: bool,
+    /// Whether it is looked at from every state that service returns once faults stop.
+    pub settles: bool,
+    /// P-02 broken: a proposal is not repeated while its outcome is unknown.
+    pub asks_once: bool,
     /// Breaks rules of the authority whenever it is loaded.
     pub breaks: fn(&mut Authority),
 }
@@ -94,6 +98,8 @@ impl Default for Bounds {
             joins: false,
             ack_on_old_set: false,
             answer_first: false,
+            settles: false,
+            asks_once: false,
             breaks: |_| {},
         }
     }

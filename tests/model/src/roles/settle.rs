@@ -8,7 +8,8 @@ const ROUNDS: usize = 8;
 
 impl Rack {
     /// Whether somebody serves the newest group, if the heads of `alive` (a bit each) go on and the others
-    /// never do. True where none of those that live may lead.
+    /// never do. True where none of those that live may lead. Not meant for a store that was put back: two
+    /// grants of one number stop their heads until they start again (P-04).
     pub(super) fn settles(&self, bounds: &Bounds, alive: u8) -> bool {
         let lives = |head: u8| alive & 1 << head != 0;
         let may = |seat: &Seat| lives(seat.head) && self.is_log_of(seat);
@@ -49,7 +50,8 @@ impl Rack {
             | Msg::Verdict { to: whom, .. }
             | Msg::Assign { to: whom, .. }
             | Msg::Served { by: whom, .. }) = &msg;
-            if lives(*whom) {
+            let repeated = !bounds.asks_once || !matches!(msg, Msg::Propose(_));
+            if lives(*whom) && repeated {
                 self.deliver(bounds, &msg, false);
             }
         }

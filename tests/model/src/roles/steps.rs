@@ -54,7 +54,9 @@ impl fmt::Display for Step {
             Self::Fill(at, to) => write!(f, "head {at} fills head {to}"),
             Self::Arrive(msg) => write!(f, "{msg}"),
             Self::AnswerFirst(msg) => write!(f, "{msg}, answers, and control dies before it is durable"),
-            Self::Propose(wish) => write!(f, "head {} proposes {} after {}", wish.by, Seats(&wish.seats), wish.expected),
+            Self::Propose(wish) => {
+                write!(f, "head {} proposes {} after {}", wish.by, Seats(&wish.seats), wish.expected)
+            }
             Self::Ask(at, boot) => write!(f, "head {at} asks for numbers as boot {boot}"),
             Self::Reboot(at) => write!(f, "head {at} reboots"),
             Self::Replace(at, true) => write!(f, "the log of head {at} is given up and replaced"),
@@ -127,6 +129,8 @@ impl Rack {
             }
             rack.reconcile(0);
             rack.net.clear();
+            // What the start was proposed under is used up.
+            rack.head_mut(0).nonce = 1;
         }
         rack.base = rack.control.counter();
         rack.judge();
@@ -153,7 +157,9 @@ impl Rack {
     fn troubles(&self, bounds: &Bounds, at: u8, steps: &mut Vec<Step>) {
         let boot = self.head(at).boot;
         steps.push(Step::Ask(at, boot));
-        if boot > 0 {
+        // A late word of the boot before. One that never asked in time does not get through to the authority:
+        // a report counts on the connection only that its node opened last.
+        if boot > 0 && self.control.heard_of(at, boot - 1) {
             steps.push(Step::Ask(at, boot - 1));
         }
         if self.spent.reboots < bounds.reboots {
@@ -262,6 +268,10 @@ impl Model for Bounds {
 
     fn properties(&self) -> Vec<Property<Self>> {
         let mut all = rules();
+        all.push(Property::always("ServiceReturns", |bounds: &Self, rack: &Rack| {
+            let mut living = 1..1_u8 << bounds.heads;
+            !bounds.settles || living.all(|alive| rack.settles(bounds, alive))
+        }));
         all.push(Property::sometimes("a write is acknowledged", |_, rack: &Rack| rack.acked != 0));
         all.push(Property::sometimes("another head serves what was acknowledged", |_, rack: &Rack| {
             let serves = |head: &Head| head.role == Role::Serves && head.holds & rack.acked != 0;
@@ -269,7 +279,8 @@ impl Model for Bounds {
         }));
         all.push(Property::sometimes("one that came back may lead again", |_, rack: &Rack| rack.refilled));
         all.push(Property::sometimes("a loser hears of the winner", |_, rack: &Rack| {
-            let lost = |(by, ..): &(u8, u8, u8)| rack.head(*by).wish.is_none() && rack.head(*by).role == Role::Idle;
+            let lost =
+                |(by, ..): &(u8, u8, u8)| rack.head(*by).wish.is_none() && rack.head(*by).role == Role::Idle;
             rack.answers.iter().any(|(who, answer)| answer.is_none() && lost(who))
         }));
         all.push(Property::sometimes("an epoch begins", |_, rack: &Rack| {
