@@ -222,6 +222,7 @@ fn request() -> VolumeRequest {
         bytes: 1 << 20,
         primary: name_of(0),
         secondary: Some(name_of(1)),
+        reserves: Vec::new(),
         code: Code {
             data: 4,
             parity: 2,
