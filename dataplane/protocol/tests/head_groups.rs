@@ -434,3 +434,39 @@ fn p06_op27_a_rotten_block_of_the_log_comes_from_whichever_member_still_has_it()
     rack.verify();
     assert!(rack.counters().repaired > 0, "the third head had them all");
 }
+
+/// What a third head tells of its log stays on its way.
+fn third_announces(msg: &Msg, from: NodeId, _: NodeId) -> bool {
+    from == NodeId(3) && matches!(msg, Msg::Announced { .. })
+}
+
+#[test]
+fn ba01_a_member_that_has_not_answered_yet_is_not_taken_for_one_that_needs_a_copy() {
+    let mut rack = still(61, |_| {});
+    rack.workload(20, 100, 4);
+    rack.nodes[1].cut = true;
+    rack.move_to(&[0, THIRD]);
+    for _ in 0..4 {
+        rack.workload(60, 500, 8);
+        rack.flush_all();
+        rack.run_for(Duration::from_secs(1));
+    }
+    // The log was given back, so that the second head cannot follow from it; the third has everything.
+    rack.nodes[1].cut = false;
+    rack.hold_msg = Some(third_announces);
+    rack.decide(&[0, 1, THIRD]);
+    rack.assign();
+    let away = |rack: &Rack, head: u32| {
+        let of = |event: &&Event| matches!(event, Event::PeerAway { peer, .. } if *peer == NodeId(head));
+        rack.events.iter().filter(of).count()
+    };
+    let notes = |rack: &Rack| {
+        let of = |event: &&Event| matches!(event, Event::Note(text) if text.contains("secondary 3 holds"));
+        rack.events.iter().filter(of).count()
+    };
+    rack.run_until("the second needs a copy", |rack| away(rack, 2) > 0);
+    assert_eq!(notes(&rack), 0);
+    rack.let_go();
+    rack.run_for(Duration::from_millis(100));
+    assert_eq!((notes(&rack), away(&rack, 3)), (0, 0));
+}

@@ -155,8 +155,10 @@ impl Core {
             self.refuse_probe(p, out);
         } else if op <= part.committed {
             for at in 0..self.parts[p].peers.len() {
-                let durable = self.parts[p].peers[at].durable;
-                if durable < op {
+                let peer = &self.parts[p].peers[at];
+                // Who has not told its end yet may well hold it.
+                let (announced, durable) = (peer.announced, peer.durable);
+                if announced && durable < op {
                     self.peer_needs_copy(p, at, durable, out);
                 }
             }
