@@ -160,6 +160,7 @@ impl Core {
         let Some(peer) = part.peers.get_mut(at).filter(|peer| !peer.away) else { return };
         peer.away = true;
         let from = peer.member.head;
+        part.lacking = Some(from);
         out.events.push(Event::PeerAway { partition: part.cfg.partition, peer: from });
         out.events.push(Event::Note(format!(
             "partition {}: secondary {from} holds operations up to {durable}, here {} are committed and {} held",

@@ -395,6 +395,8 @@ impl Core {
             peer_away: part.peer_away(),
             alone: part.leads() && part.members.len() == 1,
             proposing: part.proposing(),
+            fill: self.fill_status(part),
+            needs_copy: self.needs_copy(part),
             log_blocks: part.index.mapped().saturating_sub(live),
             extents: picture.extents,
             degraded: picture.rebuild.extents,

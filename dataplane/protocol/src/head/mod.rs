@@ -18,6 +18,7 @@ mod collect;
 mod commit;
 mod config;
 mod confirm;
+mod copy;
 mod core;
 mod degraded;
 mod delete;
@@ -56,13 +57,15 @@ pub use devices::DeviceWatch;
 pub use failover::FailoverConfig;
 pub use faults::Faults;
 pub use health::{Clients, Health, Policy, keeps};
-pub use stats::{Counters, DeviceStatus, HeadStatus, Left, PartitionStatus, RoleState, STAGES, Stage, Stats};
+pub use stats::{
+    Counters, DeviceStatus, FillStatus, HeadStatus, Left, PartitionStatus, RoleState, STAGES, Stage, Stats,
+};
 
 use self::core::Core;
 use crate::log::{FormatAs, LogConfig, Recovery, RecoveryState};
 use crate::wire::{
-    Assignment, BlockDone, BootId, ClientCmd, ClientDone, ClientError, ClientTag, Event, Msg, NodeId, Out,
-    PartitionId, ProposalOutcome, Time, limits,
+    Assignment, BlockDone, BootId, ClientCmd, ClientDone, ClientError, ClientTag, Event, Member, Msg, NodeId,
+    Out, PartitionId, ProposalOutcome, Time, limits,
 };
 use palisade_dma::Pool;
 use std::collections::{BTreeMap, VecDeque};
@@ -75,6 +78,7 @@ pub struct Head {
     state: State,
     early: VecDeque<(ClientCmd, Time)>,
     assignments: BTreeMap<PartitionId, Assignment>,
+    fills: BTreeMap<PartitionId, Member>,
     wake: bool,
 }
 
@@ -95,6 +99,7 @@ impl Head {
             state: State::New,
             early: VecDeque::new(),
             assignments: BTreeMap::new(),
+            fills: BTreeMap::new(),
             wake: true,
         }
     }
@@ -182,6 +187,20 @@ impl Head {
             State::Ready(core) => core.assign(now, assignment, out),
             State::New | State::Recovering(_) => {
                 self.assignments.insert(assignment.stamp.partition, assignment);
+            }
+            State::Failed(_) => {}
+        }
+    }
+
+    /// Control wishes `member` for a further member of the partition's group: the primary gives it a full copy
+    /// (BA-01), vouches for it and proposes the group with it. May be repeated; another member replaces the
+    /// wish. It stands until a group includes that head, or the head starts anew; a head that is not primary
+    /// keeps it for when it becomes that.
+    pub fn fill(&mut self, now: Time, partition: PartitionId, member: Member, out: &mut Out) {
+        match &mut self.state {
+            State::Ready(core) => core.fill_head(now, partition, member, out),
+            State::New | State::Recovering(_) => {
+                self.fills.insert(partition, member);
             }
             State::Failed(_) => {}
         }
@@ -345,6 +364,9 @@ impl Head {
                 core.recovered(report, out);
                 for assignment in std::mem::take(&mut self.assignments).into_values() {
                     core.assign(now, assignment, out);
+                }
+                for (partition, member) in std::mem::take(&mut self.fills) {
+                    core.fill_head(now, partition, member, out);
                 }
                 for (cmd, arrived) in self.early.drain(..) {
                     core.handle_client(arrived, cmd, out);

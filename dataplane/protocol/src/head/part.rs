@@ -290,6 +290,10 @@ pub(super) struct Part {
     pub(super) closing: BTreeSet<ExtentId>,
     pub(super) dying: Vec<Dying>,
     pub(super) bad: Vec<BadBlock>,
+    /// Whom control wishes to be filled.
+    pub(super) wished: Option<Member>,
+    /// A member of the pair that cannot follow from its log.
+    pub(super) lacking: Option<NodeId>,
     /// A checkpoint has to get past this, so that columns may be released (P-28).
     pub(super) released_op: Op,
     pub(super) deleting: bool,
@@ -352,6 +356,8 @@ impl Part {
             closing: BTreeSet::new(),
             dying: Vec::new(),
             bad: Vec::new(),
+            wished: None,
+            lacking: None,
             released_op: Op(0),
             deleting: false,
             deleted: false,

@@ -1,7 +1,7 @@
 //! Counters and stage histograms of a head; what `status`, metrics and the slow-I/O log show.
 
 use crate::wire::DeviceHealth;
-use crate::wire::ids::{DeviceId, LogId, NodeId, Op, PartitionId, Stamp};
+use crate::wire::ids::{DeviceId, LogId, Member, NodeId, Op, PartitionId, Stamp};
 use hdrhistogram::Histogram;
 use std::time::Duration;
 
@@ -226,6 +226,19 @@ pub struct Left {
     pub blocks: u64,
 }
 
+/// How far a head that is being filled has come (BA-01).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct FillStatus {
+    /// Who is filled: no member yet, or a member that cannot follow from its log.
+    pub member: Member,
+    /// Blocks of the index that it has got in this round.
+    pub blocks_done: u64,
+    /// Blocks of the index when the round began; of both, only blocks that hold something count.
+    pub blocks_all: u64,
+    /// Copies begun so far: more than one when the head restarted, was silent or fell too far behind.
+    pub rounds: u32,
+}
+
 /// A partition for `status`.
 #[derive(Clone, Debug)]
 pub struct PartitionStatus {
@@ -251,6 +264,10 @@ pub struct PartitionStatus {
     pub alone: bool,
     /// Whether it proposed another group and does not know the outcome (P-02).
     pub proposing: bool,
+    /// The full copy that this primary gives to another head.
+    pub fill: Option<FillStatus>,
+    /// A member of the group, possibly this head itself, whose log cannot follow: it needs a full copy.
+    pub needs_copy: Option<NodeId>,
     /// Blocks whose newest version is in the log only.
     pub log_blocks: u64,
     /// Extents.
