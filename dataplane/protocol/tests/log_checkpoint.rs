@@ -129,7 +129,9 @@ fn damage_outlives_checkpoints_and_restarts() {
     let mut rig = Rig::new(16, config(12 << 20));
     rig.write(5, 1).expect("room");
     rig.settle();
-    let meta = PartitionMeta { partition: P, blocks: 2048, committed: Op(1), adopted: None, damaged: true };
+    let origin = Origin::default();
+    let meta =
+        PartitionMeta { partition: P, blocks: 2048, committed: Op(1), adopted: None, damaged: true, origin };
     rig.log.checkpoint_begin(vec![meta]);
     rig.settle();
     let (_, partitions, _, _) =

@@ -392,6 +392,7 @@ fn operations_that_an_adoption_cut_hold_no_segment_p_01_p_31() {
         committed,
         adopted,
         damaged: false,
+        origin: Origin::default(),
     };
     log.checkpoint_begin(vec![meta(P, Op(2), rig.adopted.clone()), meta(PartitionId(2), Op(8), None)]);
     while log.checkpointing() {

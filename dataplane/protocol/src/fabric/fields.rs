@@ -2,6 +2,7 @@
 //! a small multiple of its own length.
 
 use crate::wire::codec::{DecodeError, Reader, Writer};
+use crate::wire::copy::{CopiedBlock, CopiedExtent, CopyPart, Place};
 use crate::wire::ids::*;
 use crate::wire::limits::{COLUMNS_MAX, IO_BYTES_MAX, MEMBERS_MAX};
 use crate::wire::msg::OwnedColumn;
@@ -85,6 +86,9 @@ structs! {
     Repoint { extent, first_stripe, stripes, absent, entries }
     RepointEntry { lba, op, from, block, crc }
     OwnedColumn { column, generation, extent, position, number, stripes }
+    CopiedBlock { at, op, crc, place }
+    CopiedExtent { desc, sealed, absent }
+    CopyPart { at, extents, lba, count, blocks, last }
 }
 
 /// What the fields of a struct must say of one another.
@@ -101,6 +105,16 @@ impl Check for Entry {}
 impl Check for Repoint {}
 impl Check for RepointEntry {}
 impl Check for OwnedColumn {}
+impl Check for CopiedBlock {}
+impl Check for CopyPart {}
+impl Check for CopiedExtent {
+    fn check(&self) -> Result<(), DecodeError> {
+        let stripes = self.desc.geometry.stripes;
+        let sound =
+            self.absent.len() <= stripes as usize && self.sealed.is_none_or(|sealed| sealed <= stripes);
+        if sound { Ok(()) } else { Err(DecodeError::Range("stripes")) }
+    }
+}
 impl Check for Adopt {
     fn check(&self) -> Result<(), DecodeError> {
         let count = self.members.len();
@@ -260,6 +274,13 @@ enums!(Body "operation" {
     6 Release { extent };
     7 Delete;
     8 Nothing;
+});
+enums!(Place "place" {
+    0 Cleared;
+    1 Lost;
+    2 Known;
+    3 Sent;
+    4 Extent { id, block };
 });
 enums!(GatheredFrom "gathered" {
     0 Log;

@@ -9,7 +9,8 @@
 use super::fields::{Field, Sink, Source};
 use crate::wire::Msg;
 use crate::wire::codec::{DecodeError, Reader, Writer};
-use crate::wire::limits::{BLOCK, IO_BLOCKS_MAX, WRITE_UNITS_MAX};
+use crate::wire::copy::{CopyPart, PART_BLOCKS, PART_EXTENTS, Place};
+use crate::wire::limits::{BLOCK, IO_BLOCKS_MAX, PARTITION_BLOCKS_MAX, WRITE_UNITS_MAX};
 use crate::wire::ops::{Body, Entry};
 use palisade_dma::Buf;
 use smallvec::SmallVec;
@@ -90,6 +91,10 @@ messages! {
     33 1 Heartbeat { sent }
     34 1 HealthAsk { req, held }
     35 1 Health { req, held, serving, connected, associated, busiest, io, idle_ms, paused }
+    36 1 Copy { adopt, session, to }
+    37 1 CopyPart { stamp, session, seq, part, data }
+    38 1 CopyOps { stamp, session, committed, parts, entries }
+    39 1 Copied { stamp, session, log, parts, durable, covered, whole, broken }
 }
 
 /// The message of `meta` and `pieces`, which must be used up exactly.
@@ -107,9 +112,10 @@ pub fn decode(meta: &[u8], pieces: Pieces) -> Result<Msg, MessageError> {
 /// What fields must say of one another, so that machines can rely on it.
 fn check(msg: &Msg) -> Result<(), DecodeError> {
     match msg {
-        Msg::Replicate { entries, .. } | Msg::Probed { entries, .. } => {
+        Msg::Replicate { entries, .. } | Msg::Probed { entries, .. } | Msg::CopyOps { entries, .. } => {
             entries.iter().try_for_each(check_entry)
         }
+        Msg::CopyPart { part, data, .. } => check_part(part, data.as_ref()),
         Msg::ColumnWrite { units, crcs, .. } => {
             let whole = |unit: &Buf| !unit.is_empty() && unit.len().is_multiple_of(BLOCK);
             let sound = units.len() == crcs.len() && !units.is_empty() && units.iter().all(whole);
@@ -122,6 +128,21 @@ fn check(msg: &Msg) -> Result<(), DecodeError> {
         }
         Msg::Fetched { data: Some(data), .. } if data.len() != BLOCK => Err(DecodeError::Range("data")),
         _ => Ok(()),
+    }
+}
+
+/// A part of a copy: blocks in order and within its range, and bytes for those that say so.
+fn check_part(part: &CopyPart, data: Option<&Buf>) -> Result<(), DecodeError> {
+    let sent = part.blocks.iter().filter(|block| block.place == Place::Sent).count();
+    let ordered = part.blocks.is_sorted_by(|a, b| a.at < b.at);
+    let inside = part.blocks.last().is_none_or(|last| last.at < part.count);
+    let end = part.lba.checked_add(u64::from(part.count)).is_some_and(|end| end <= PARTITION_BLOCKS_MAX);
+    let few = part.blocks.len() <= PART_BLOCKS && part.extents.len() <= PART_EXTENTS && sent <= IO_BLOCKS_MAX;
+    let bytes = data.map_or(0, |data| data.len());
+    if ordered && inside && end && few && bytes == sent * BLOCK {
+        Ok(())
+    } else {
+        Err(DecodeError::Range("part"))
     }
 }
 

@@ -5,7 +5,7 @@ use super::failover::Decision;
 use super::peers::Peers;
 use super::slab::Id;
 use super::stats::Stats;
-use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn};
+use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn, Origin};
 use crate::wire::*;
 use palisade_dma::Buf;
 use smallvec::SmallVec;
@@ -238,8 +238,10 @@ pub(super) struct Part {
     pub(super) decision: Decision,
     /// The pair as it was logged, for checkpoints.
     pub(super) adopted: Option<Adopt>,
-    /// Recovery could not vouch for the index.
+    /// Recovery could not vouch for the index, or a copy of it is not whole.
     pub(super) damaged: bool,
+    /// Where its history begins in the own log.
+    pub(super) origin: Origin,
     /// Recovery lost records behind the tail: a peer whose log is whole has to fill it.
     pub(super) short: bool,
     /// Recovery lost no record of the log: what it took for a torn end never was durable (P-06).
@@ -321,6 +323,7 @@ impl Part {
             decision: Decision::default(),
             adopted: None,
             damaged: false,
+            origin: Origin::default(),
             short: false,
             whole: true,
             committed: Op(0),

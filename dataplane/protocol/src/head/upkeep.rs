@@ -125,6 +125,7 @@ impl Core {
             committed: part.committed,
             adopted: part.adopted.clone(),
             damaged: part.damaged,
+            origin: part.origin,
         };
         let all = self.parts.iter().filter(|part| !part.deleted).map(meta).collect();
         self.log.checkpoint_begin(all);

@@ -105,7 +105,7 @@ pub struct Log {
     last_data: Lsn,
     proven: Lsn,
     quiet_at: Option<Time>,
-    entry: Writer,
+    pub(super) entry: Writer,
     fixed: Writer,
     /// Header blocks to be used again, and how much of each is not zero.
     spare: Vec<(BufMut, usize)>,
@@ -140,11 +140,11 @@ struct Kind {
 
 /// Blocks that go with an entry.
 #[derive(Clone, Copy)]
-struct Payload<'a> {
-    lba: Lba,
-    data: &'a Buf,
+pub(super) struct Payload<'a> {
+    pub(super) lba: Lba,
+    pub(super) data: &'a Buf,
     /// Keep them in memory for reads and flushes.
-    hot: bool,
+    pub(super) hot: bool,
 }
 
 impl Log {
@@ -297,7 +297,7 @@ impl Log {
     }
 
     /// Puts an encoded entry into the open record, or into a new one.
-    fn stage(
+    pub(super) fn stage(
         &mut self,
         bytes: &[u8],
         partition: PartitionId,

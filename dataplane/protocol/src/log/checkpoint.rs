@@ -10,7 +10,7 @@
 use super::append::{KIND_CHECKPOINT, Log, key};
 use super::format::Root;
 use super::index::Index;
-use super::page::{PAGE, PAGE_HEADER, PageHeader, PageKind, pages_for, put_partition, root_hash};
+use super::page::{END, PAGE, PAGE_HEADER, PageHeader, PageKind, pages_for, put_partition, root_hash};
 use super::segments::Top;
 use super::types::*;
 use crate::wire::codec::Writer;
@@ -18,7 +18,7 @@ use crate::wire::limits::BLOCK;
 use crate::wire::*;
 use palisade_dma::{Buf, BufMut};
 use smallvec::smallvec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Page writes under way at once, both copies counted.
 const WRITES_MAX: u32 = 16;
@@ -78,6 +78,9 @@ struct Writing {
 #[derive(Debug, Default)]
 pub(super) struct Checkpointer {
     pub(super) covered: Covered,
+    /// Partitions that a copy fills: until the checkpoint that ends the copy begins, nothing that the log holds
+    /// of them counts after a restart, so that no segment waits for a checkpoint on their account.
+    pub(super) filling: BTreeSet<PartitionId>,
     /// A release waits for a newer checkpoint.
     pub(super) blocks_release: bool,
     writing: Option<Writing>,
@@ -97,7 +100,10 @@ impl Checkpointer {
 
     /// Whether the newest durable checkpoint stands for a segment's metadata of a partition.
     pub(super) fn covers_top(&self, last: Lsn, top: &Top) -> bool {
-        if top.meta == Op(0) && top.adopted == Number::ZERO {
+        if top.forgot > self.covered.begin {
+            return false;
+        }
+        if (top.meta == Op(0) && top.adopted == Number::ZERO) || self.filling.contains(&top.partition) {
             return true;
         }
         match self.covered.partitions.get(&top.partition) {
@@ -153,6 +159,9 @@ impl Log {
     /// When one is being written already.
     pub fn checkpoint_begin(&mut self, partitions: Vec<PartitionMeta>) {
         assert!(!self.checkpointing(), "one checkpoint at a time");
+        for whole in partitions.iter().filter(|meta| !meta.origin.filling) {
+            self.checkpoint.filling.remove(&whole.partition);
+        }
         let generation = self.superblock.root.generation + 1;
         self.checkpoint.writing = Some(Writing {
             root: Root { generation, pages: 0, begin: self.newest(), hash: 0 },
@@ -228,7 +237,8 @@ impl Log {
                 return;
             };
             let partition = meta.partition;
-            let next = indexes.index(partition).and_then(|index| index.next_leaf(writing.leaf));
+            let index = indexes.index(partition).filter(|_| !meta.origin.filling);
+            let next = index.and_then(|index| index.next_leaf(writing.leaf));
             let Some((leaf, body)) = next else {
                 (writing.partition, writing.leaf) = (writing.partition + 1, 0);
                 continue;
@@ -357,10 +367,11 @@ fn describe(metas: &[PartitionMeta], indexes: &mut dyn Indexes) -> Vec<u8> {
     let mut w = Writer::new();
     for meta in metas {
         if let Some(index) = indexes.index(meta.partition) {
-            w.u8(1);
-            put_partition(&mut w, meta, index.extents.at(meta.committed));
+            // Nothing of a copy that is not whole survives, its extents neither.
+            let extents = index.extents.at(meta.committed).filter(|_| !meta.origin.filling);
+            put_partition(&mut w, meta, extents);
         }
     }
-    w.u8(0);
+    w.u8(END);
     w.bytes
 }

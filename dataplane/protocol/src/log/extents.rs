@@ -8,6 +8,7 @@ use super::types::Extent;
 use crate::wire::*;
 use palisade_dma::prefetch_value;
 use std::collections::BTreeMap;
+use std::ops::Bound;
 
 /// Nobody's block.
 const NONE: u32 = u32::MAX;
@@ -160,6 +161,29 @@ impl Extents {
             let found = place.as_ref()?;
             (!found.extent.released || found.released_by > covered).then_some((slot, &found.extent))
         })
+    }
+
+    /// Extents behind `id`, in the order of their ids.
+    pub(super) fn after(&self, id: ExtentId) -> impl Iterator<Item = &Extent> {
+        let rest = self.by_id.range((Bound::Excluded(id), Bound::Unbounded));
+        rest.filter_map(|(_, slot)| self.get(*slot))
+    }
+
+    /// An extent as another head knows it; what lies in it here stays counted. False if it cannot be.
+    pub(super) fn import(&mut self, copied: &CopiedExtent) -> bool {
+        self.create(&copied.desc);
+        let Some(slot) = self.slot_of(copied.desc.id) else { return false };
+        if let Some(found) = self.slots[slot as usize].as_mut() {
+            let extent = &mut found.extent;
+            if extent.desc != copied.desc {
+                return false;
+            }
+            extent.stripes = copied.absent.len() as u32;
+            extent.sealed = copied.sealed;
+            extent.absent.fill(0);
+            extent.absent[..copied.absent.len()].copy_from_slice(&copied.absent);
+        }
+        true
     }
 
     /// Puts back an extent of a checkpoint, without its live blocks; false if it makes no sense.

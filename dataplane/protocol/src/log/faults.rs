@@ -19,6 +19,8 @@ switches! {
     checkpoint_not_covering,
     /// Breaks P-29: entries "in log" of a checkpoint are taken without finding them in the log.
     trust_checkpoint_marks,
+    /// Breaks BA-01: what a copy that was not whole has left in the log counts after a restart.
+    half_copy_counts,
     /// Breaks P-03: any formatted log is taken for the expected one.
     any_log_id,
     /// Breaks P-31: user data may use the space reserved for metadata.

@@ -81,7 +81,7 @@ fn store(entry: &mut [u8], mapping: Mapping) {
     entry[14..18].copy_from_slice(&mapping.crc.to_le_bytes());
 }
 
-const HOLE: Mapping = Mapping { op: Op(0), loc: Loc::Hole, crc: 0 };
+pub(super) const HOLE: Mapping = Mapping { op: Op(0), loc: Loc::Hole, crc: 0 };
 
 /// The body of an operation without the bytes of a write, borrowed.
 #[derive(Clone, Copy, Debug)]
@@ -238,7 +238,7 @@ impl Index {
     }
 
     /// Gives a block a mapping and takes the old one's location out of the counts.
-    fn replace(&mut self, lba: Lba, new: Mapping, dead: &mut impl FnMut(LogAddr)) {
+    pub(super) fn replace(&mut self, lba: Lba, new: Mapping, dead: &mut impl FnMut(LogAddr)) {
         let entry = self.entry_mut(lba);
         let old = load(entry);
         store(entry, new);

@@ -16,6 +16,7 @@
 //! | `append`, `room`, `segments`, `release` | the write path, who may write how much, the ring, what it gives back |
 //! | `index`, `extents` | where each block is |
 //! | `checkpoint`, `restore` | writing and loading a checkpoint |
+//! | `import` | a partition as another head gives it: void what was, take index and payload |
 //! | `recover`, `reads`, `scan`, `replay` | from a device to a log again |
 //! | `inspect` | a log device described for people |
 
@@ -24,6 +25,7 @@ mod checkpoint;
 mod extents;
 mod faults;
 pub mod format;
+mod import;
 mod index;
 pub mod inspect;
 pub mod page;

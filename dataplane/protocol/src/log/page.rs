@@ -6,7 +6,7 @@
 
 use super::index::{LEAF_BLOCKS, LEAF_BYTES};
 use super::record::{put_extent, take_extent};
-use super::types::{Extent, PartitionMeta};
+use super::types::{Extent, Lsn, Origin, PartitionMeta};
 use crate::wire::codec::{DecodeError, Reader, Writer};
 use crate::wire::limits::MEMBERS_MAX;
 use crate::wire::*;
@@ -110,12 +110,24 @@ pub fn root_hash(generation: u64, crcs: &[u32]) -> u128 {
     hasher.finish128().as_u128()
 }
 
+/// The stream ends.
+pub(super) const END: u8 = 0;
+/// A partition follows.
+const PLAIN: u8 = 1;
+/// Where its history begins, then a partition.
+const ORIGIN: u8 = 2;
+
 /// Appends a partition's description to the stream: what [`take_partition`] reads back.
 pub(super) fn put_partition<'a>(
     w: &mut Writer,
     meta: &PartitionMeta,
     extents: impl Iterator<Item = (u32, &'a Extent)>,
 ) {
+    if meta.origin == Origin::default() {
+        w.u8(PLAIN);
+    } else {
+        w.u8(ORIGIN).u64(meta.origin.since.0).u8(u8::from(meta.origin.filling));
+    }
     w.u64(meta.partition.0).u64(meta.blocks).u64(meta.committed.0).u8(u8::from(meta.damaged));
     w.u8(u8::from(meta.adopted.is_some()));
     if let Some(adopt) = &meta.adopted {
@@ -146,8 +158,14 @@ pub(super) fn put_partition<'a>(
 /// A partition of the stream with its extents and their slots.
 pub(super) type PartitionPart = (PartitionMeta, Vec<(u32, Extent)>);
 
-/// Reads what [`put_partition`] wrote.
-pub(super) fn take_partition(r: &mut Reader<'_>) -> Result<PartitionPart, DecodeError> {
+/// Reads what [`put_partition`] wrote; `None` at the end of the stream.
+pub(super) fn take_partition(r: &mut Reader<'_>) -> Result<Option<PartitionPart>, DecodeError> {
+    let origin = match r.u8()? {
+        END => return Ok(None),
+        PLAIN => Origin::default(),
+        ORIGIN => Origin { since: Lsn(r.u64()?), filling: r.u8()? != 0 },
+        _ => return Err(DecodeError::Range("partition of the stream")),
+    };
     let (partition, blocks, committed) = (PartitionId(r.u64()?), r.u64()?, Op(r.u64()?));
     let damaged = r.u8()? != 0;
     let adopted = match r.u8()? {
@@ -175,7 +193,7 @@ pub(super) fn take_partition(r: &mut Reader<'_>) -> Result<PartitionPart, Decode
     for _ in 0..count {
         extents.push(take_slot(r)?);
     }
-    Ok((PartitionMeta { partition, blocks, committed, adopted, damaged }, extents))
+    Ok(Some((PartitionMeta { partition, blocks, committed, adopted, damaged, origin }, extents)))
 }
 
 fn take_slot(r: &mut Reader<'_>) -> Result<(u32, Extent), DecodeError> {

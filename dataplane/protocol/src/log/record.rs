@@ -124,7 +124,12 @@ pub enum Logged {
     },
     /// A (number, group) pair was adopted (P-01).
     Adopt(Adopt),
-    /// Blocks of an older write were moved here (P-31).
+    /// All that stands of the partition before this entry is void: a full copy follows (BA-01).
+    Forget {
+        /// The partition.
+        partition: PartitionId,
+    },
+    /// Blocks of an older write were moved here (P-31), or came from another head (BA-01).
     Copy {
         /// The partition.
         partition: PartitionId,
@@ -141,7 +146,9 @@ impl Logged {
     /// Whose entry it is.
     pub fn partition(&self) -> PartitionId {
         match self {
-            Self::Op { partition, .. } | Self::Copy { partition, .. } => *partition,
+            Self::Op { partition, .. } | Self::Copy { partition, .. } | Self::Forget { partition } => {
+                *partition
+            }
             Self::Adopt(adopt) => adopt.partition,
         }
     }
@@ -165,6 +172,7 @@ const DELETE: u8 = 7;
 const NOTHING: u8 = 8;
 const ADOPT: u8 = 9;
 const COPY: u8 = 10;
+const FORGET: u8 = 11;
 /// Added to the kind of an operation that is logged again while it is pending.
 const AGAIN: u8 = 0x80;
 
@@ -227,6 +235,11 @@ pub fn put_adopt(w: &mut Writer, adopt: &Adopt, committed: Op) {
 pub fn put_copy(w: &mut Writer, partition: PartitionId, op: Op, lba: Lba, crcs: &[u32], committed: Op) {
     common(w, COPY, partition, Number::ZERO, op, committed);
     put_blocks(w, lba, crcs);
+}
+
+/// Appends the bytes of an entry that voids all of the partition before it.
+pub fn put_forget(w: &mut Writer, partition: PartitionId) {
+    common(w, FORGET, partition, Number::ZERO, Op(0), Op(0));
 }
 
 /// Appends the bytes of an extent descriptor; checkpoints use it too.
@@ -292,9 +305,10 @@ pub fn take_entry(r: &mut Reader<'_>) -> Result<(Logged, Op), DecodeError> {
     let number = Number { epoch: r.u32()?, counter: r.u64()? };
     let op = Op(r.u64()?);
     let committed = Op(r.u64()?);
-    let again = kind & AGAIN != 0 && !matches!(kind & !AGAIN, ADOPT | COPY);
+    let again = kind & AGAIN != 0 && !matches!(kind & !AGAIN, ADOPT | COPY | FORGET);
     let body = match if again { kind & !AGAIN } else { kind } {
         ADOPT => return Ok((take_adopt(r, partition, number, op)?, committed)),
+        FORGET => return Ok((Logged::Forget { partition }, Op(0))),
         COPY => {
             let (lba, crcs) = take_blocks(r)?;
             return Ok((Logged::Copy { partition, op, lba, crcs }, committed));

@@ -549,7 +549,8 @@ impl Recovery {
             panic!("a recovery that is done has a superblock, a ring and a place to start from");
         };
         let (partitions, report) = self.replay.finish(&mut ring);
-        let checkpoint = Checkpointer::new(self.covered, self.pool.alloc(PAGE));
+        let mut checkpoint = Checkpointer::new(self.covered, self.pool.alloc(PAGE));
+        checkpoint.filling.extend(partitions.iter().filter(|p| p.origin.filling).map(|p| p.partition));
         let log = Log::new(self.config, self.pool, superblock, ring, checkpoint, start);
         (log, partitions, report)
     }

@@ -38,6 +38,7 @@ pub(super) struct Part {
     hole: bool,
     damaged: bool,
     deleted: bool,
+    origin: Origin,
 }
 
 /// Everything that recovery knows of the partitions so far.
@@ -75,7 +76,8 @@ impl Replay {
             listed: true,
             committed: meta.committed,
             adopted: meta.adopted,
-            damaged: meta.damaged,
+            damaged: meta.damaged || meta.origin.filling,
+            origin: meta.origin,
             ..Part::default()
         };
         self.parts.insert(meta.partition, part);
@@ -93,6 +95,10 @@ impl Replay {
             self.report.entries += 1;
             let blocks = entry.crcs().len() as u32;
             let addr = ring.addr(fixed.segment, block);
+            if self.void(&entry, fixed.lsn, fixed.segment, ring) {
+                block += blocks;
+                continue;
+            }
             if blocks > 0 {
                 self.note_run(&entry, fixed.segment, block, ring);
                 for bad in
@@ -108,6 +114,28 @@ impl Replay {
             self.entry(entry, committed, addr, fixed.lsn);
             block += blocks;
         }
+    }
+
+    /// Whether an entry counts for nothing: it stands before the partition's history began here, or belongs to a
+    /// copy that is not whole (BA-01). Notes where such a history begins.
+    fn void(&mut self, entry: &Logged, lsn: Lsn, segment: u64, ring: &mut Ring) -> bool {
+        let partition = entry.partition();
+        if !matches!(entry, Logged::Forget { .. }) {
+            let part = self.parts.get_mut(&partition);
+            return part.is_some_and(|part| {
+                part.newest = lsn;
+                !self.faults.half_copy_counts() && (part.origin.filling || lsn <= part.origin.since)
+            });
+        }
+        let part = self.parts.entry(partition).or_default();
+        if lsn > part.origin.since {
+            let origin = Origin { since: lsn, filling: true };
+            *part = Part { listed: part.listed, newest: lsn, damaged: true, origin, ..Part::default() };
+            part.damaged = !self.faults.half_copy_counts();
+            ring.cut(partition, Op(0));
+        }
+        ring.segment(segment).top(partition).forgot = lsn;
+        true
     }
 
     fn note_run(&self, entry: &Logged, segment: u64, first: u32, ring: &mut Ring) {
@@ -156,6 +184,7 @@ impl Replay {
                 if again { part.moved(pending) } else { part.operation(pending, &self.faults) }
             }
             Logged::Adopt(adopt) => part.adopt(adopt),
+            Logged::Forget { .. } => {}
             Logged::Copy { op, lba, crcs, .. } => {
                 for (i, crc) in (0u64..).zip(&crcs) {
                     part.index.relocate(op, Lba(lba.0 + i), *crc, addr.plus(i), true, &mut |_| {});
@@ -232,7 +261,7 @@ fn note_top(entry: &Logged, segment: u64, ring: &mut Ring) {
             }
         }
         Logged::Adopt(adopt) => top.adopted = top.adopted.max(adopt.number),
-        Logged::Copy { .. } => {}
+        Logged::Copy { .. } | Logged::Forget { .. } => {}
     }
 }
 
@@ -425,6 +454,7 @@ impl Part {
             damaged: self.damaged || (self.suspect && !short),
             short,
             deleted: self.deleted,
+            origin: self.origin,
         }
     }
 }

@@ -79,13 +79,7 @@ impl Loader {
         }
         let mut found = Vec::new();
         let mut r = Reader::new(&self.stream);
-        loop {
-            match r.u8() {
-                Ok(0) => return Ok(found),
-                Ok(1) => {}
-                _ => return Err(whole),
-            }
-            let (meta, extents) = take_partition(&mut r).map_err(|_| whole.clone())?;
+        while let Some((meta, extents)) = take_partition(&mut r).map_err(|_| whole.clone())? {
             let mut index = self.indexes.remove(&meta.partition).unwrap_or_default();
             index.set_blocks(meta.blocks);
             for (slot, extent) in extents {
@@ -99,5 +93,6 @@ impl Loader {
             }
             found.push((meta, index));
         }
+        Ok(found)
     }
 }

@@ -31,6 +31,8 @@ pub(super) struct Top {
     pub(super) meta: Op,
     /// Highest adopted number: likewise.
     pub(super) adopted: Number,
+    /// The record that voided all of the partition before it: a checkpoint must have begun after it.
+    pub(super) forgot: Lsn,
 }
 
 #[derive(Debug, Default)]
@@ -94,7 +96,7 @@ impl Segment {
     pub(super) fn top(&mut self, partition: PartitionId) -> &mut Top {
         let found = self.tops.iter().position(|top| top.partition == partition);
         let at = found.unwrap_or_else(|| {
-            self.tops.push(Top { partition, op: Op(0), meta: Op(0), adopted: Number::ZERO });
+            self.tops.push(Top { partition, op: Op(0), meta: Op(0), adopted: Number::ZERO, forgot: Lsn(0) });
             self.tops.len() - 1
         });
         &mut self.tops[at]

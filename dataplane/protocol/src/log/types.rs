@@ -255,6 +255,15 @@ pub struct Applied {
     pub stale: u32,
 }
 
+/// Where the history of a partition begins in this log: a full copy replaces all that stood before (BA-01).
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Origin {
+    /// Records up to this one are not the partition's any more; 0 where nothing was ever replaced.
+    pub since: Lsn,
+    /// The copy that began there is not whole: nothing of it counts, and it is forgotten at recovery.
+    pub filling: bool,
+}
+
 /// What a checkpoint stores of a partition besides its index.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct PartitionMeta {
@@ -269,6 +278,8 @@ pub struct PartitionMeta {
     /// Operations up to `committed` may be missing (see [`RecoveredPartition::damaged`]); kept until the
     /// partition was filled anew.
     pub damaged: bool,
+    /// Where its history begins here. Of one that is being filled the checkpoint holds nothing else.
+    pub origin: Origin,
 }
 
 /// The body of an operation as the log holds it: as [`Body`], without the bytes of a write.
@@ -343,6 +354,8 @@ pub struct RecoveredPartition {
     pub short: bool,
     /// A committed `Delete` was found: the partition is gone.
     pub deleted: bool,
+    /// Where its history begins here; if a copy was not whole, nothing is left of it, and it is damaged.
+    pub origin: Origin,
 }
 
 /// Counters of a recovery.

@@ -1,6 +1,7 @@
 //! Rank 0: the words of the rack. Ids, limits, statuses, operations, messages and effects.
 
 pub mod codec;
+pub mod copy;
 pub mod effect;
 pub mod ids;
 pub mod limits;
@@ -10,6 +11,7 @@ pub mod status;
 pub(crate) mod switches;
 pub mod volume;
 
+pub use copy::{CopiedBlock, CopiedExtent, CopyPart, Place};
 pub use effect::{BlockCmd, BlockDone, BlockError, BlockOk, BlockOp, DeviceIx, Event, Key, Out, Time};
 pub use ids::*;
 pub use msg::{Envelope, Msg};

@@ -4,6 +4,7 @@
 //! unless one side restarts; then the other sees a new [`BootId`] on the envelope and may repeat what
 //! was open. Machines bear doubled, late and reordered messages (EF-04).
 
+use super::copy::CopyPart;
 use super::ids::*;
 use super::ops::{Adopt, Entry};
 use super::status::Status;
@@ -152,6 +153,62 @@ pub enum Msg {
         stamp: Stamp,
         /// Last operation that both have from the same number.
         upto: Op,
+    },
+    /// P begins to give `to` a full copy of the partition (BA-01): whatever it holds of it is void from now on.
+    /// Repeated until it is answered by [`Msg::Copied`]; a higher session ends a lower one.
+    Copy {
+        /// P's pair; `tail` is the last operation that the copy holds: later ones come one by one.
+        adopt: Adopt,
+        /// Names the copy; rises within a boot of P.
+        session: u64,
+        /// The boot and log that are to be filled (P-01, P-03).
+        to: Member,
+    },
+    /// A part of the copy: extents, or blocks with the bytes of those that lie in P's log. Parts count from 0.
+    CopyPart {
+        /// P's pair.
+        stamp: Stamp,
+        /// The copy.
+        session: u64,
+        /// Which part.
+        seq: u64,
+        /// What it says.
+        part: CopyPart,
+        /// The bytes of blocks that are [`super::copy::Place::Sent`], in their order.
+        data: Option<Buf>,
+    },
+    /// Operations behind the copy's beginning, in order, and how far they may be applied. Repeats are harmless.
+    CopyOps {
+        /// P's pair.
+        stamp: Stamp,
+        /// The copy.
+        session: u64,
+        /// P's committed watermark.
+        committed: Op,
+        /// Parts made by then: the watermark counts only once they are taken in.
+        parts: u64,
+        /// Consecutive operations; empty when only the watermarks move.
+        entries: SmallVec<[Entry; 4]>,
+    },
+    /// How far a head that is being filled has come.
+    Copied {
+        /// The stamp answered.
+        stamp: Stamp,
+        /// The copy.
+        session: u64,
+        /// Its log (P-03).
+        log: LogId,
+        /// Parts taken in: all below this one.
+        parts: u64,
+        /// All operations up to here are in its durable log, without a hole; the copy's first one when it has
+        /// thrown away what it had.
+        durable: Op,
+        /// What its index names may be given back if it was released at or below this operation (P-28).
+        covered: Op,
+        /// A restart of it would find everything up to `durable`.
+        whole: bool,
+        /// It cannot go on with this copy: another one has to begin.
+        broken: bool,
     },
     /// The sender's head lives: one message for all partitions that it shares with the receiver. Not
     /// answered; every other message says the same.

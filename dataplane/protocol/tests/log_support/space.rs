@@ -82,6 +82,7 @@ impl Rig {
             committed: self.committed,
             adopted: self.adopted.clone(),
             damaged: false,
+            origin: Origin::default(),
         };
         self.log.checkpoint_begin(vec![meta]);
     }

@@ -41,6 +41,38 @@ fn entries(pool: &Pool) -> smallvec::SmallVec<[Entry; 4]> {
     ]
 }
 
+fn copied_pair() -> Adopt {
+    let member = |head| Member { head: NodeId(head), log: LogId(0x10), boot: BootId(0xb0) };
+    let (partition, number) = (PartitionId(7), Number { epoch: 1, counter: 9 });
+    Adopt { partition, number, grant: GrantId(0xabc), members: smallvec![member(1)], tail: Op(40) }
+}
+
+/// Blocks of every place.
+fn blocks_part() -> CopyPart {
+    let block = |at, place| CopiedBlock { at, op: Op(u64::from(at)), crc: 9, place };
+    let blocks = vec![
+        block(1, Place::Cleared),
+        block(2, Place::Lost),
+        block(3, Place::Known),
+        block(4, Place::Sent),
+        block(6, Place::Extent { id: ExtentId(3), block: 77 }),
+        block(7, Place::Sent),
+    ];
+    CopyPart { at: Op(41), lba: 3584, count: 8, blocks, last: true, ..CopyPart::default() }
+}
+
+fn extents_part() -> CopyPart {
+    let desc = ExtentDesc {
+        id: ExtentId(3),
+        number: Number { epoch: 1, counter: 9 },
+        geometry: Geometry { k: 2, m: 1, unit_blocks: 16, stripes: 128 },
+        columns: smallvec![Some(column()), None, Some(column())],
+    };
+    let open = CopiedExtent { desc: desc.clone(), sealed: None, absent: vec![] };
+    let sealed = CopiedExtent { desc, sealed: Some(2), absent: vec![0, 2] };
+    CopyPart { at: Op(40), extents: vec![open, sealed], ..CopyPart::default() }
+}
+
 /// At least one of every kind, with every status.
 fn samples(pool: &Pool) -> Vec<Msg> {
     let (number, grant, req) = (Number { epoch: 1, counter: 9 }, GrantId(0xabc), ReqId(0x11));
@@ -118,6 +150,20 @@ fn samples(pool: &Pool) -> Vec<Msg> {
         Msg::Compare { stamp, held: stamp },
         Msg::Common { stamp, upto: Op(37) },
         Msg::Heartbeat { sent: 12 },
+        Msg::Copy { adopt: copied_pair(), session: 3, to: member(3) },
+        Msg::CopyPart { stamp, session: 3, seq: 4, part: blocks_part(), data: Some(filled(pool, 6, 8192)) },
+        Msg::CopyPart { stamp, session: 3, seq: 5, part: extents_part(), data: None },
+        Msg::CopyOps { stamp, session: 3, committed: Op(39), parts: 5, entries: entries(pool) },
+        Msg::Copied {
+            stamp,
+            session: 3,
+            log: LogId(0x10),
+            parts: 5,
+            durable: Op(41),
+            covered: Op(40),
+            whole: true,
+            broken: false,
+        },
         Msg::HealthAsk { req, held: stamp },
         Msg::Health {
             req,
