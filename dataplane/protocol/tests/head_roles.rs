@@ -209,7 +209,7 @@ fn p30_a_volume_that_may_run_on_one_copy_is_written_alone_and_refills_its_second
 }
 
 #[test]
-fn p30_a_second_head_that_needs_what_has_left_the_log_is_told_that_it_needs_a_copy() {
+fn p30_a_second_head_that_needs_what_has_left_the_log_is_filled_before_the_volume_serves() {
     let mut rack = rack(8, |shape| shape.solo = Solo::Local);
     rack.workload(40, 200, 8);
     rack.crash(0);
@@ -221,14 +221,22 @@ fn p30_a_second_head_that_needs_what_has_left_the_log_is_told_that_it_needs_a_co
     rack.verify();
     rack.start(0, false);
     rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+    // Nothing of a copy passes: the second head is named, and requests wait.
+    rack.drop_msg = Some(|msg, _, _| matches!(msg, Msg::Copy { .. }));
     rack.decide(&[1, 0]);
     rack.assign();
     rack.run_for(Duration::from_secs(2));
     let status = rack.head(1).status().partitions.remove(0);
     assert!(status.peer_away && status.role == RoleState::Reconciling, "{status:?}");
+    assert_eq!(status.needs_copy, Some(rack.nodes[0].id));
     // The lone head still has everything.
     rack.primary = 1;
     rack.move_to(&[1]);
+    rack.verify();
+    rack.drop_msg = None;
+    rack.move_to(&[1, 0]);
+    rack.verify();
+    rack.move_to(&[0, 1]);
     rack.verify();
 }
 

@@ -55,6 +55,7 @@ impl Core {
             let why = "lacks operations that its last primary had: alone it would serve old data";
             return self.stop(p, why, ClientError::Unreadable, out);
         }
+        self.parts[p].join = None;
         self.abort_background(p);
         if alone && self.parts[p].cfg.solo == Solo::Wait {
             self.fail_changes(now, p, out);
@@ -82,6 +83,7 @@ impl Core {
         part.stamp = Stamp { partition: adopt.partition, number: adopt.number, grant: adopt.grant };
         part.members = adopt.members.clone();
         part.adopted = Some(adopt);
+        part.joined();
         part.moved_on(part.stamp.number);
         out.events.push(Event::Adopted { stamp: part.stamp });
         if part.members.first().is_some_and(|first| first.head == self.cfg.node) {
@@ -93,15 +95,16 @@ impl Core {
         }
     }
 
-    /// Sends the announce to a peer (again).
+    /// Sends the announce to a peer (again). A guest is told of itself and of us.
     pub(super) fn announce(&mut self, now: Time, p: usize, at: usize, out: &mut Out) {
         let part = &mut self.parts[p];
         let peer = &mut part.peers[at];
+        let guests = || part.members.first().copied().into_iter().chain([peer.member]).collect();
         let adopt = Adopt {
             partition: part.cfg.partition,
             number: part.stamp.number,
             grant: part.stamp.grant,
-            members: part.members.clone(),
+            members: if peer.is_guest() { guests() } else { part.members.clone() },
             tail: part.tail,
         };
         out.net.push((peer.member.head, Msg::Announce { adopt, committed: part.committed }));
@@ -126,7 +129,8 @@ impl Core {
         let first = self.cfg.retry.first;
         let part = &self.parts[p];
         let peer = &part.peers[at];
-        if part.phase != Phase::Announcing || peer.announced || (log != peer.member.log && !foreign_ok) {
+        let expected = part.phase == Phase::Announcing || (part.phase == Phase::Serving && peer.is_guest());
+        if !expected || peer.announced || (log != peer.member.log && !foreign_ok) {
             return;
         }
         if damaged || !part.reaches(durable) {
@@ -134,7 +138,7 @@ impl Core {
         }
         let part = &mut self.parts[p];
         let peer = &mut part.peers[at];
-        peer.announced = true;
+        (peer.announced, peer.lacking) = (true, false);
         peer.durable = durable.min(part.tail);
         if part.deleted {
             peer.durable = peer.durable.max(part.committed);
@@ -157,10 +161,12 @@ impl Core {
     /// nothing is lost.
     pub(super) fn peer_needs_copy(&mut self, p: usize, at: usize, durable: Op, out: &mut Out) {
         let part = &mut self.parts[p];
-        let Some(peer) = part.peers.get_mut(at).filter(|peer| !peer.away) else { return };
-        peer.away = true;
+        let Some(peer) = part.peers.get_mut(at) else { return };
+        peer.lacking = !part.outdone;
+        if std::mem::replace(&mut peer.away, true) {
+            return;
+        }
         let from = peer.member.head;
-        part.lacking = Some(from);
         out.events.push(Event::PeerAway { partition: part.cfg.partition, peer: from });
         out.events.push(Event::Note(format!(
             "partition {}: secondary {from} holds operations up to {durable}, here {} are committed and {} held",
@@ -212,6 +218,7 @@ impl Core {
             part.phase = Phase::Idle;
         }
         self.parts[p].peers.clear();
+        self.parts[p].learner = None;
     }
 
     /// A foreign stamp was met: only a higher number demotes (P-22); an equal one of another grant means

@@ -56,7 +56,7 @@ impl Core {
                 part.needed(*faults).map(|peer| peer.durable).fold(local, Op::min)
             }
             Phase::Following => part.local.min(part.follow.committed),
-            _ => part.committed,
+            _ => part.join_limit(faults.copy_overwrites()),
         }
     }
 

@@ -33,7 +33,7 @@ impl Core {
         }
         let part = &mut self.parts[p];
         let acts_early = self.cfg.faults.act_on_proposal() && part.needed(self.cfg.faults).next().is_none();
-        if part.peers.is_empty() || acts_early {
+        if part.counted().next().is_none() || acts_early {
             return false;
         }
         part.last_read += 1;
@@ -72,7 +72,7 @@ impl Core {
         let part = &mut self.parts[p];
         let peer = &mut part.peers[at];
         let link = self.links.entry(peer.member.head).or_default();
-        if link.open || part.last_read <= peer.asked {
+        if link.open || part.last_read <= peer.asked || !peer.counts() {
             return;
         }
         if link.hold_until > now {
@@ -154,7 +154,7 @@ impl Core {
     }
 
     /// Lets go of the reads that every peer confirmed.
-    fn release_reads(&mut self, now: Time, p: usize, out: &mut Out) {
+    pub(super) fn release_reads(&mut self, now: Time, p: usize, out: &mut Out) {
         let upto = self.parts[p].needed(self.cfg.faults).map(|peer| peer.confirmed).min().unwrap_or(u64::MAX);
         while let Some(&(at, read)) = self.parts[p].unconfirmed.front() {
             if at > upto {

@@ -1,29 +1,626 @@
-//! Full copies: a head that is no member, or a member that cannot follow from its log, is filled (BA-01, MA-21).
+//! The side that gives a full copy (BA-01, BA-04, MA-21, P-28, P-29).
+//!
+//! The primary fills one head at a time: one that control wishes for a further member, or a member of its pair
+//! that cannot follow from its log. That head is no peer: nothing waits for it. A copy begins at what is committed
+//! then (its base). From there on every operation goes to the learner, in order, as to a secondary. Beside them go
+//! the parts of the index: extents first, then the blocks of each leaf that holds any. Each part says at which
+//! operation it was read, and the learner applies nothing beyond before it has the part (see `join`). Blocks in
+//! extents are named only, because both heads reach the sleds; bytes go along for blocks that lie in the own log
+//! and are no newer than the base. So what is moved is about the index and the log that is not flushed.
+//!
+//! Parts and operations are bounded by windows, sent again until they are acknowledged, and parts leave clients
+//! their share. A learner that has restarted, falls silent, contradicts itself, or falls behind what is remembered
+//! of operations ([`RECENT_OPS`]) gets another copy, a round. From the second round on clients' changes wait while
+//! it is far behind: so the copy ends under any load.
+//!
+//! While a copy is under way columns are given back only when the learner's index does not name them (P-28). When
+//! it says that it is whole it becomes a peer: a member is announced to, another head is a guest (see `guest`)
+//! until the group with it is granted. A copy ends with the pair under which it began: a new primary begins anew.
 
 use super::core::Core;
-use super::part::Part;
+use super::part::{Part, Phase};
+use super::read::ReadOwner;
+use super::replicate::{ENTRIES, MESSAGE_BLOCKS, cost};
 use super::stats::FillStatus;
+use crate::log::{Loc, Mapping, RECENT_OPS};
+use crate::wire::copy::{PART_BLOCKS, PART_EXTENTS};
+use crate::wire::limits::IO_BLOCKS_MAX;
 use crate::wire::*;
+use palisade_dma::Buf;
+use smallvec::SmallVec;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+/// Parts under way at once.
+const PARTS_OPEN: usize = 4;
+/// Pause after a part while clients are at work.
+const SHARE: Duration = Duration::from_micros(500);
+/// Blocks of operations under way at once, and messages of them.
+const OPS_BLOCKS: u64 = 2048;
+const OPS_MESSAGES: usize = 256;
+/// How long the learner may wait for a watermark that no operation carries.
+const TELL: Duration = Duration::from_millis(1);
+/// Before another round begins, doubled with each up to 64 times that.
+const ROUND_PAUSE: Duration = Duration::from_millis(20);
+/// Before bytes that could not be read are read again, how often together with others, and how often alone.
+const REREAD: Duration = Duration::from_millis(20);
+const REREADS: u32 = 2;
+const REREADS_ALONE: u32 = 10;
+/// Bytes of the descriptions of extents in one part, about.
+const EXTENT_BYTES: usize = 256 << 10;
+
+/// What the next part speaks of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Next {
+    /// Extents behind this one.
+    Extents(ExtentId),
+    /// Blocks from this one on.
+    Blocks(Lba),
+    /// Nothing: all parts were made.
+    Done,
+}
+
+/// A part whose bytes are being read.
+#[derive(Debug)]
+struct Taking {
+    part: CopyPart,
+    next: Next,
+}
+
+/// A head that is being filled.
+#[derive(Debug)]
+pub(super) struct Learner {
+    pub(super) member: Member,
+    /// It is a member of the pair already.
+    lacking: bool,
+    session: u64,
+    rounds: u32,
+    /// Nothing goes out before.
+    begin_at: Time,
+    /// It has voided what it had.
+    begun: bool,
+    base: Op,
+    /// Operations sent, and durable there.
+    sent: Op,
+    durable: Op,
+    covered: Op,
+    /// Operations under way: the last one of each message, and its blocks.
+    open: VecDeque<(Op, u64)>,
+    open_blocks: u64,
+    next: Next,
+    taking: Option<Taking>,
+    rereads: u32,
+    part_at: Time,
+    /// What clients had done when the last part went.
+    done_then: u64,
+    /// Parts made so far, and those that are not acknowledged, with their mapped blocks.
+    made: u64,
+    unacked: VecDeque<(u64, Msg, u64)>,
+    whole: bool,
+    done: u64,
+    all: u64,
+    told: (Op, u64),
+    tell_at: Option<Time>,
+    repeat_at: Option<Time>,
+    gap: Duration,
+    heard: Time,
+}
+
+impl Part {
+    /// Operations above this one may be named by the index of a head that is being filled (P-28).
+    pub(super) fn copy_covered(&self) -> Option<Op> {
+        self.learner.as_ref().filter(|learner| learner.begun).map(|learner| learner.covered)
+    }
+
+    /// Changes wait: the copy would never end.
+    pub(super) fn copy_presses(&self) -> bool {
+        let behind =
+            |learner: &Learner| self.tail.0.saturating_sub(learner.durable.0) > RECENT_OPS as u64 / 2;
+        self.learner.as_ref().is_some_and(|learner| learner.begun && learner.rounds > 1 && behind(learner))
+    }
+
+    /// Whom to fill: a member that cannot follow comes first.
+    fn to_fill(&self) -> Option<(Member, bool)> {
+        if self.deleting || self.deleted {
+            return None;
+        }
+        let lacking = self.peers.iter().find(|peer| peer.lacking).map(|peer| (peer.member, true));
+        match self.phase {
+            Phase::Announcing => lacking,
+            Phase::Serving => self.wished.map(|member| (member, false)),
+            _ => None,
+        }
+    }
+
+    /// A pair that includes the wished head ends the wish.
+    pub(super) fn joined(&mut self) {
+        let members = &self.members;
+        self.wished.take_if(|wished| members.iter().any(|member| member.head == wished.head));
+    }
+}
+
+impl Part {
+    /// Whether a copy is given, taken or wished here.
+    #[inline]
+    pub(super) fn copies(&self) -> bool {
+        let gives = self.learner.is_some() || self.wished.is_some() || self.phase == Phase::Announcing;
+        gives || self.guest().is_some() || self.join.is_some() || self.forgetting.is_some()
+    }
+}
+
+impl Learner {
+    fn new(member: Member, lacking: bool, now: Time) -> Self {
+        Self {
+            member,
+            lacking,
+            session: 0,
+            rounds: 0,
+            begin_at: now,
+            begun: false,
+            base: Op(0),
+            sent: Op(0),
+            durable: Op(0),
+            covered: Op(0),
+            open: VecDeque::new(),
+            open_blocks: 0,
+            next: Next::Extents(ExtentId(0)),
+            taking: None,
+            rereads: 0,
+            part_at: now,
+            done_then: 0,
+            made: 0,
+            unacked: VecDeque::new(),
+            whole: false,
+            done: 0,
+            all: 0,
+            told: (Op(0), 0),
+            tell_at: None,
+            repeat_at: None,
+            gap: Duration::ZERO,
+            heard: now,
+        }
+    }
+
+    /// Parts that the learner must have before it applies what is committed now.
+    fn parts(&self) -> u64 {
+        self.made + u64::from(self.taking.is_some())
+    }
+
+    /// Whether an answer is awaited.
+    fn is_open(&self) -> bool {
+        let ends = self.next == Next::Done && !self.whole;
+        !self.begun || !self.unacked.is_empty() || !self.open.is_empty() || ends
+    }
+
+    /// Something was sent: says when it is repeated.
+    fn asked(&mut self, now: Time) -> Time {
+        if self.repeat_at.is_none() {
+            self.heard = now;
+        }
+        *self.repeat_at.get_or_insert(now + self.gap)
+    }
+}
 
 impl Core {
     pub(super) fn fill_head(&mut self, _now: Time, partition: PartitionId, member: Member, _out: &mut Out) {
         let Some(p) = self.parts.find(partition) else { return };
         self.busy = true;
         let part = &mut self.parts[p];
-        let included = part.members.contains(&member) && part.lacking != Some(member.head);
+        let included = part.members.contains(&member);
         if member.head != self.cfg.node && !included && !part.deleting {
             part.wished = Some(member);
         }
     }
 
     pub(super) fn fill_status(&self, part: &Part) -> Option<FillStatus> {
-        let member = part.wished.filter(|_| part.leads())?;
-        Some(FillStatus { member, blocks_done: 0, blocks_all: part.index.mapped(), rounds: 0 })
+        let wish = |member| FillStatus { member, blocks_done: 0, blocks_all: part.index.mapped(), rounds: 0 };
+        let wished = || part.wished.filter(|_| part.leads()).map(wish);
+        let of = |learner: &Learner| FillStatus {
+            member: learner.member,
+            blocks_done: learner.done,
+            blocks_all: learner.all.max(learner.done),
+            rounds: learner.rounds,
+        };
+        part.learner.as_deref().map(of).or_else(wished)
     }
 
     /// Which member of the pair cannot follow from its log.
     pub(super) fn needs_copy(&self, part: &Part) -> Option<NodeId> {
-        let own = part.damaged.then_some(self.cfg.node);
-        own.or_else(|| part.lacking.filter(|_| part.leads()))
+        let own = (part.damaged || part.outdone).then_some(self.cfg.node);
+        own.or_else(|| part.peers.iter().find(|peer| peer.lacking).map(|peer| peer.member.head))
     }
+
+    /// Goes on with the copy, if one is wanted. Runs each turn.
+    pub(super) fn teach(&mut self, now: Time, p: usize, out: &mut Out) {
+        if self.mind_guest(now, p, out) {
+            self.parts[p].learner = None;
+            return;
+        }
+        let part = &mut self.parts[p];
+        let Some((member, lacking)) = part.to_fill() else {
+            part.learner = None;
+            return;
+        };
+        if part.learner.as_ref().is_none_or(|learner| learner.member != member || learner.lacking != lacking)
+        {
+            part.learner = Some(Box::new(Learner::new(member, lacking, now)));
+        }
+        self.begin_round(now, p);
+        self.watch_learner(now, p, out);
+        self.make_parts(now, p, out);
+        self.send_ops(now, p, out);
+        self.tell_learner(now, p, out);
+        self.end_copy(now, p, out);
+    }
+
+    /// A new copy, under a session of its own.
+    fn begin_round(&mut self, now: Time, p: usize) {
+        let first = self.cfg.retry.first;
+        let part = &mut self.parts[p];
+        let Some(learner) = part.learner.as_mut().filter(|learner| learner.session == 0) else { return };
+        if now < learner.begin_at {
+            let at = learner.begin_at;
+            return self.arm(at);
+        }
+        self.copies += 1;
+        part.loading = Op(0);
+        let (member, lacking, rounds) = (learner.member, learner.lacking, learner.rounds + 1);
+        let (base, all) = (part.committed, part.index.mapped());
+        **learner = Learner {
+            session: self.copies,
+            rounds,
+            base,
+            sent: base,
+            covered: base,
+            all,
+            gap: first,
+            repeat_at: Some(now),
+            ..Learner::new(member, lacking, now)
+        };
+        part.stats.counters.copies += 1;
+    }
+
+    /// Drops the round; another one begins after a pause.
+    fn end_round(&mut self, now: Time, p: usize) {
+        let Some(learner) = &mut self.parts[p].learner else { return };
+        let pause = ROUND_PAUSE * (1 << learner.rounds.min(6));
+        let (member, lacking, rounds) = (learner.member, learner.lacking, learner.rounds);
+        **learner = Learner { rounds, begin_at: now + pause, ..Learner::new(member, lacking, now) };
+        self.arm(now + pause);
+    }
+
+    /// Repeats what is not answered, and begins anew when that does not help.
+    fn watch_learner(&mut self, now: Time, p: usize, out: &mut Out) {
+        let retry = self.cfg.retry;
+        let part = &mut self.parts[p];
+        let reached = part.learner.as_ref().is_none_or(|learner| part.reaches(learner.durable));
+        let Some(learner) = part.learner.as_mut().filter(|learner| learner.session > 0) else { return };
+        let silent = now.since(learner.heard) >= retry.away && learner.is_open();
+        if learner.begun && (silent || !reached) {
+            return self.end_round(now, p);
+        }
+        let Some(at) = learner.repeat_at.filter(|_| learner.is_open()) else {
+            learner.repeat_at = None;
+            return;
+        };
+        if now < at {
+            return self.arm(at);
+        }
+        let again = now + learner.gap;
+        learner.repeat_at = Some(again);
+        learner.gap = (learner.gap * 2).min(retry.last);
+        if learner.begun {
+            out.net.extend(learner.unacked.iter().map(|(_, msg, _)| (learner.member.head, msg.clone())));
+            // What is under way goes again, with what follows it.
+            learner.sent = learner.durable;
+            (learner.open_blocks, part.loading) = (0, Op(0));
+            learner.open.clear();
+            learner.told = (Op(0), 0);
+        } else {
+            let adopt = Adopt {
+                partition: part.cfg.partition,
+                number: part.stamp.number,
+                grant: part.stamp.grant,
+                members: part.members.clone(),
+                tail: learner.base,
+            };
+            let (session, to) = (learner.session, learner.member);
+            out.net.push((learner.member.head, Msg::Copy { adopt, session, to }));
+        }
+        self.arm(again);
+    }
+
+    /// Makes parts as far as the window and the clients' share allow.
+    fn make_parts(&mut self, now: Time, p: usize, out: &mut Out) {
+        while let Some(learner) = &self.parts[p].learner {
+            let busy = learner.taking.is_some() || learner.unacked.len() >= PARTS_OPEN;
+            if !learner.begun || busy || learner.next == Next::Done {
+                return;
+            }
+            let (at, answered) = (learner.part_at, self.parts[p].stats.counters.answered());
+            if now < at {
+                return self.arm(at);
+            }
+            let pause = if answered == learner.done_then { Duration::ZERO } else { SHARE };
+            if let Some(learner) = &mut self.parts[p].learner {
+                (learner.part_at, learner.done_then) = (now + pause, answered);
+            }
+            match self.next_part(p) {
+                (taking, wants) if wants.is_empty() => self.send_part(now, p, taking, None, out),
+                (taking, wants) => {
+                    let Some(learner) = &mut self.parts[p].learner else { return };
+                    learner.taking = Some(taking);
+                    let owner = ReadOwner::Part(p, learner.session);
+                    self.read_blocks(now, p, owner, &wants, out);
+                }
+            }
+        }
+    }
+
+    /// What the index holds next, and which blocks have to be read for it.
+    fn next_part(&self, p: usize) -> (Taking, Vec<(Lba, Mapping)>) {
+        let part = &self.parts[p];
+        let next = part.learner.as_ref().map_or(Next::Done, |learner| learner.next);
+        let mut made = CopyPart { at: part.committed, ..CopyPart::default() };
+        let mut from = Lba(0);
+        match next {
+            Next::Extents(after) => {
+                if let Some(last) = copy_extents(part, after, &mut made) {
+                    return (Taking { part: made, next: Next::Extents(last) }, Vec::new());
+                }
+            }
+            Next::Blocks(lba) => from = lba,
+            Next::Done => {}
+        }
+        let Some((first, count)) = part.index.next_range(from) else {
+            made.last = true;
+            return (Taking { part: made, next: Next::Done }, Vec::new());
+        };
+        let wants = copy_blocks(part, first, count, &mut made);
+        let next = Next::Blocks(Lba(first.0 + u64::from(made.count)));
+        (Taking { part: made, next }, wants)
+    }
+
+    /// The bytes of a part were read, or cannot be. Blocks that nobody can read are told as lost: the volume has
+    /// them no more.
+    pub(super) fn part_read(
+        &mut self,
+        now: Time,
+        p: usize,
+        session: u64,
+        result: Result<Buf, ClientError>,
+        out: &mut Out,
+    ) {
+        self.busy = true;
+        let part = &mut self.parts[p];
+        let Some(learner) = part.learner.as_mut().filter(|learner| learner.session == session) else {
+            return;
+        };
+        let Some(mut taking) = learner.taking.take() else { return };
+        match result {
+            Ok(data) => {
+                learner.rereads = 0;
+                return self.send_part(now, p, taking, Some(data), out);
+            }
+            // No buffer, and no fault of the bytes.
+            Err(ClientError::Device) => {}
+            Err(_) => learner.rereads += 1,
+        }
+        if learner.rereads > REREADS_ALONE {
+            learner.rereads = 0;
+            let mut lost = taking.part.blocks.iter_mut().filter(|block| block.place == Place::Sent);
+            if let Some(block) = lost.next() {
+                block.place = Place::Lost;
+                let lba = taking.part.lba + u64::from(block.at);
+                out.events.push(Event::Note(format!(
+                    "partition {}: block {lba} cannot be read, and is copied as lost",
+                    part.cfg.partition
+                )));
+            }
+            return self.send_part(now, p, taking, None, out);
+        }
+        // It may have moved meanwhile, or is being mended: it is looked up again.
+        learner.part_at = now + REREAD;
+        self.arm(now + REREAD);
+    }
+
+    fn send_part(&mut self, now: Time, p: usize, taking: Taking, data: Option<Buf>, out: &mut Out) {
+        let part = &mut self.parts[p];
+        let stamp = part.stamp;
+        let Some(learner) = &mut part.learner else { return };
+        let Taking { part: made, next } = taking;
+        learner.next = next;
+        let here = |block: &&CopiedBlock| !matches!(block.place, Place::Cleared | Place::Lost);
+        let mapped = made.blocks.iter().filter(here).count() as u64;
+        let (session, seq) = (learner.session, learner.made);
+        learner.made += 1;
+        part.stats.counters.copied_bytes += data.as_ref().map_or(0, |data| data.len() as u64);
+        let msg = Msg::CopyPart { stamp, session, seq, part: made, data };
+        out.net.push((learner.member.head, msg.clone()));
+        learner.unacked.push_back((seq, msg, mapped));
+        let at = learner.asked(now);
+        self.arm(at);
+    }
+
+    /// Sends operations behind the base, as far as the window allows and they are in memory.
+    fn send_ops(&mut self, now: Time, p: usize, out: &mut Out) {
+        let part = &self.parts[p];
+        let Some(learner) = part.learner.as_ref().filter(|learner| learner.begun) else { return };
+        let (stamp, session, to) = (part.stamp, learner.session, learner.member.head);
+        let (committed, parts) = (part.committed, learner.parts());
+        let (mut messages, mut open) = (OPS_MESSAGES.saturating_sub(learner.open.len()), learner.open_blocks);
+        let mut sent: SmallVec<[(Op, u64); 8]> = SmallVec::new();
+        let mut entries: SmallVec<[Entry; 4]> = SmallVec::new();
+        let (mut blocks, mut last, mut lacking) = (0, learner.sent, None);
+        for held in part.held_after(learner.sent) {
+            if messages == 0 || open >= OPS_BLOCKS {
+                break;
+            }
+            if !held.loaded {
+                lacking = Some(last);
+                break;
+            }
+            let cost = cost(&held.entry.body);
+            if entries.len() == ENTRIES || (blocks + cost > MESSAGE_BLOCKS && !entries.is_empty()) {
+                let entries = std::mem::take(&mut entries);
+                out.net.push((to, Msg::CopyOps { stamp, session, committed, parts, entries }));
+                sent.push((last, blocks));
+                (blocks, messages) = (0, messages - 1);
+            }
+            (blocks, open, last) = (blocks + cost, open + cost, held.entry.op);
+            entries.push(held.entry.clone());
+        }
+        if !entries.is_empty() {
+            out.net.push((to, Msg::CopyOps { stamp, session, committed, parts, entries }));
+            sent.push((last, blocks));
+        }
+        if !sent.is_empty()
+            && let Some(learner) = &mut self.parts[p].learner
+        {
+            (learner.sent, learner.open_blocks) = (last, open);
+            learner.open.extend(sent);
+            (learner.told, learner.tell_at) = ((committed, parts), None);
+            let at = learner.asked(now);
+            self.arm(at);
+        }
+        if let Some(after) = lacking {
+            self.load_after(now, p, after, out);
+        }
+    }
+
+    /// Tells how far the learner may apply, when nothing else carries it.
+    fn tell_learner(&mut self, now: Time, p: usize, out: &mut Out) {
+        let part = &mut self.parts[p];
+        let (stamp, committed) = (part.stamp, part.committed);
+        let Some(learner) = part.learner.as_mut().filter(|learner| learner.begun) else { return };
+        let parts = learner.parts();
+        if learner.told == (committed, parts) {
+            return;
+        }
+        let at = *learner.tell_at.get_or_insert(now + TELL);
+        if now < at {
+            return self.arm(at);
+        }
+        (learner.told, learner.tell_at) = ((committed, parts), None);
+        let (session, entries) = (learner.session, SmallVec::new());
+        out.net.push((learner.member.head, Msg::CopyOps { stamp, session, committed, parts, entries }));
+    }
+
+    /// The learner says how far it is.
+    #[allow(clippy::too_many_arguments)] // the fields of one message
+    pub(super) fn on_copied(
+        &mut self,
+        now: Time,
+        (from, boot): (NodeId, BootId),
+        (stamp, session): (Stamp, u64),
+        log: LogId,
+        parts: u64,
+        (durable, covered): (Op, Op),
+        (whole, broken): (bool, bool),
+    ) {
+        let Some(p) = self.parts.find(stamp.partition) else { return };
+        let first = self.cfg.retry.first;
+        let part = &mut self.parts[p];
+        let (held, tail) = (part.stamp, part.tail);
+        let Some(learner) = part.learner.as_mut().filter(|learner| learner.session == session) else {
+            return;
+        };
+        if learner.member != (Member { head: from, log, boot }) || held != stamp {
+            return;
+        }
+        learner.heard = now;
+        if broken {
+            return self.end_round(now, p);
+        }
+        let before = (learner.begun, learner.unacked.len(), learner.durable);
+        learner.begun = true;
+        while let Some((_, _, mapped)) = learner.unacked.pop_front_if(|(seq, ..)| *seq < parts) {
+            learner.done += mapped;
+        }
+        learner.durable = learner.durable.max(durable.min(tail)).max(learner.base);
+        learner.sent = learner.sent.max(learner.durable);
+        while let Some((_, blocks)) = learner.open.pop_front_if(|(last, _)| *last <= durable) {
+            learner.open_blocks -= blocks;
+        }
+        learner.covered = learner.covered.max(covered);
+        learner.whole |= whole && learner.next == Next::Done && learner.unacked.is_empty();
+        if (learner.begun, learner.unacked.len(), learner.durable) != before {
+            (learner.gap, learner.repeat_at) = (first, learner.is_open().then_some(now + first));
+            let upto = learner.durable;
+            part.unload_upto(upto);
+        }
+        self.background_at = self.background_at.min(now);
+    }
+
+    /// Bytes of an operation that the learner lacks are gone: it cannot go on from where it is.
+    pub(super) fn learner_lost(&mut self, now: Time, p: usize, op: Op) {
+        let lacks = |learner: &Learner| learner.begun && learner.durable < op;
+        if self.parts[p].learner.as_deref().is_some_and(lacks) {
+            self.end_round(now, p);
+        }
+    }
+
+    /// A learner that is whole becomes a peer: the one that it was, or a guest (MA-21).
+    fn end_copy(&mut self, now: Time, p: usize, out: &mut Out) {
+        let counted = self.cfg.faults.counted_before_whole();
+        let part = &mut self.parts[p];
+        let Some(learner) = part.learner.as_mut().filter(|l| l.whole || (counted && l.begun)) else { return };
+        let (member, lacking) = (learner.member, learner.lacking);
+        if !lacking {
+            return self.invite(now, p, member, out);
+        }
+        part.learner = None;
+        let Some(at) = part.peers.iter().position(|peer| peer.member == member) else { return };
+        let peer = &mut part.peers[at];
+        (peer.lacking, peer.away, peer.announced, peer.open_since) = (false, false, false, None);
+        self.announce(now, p, at, out);
+    }
+}
+
+/// Extents behind `after`; says the last one, if there is any.
+fn copy_extents(part: &Part, after: ExtentId, made: &mut CopyPart) -> Option<ExtentId> {
+    let mut bytes = 0;
+    for extent in part.index.extents_after(after).take(PART_EXTENTS) {
+        let absent = extent.absent[..extent.stripes as usize].to_vec();
+        bytes += 64 * (1 + extent.desc.columns.len()) + 2 * absent.len();
+        made.extents.push(CopiedExtent { desc: extent.desc.clone(), sealed: extent.sealed, absent });
+        if bytes > EXTENT_BYTES {
+            break;
+        }
+    }
+    made.extents.last().map(|last| last.desc.id)
+}
+
+/// Up to `count` blocks from `first`, and those of them whose bytes must be read. One whose bytes could not be
+/// read goes alone.
+fn copy_blocks(part: &Part, first: Lba, count: u32, made: &mut CopyPart) -> Vec<(Lba, Mapping)> {
+    let Some(learner) = &part.learner else { return Vec::new() };
+    let most = if learner.rereads > REREADS { 1 } else { IO_BLOCKS_MAX };
+    let mut wants = Vec::new();
+    made.lba = first.0;
+    for at in 0..count {
+        let lba = Lba(first.0 + u64::from(at));
+        let mapping = part.index.get(lba);
+        let sent = matches!(mapping.loc, Loc::Log(_)) && mapping.op <= learner.base;
+        if made.blocks.len() == PART_BLOCKS || (sent && wants.len() == most) {
+            break;
+        }
+        made.count = at + 1;
+        let place = match mapping.loc {
+            Loc::Hole => continue,
+            Loc::Cleared => Place::Cleared,
+            Loc::Lost => Place::Lost,
+            Loc::Log(_) if sent => Place::Sent,
+            Loc::Log(_) => Place::Known,
+            Loc::Extent { slot, block } => match part.index.extent(slot) {
+                Some(extent) => Place::Extent { id: extent.desc.id, block },
+                None => Place::Lost,
+            },
+        };
+        if sent {
+            wants.push((lba, mapping));
+        }
+        made.blocks.push(CopiedBlock { at, op: mapping.op, crc: mapping.crc, place });
+    }
+    wants
 }

@@ -69,6 +69,8 @@ pub(super) struct Core {
     /// The message in hand came from within the process.
     pub(super) near: bool,
     pub(super) watch: Watch,
+    /// Copies that this boot has begun to give: names them.
+    pub(super) copies: u64,
 }
 
 /// Hot bytes given up per turn while the pool is scarce.
@@ -109,6 +111,7 @@ impl Core {
             failed_told: false,
             near: false,
             watch: Watch::default(),
+            copies: 0,
         };
         for recovered in found {
             let config = declared.iter().find(|config| config.partition == recovered.partition).cloned();
@@ -238,6 +241,17 @@ impl Core {
             Msg::Compare { stamp, held } => self.on_compare(now, from, boot, stamp, held, out),
             Msg::Common { stamp, upto } => self.on_common(now, from, boot, stamp, upto, out),
             Msg::Heartbeat { .. } => {}
+            Msg::Copy { adopt, session, to } => self.on_copy(from, boot, adopt, session, to, out),
+            Msg::CopyPart { stamp, session, seq, part, data } => {
+                self.on_copy_part((from, boot), (stamp, session), seq, part, data);
+            }
+            Msg::CopyOps { stamp, session, committed, parts, entries } => {
+                self.on_copy_ops(now, (from, boot), (stamp, session), (committed, parts), entries);
+            }
+            Msg::Copied { stamp, session, log, parts, durable, covered, whole, broken } => {
+                let marks = (durable, covered);
+                self.on_copied(now, (from, boot), (stamp, session), log, parts, marks, (whole, broken));
+            }
             Msg::HealthAsk { req, held } => self.on_health_ask(now, from, req, held, out),
             Msg::Health { req, held, serving, connected, associated, busiest, io, idle_ms: _, paused } => {
                 let clients = Clients { connected, associated, busiest, io };
@@ -295,6 +309,10 @@ impl Core {
             self.probe_on(now, p, out);
             self.answer_probe(now, p, out);
             self.replicate(now, p, out);
+            if self.parts[p].copies() {
+                self.join_on(now, p, out);
+                self.teach(now, p, out);
+            }
             self.step_batches(now, p, out);
         }
         self.send_confirms(now, out);

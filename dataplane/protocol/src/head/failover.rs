@@ -94,11 +94,12 @@ impl Decision {
 }
 
 impl Part {
-    /// Whether a wish is open that names a member beyond the pair: it may be granted already, so that what the
-    /// pair alone confirms is not enough (P-02).
+    /// Whether a wish is open that names a member beyond the pair which is not counted yet: it may be granted
+    /// already, so that what the pair alone confirms is not enough (P-02).
     pub(super) fn widened(&self) -> bool {
         self.decision.wish.as_ref().is_some_and(|(wish, _)| {
-            wish.members.iter().any(|wished| self.members.iter().all(|held| held.head != wished.head))
+            let new = |wished: &&Member| self.members.iter().all(|held| held.head != wished.head);
+            wish.members.iter().filter(new).any(|wished| !self.counts_for(wished))
         })
     }
 
@@ -112,6 +113,11 @@ impl Part {
         let decision = &mut self.decision;
         decision.wish = decision.wish.take().filter(|(wish, _)| number <= wish.expected.number);
         (decision.asked, decision.requester) = (None, None);
+    }
+
+    /// After a decline nothing is proposed before.
+    pub(super) fn rest_until(&self) -> Time {
+        self.decision.rest
     }
 
     pub(super) fn set_paused(&mut self, paused: bool) {
@@ -183,15 +189,7 @@ impl Core {
     }
 
     fn look(&mut self, now: Time, p: usize, cfg: &FailoverConfig, out: &mut Out) {
-        let part = &mut self.parts[p];
-        if let Some((wish, again)) = &mut part.decision.wish {
-            if *again <= now {
-                *again = now + self.cfg.retry.last;
-                out.events.push(Event::Propose(wish.clone()));
-            }
-            return;
-        }
-        if part.decision.rest > now {
+        if self.repeat_wish(now, p, out) || self.parts[p].decision.rest > now {
             return;
         }
         let part = &self.parts[p];
@@ -200,6 +198,18 @@ impl Core {
             (Phase::Probing | Phase::Announcing | Phase::Serving, _) => self.look_at_peers(now, p, cfg, out),
             _ => {}
         }
+    }
+
+    /// Says an open wish again when it is time (P-02); whether there is one.
+    pub(super) fn repeat_wish(&mut self, now: Time, p: usize, out: &mut Out) -> bool {
+        let Some((wish, again)) = &mut self.parts[p].decision.wish else { return false };
+        if *again <= now {
+            *again = now + self.cfg.retry.last;
+            out.events.push(Event::Propose(wish.clone()));
+        }
+        let at = *again;
+        self.arm(at);
+        true
     }
 
     fn look_at_primary(&mut self, now: Time, p: usize, primary: Member, cfg: &FailoverConfig, out: &mut Out) {
@@ -283,12 +293,25 @@ impl Core {
         let me = Member { head: self.cfg.node, log: self.log.id(), boot: self.cfg.boot };
         let mut members: SmallVec<[Member; 3]> = smallvec![me];
         members.extend_from_slice(others);
+        self.propose_group(now, p, members, why, false, out);
+    }
+
+    /// Wishes a group; `caught_up` vouches for all of it (MA-21).
+    pub(super) fn propose_group(
+        &mut self,
+        now: Time,
+        p: usize,
+        members: SmallVec<[Member; 3]>,
+        why: Why,
+        caught_up: bool,
+        out: &mut Out,
+    ) {
         self.watch.nonce += 1;
         let nonce = self.watch.nonce;
         let again = now + self.cfg.retry.last;
         let part = &mut self.parts[p];
         let (partition, expected) = (part.cfg.partition, part.pair());
-        let wish = Proposal { partition, expected, members, nonce, why, caught_up: false };
+        let wish = Proposal { partition, expected, members, nonce, why, caught_up };
         part.decision.wish = Some((wish.clone(), again));
         (part.decision.asked, part.decision.requester) = (None, None);
         part.stats.counters.proposals += 1;

@@ -49,6 +49,12 @@ switches! {
     no_list_after_claim,
     /// Breaks P-28: releases columns before the release op is covered.
     release_early,
+    /// Breaks P-28: releases columns that a copy under way names.
+    release_copied,
+    /// Breaks MA-21: a head that is being filled counts as a member before it is whole.
+    counted_before_whole,
+    /// Breaks P-07: a copied block overwrites a newer one.
+    copy_overwrites,
     /// Breaks P-10: merges onto committed bytes while a newer version is pending.
     rmw_on_committed,
     /// Breaks P-32: data of clients takes the columns that only the collector may take.

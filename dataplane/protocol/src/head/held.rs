@@ -162,6 +162,9 @@ impl Core {
                     self.peer_needs_copy(p, at, durable, out);
                 }
             }
+            self.learner_lost(now, p, op);
+        } else if self.parts[p].learner.is_some() {
+            self.learner_lost(now, p, op);
         } else {
             self.end_before(now, p, op, out);
         }

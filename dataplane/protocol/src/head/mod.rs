@@ -8,6 +8,8 @@
 //! The side that follows is `secondary`; how a pair is taken over is `assign`, after `probe` has found where
 //! the log ends; `peers` are the other members; `held` keeps what they may lack; `solo` is a group of one. `failover` notices silent peers
 //! and proposes another group, `wish` says which, and `health` is what it judges by.
+//! A head that cannot follow from its log, or is no member yet, is filled: `copy` gives, `join` takes, and
+//! `guest` is the way from there to a member.
 //!
 //! What it does not do: decide who is primary (control), check tokens (sleds), lay out the log (`log`).
 
@@ -27,8 +29,10 @@ mod extent;
 mod failover;
 mod faults;
 mod flush;
+mod guest;
 mod health;
 mod held;
+mod join;
 mod merge;
 mod part;
 mod peers;
@@ -65,7 +69,7 @@ use self::core::Core;
 use crate::log::{FormatAs, LogConfig, Recovery, RecoveryState};
 use crate::wire::{
     Assignment, BlockDone, BootId, ClientCmd, ClientDone, ClientError, ClientTag, Event, Member, Msg, NodeId,
-    Out, PartitionId, ProposalOutcome, Time, limits,
+    Op, Out, PartitionId, ProposalOutcome, Time, limits,
 };
 use palisade_dma::Pool;
 use std::collections::{BTreeMap, VecDeque};
@@ -206,6 +210,15 @@ impl Head {
         }
     }
 
+    /// Control says that this head is no member of the partition's group any more, and will not be one from what
+    /// it holds: its copy goes, and with it the room in its log. Columns stay as they are. Nothing happens while
+    /// the head leads or follows.
+    pub fn forget(&mut self, partition: PartitionId, out: &mut Out) {
+        if let State::Ready(core) = &mut self.state {
+            core.forget(partition, out);
+        }
+    }
+
     /// What became of a proposal of this boot (`Event::Propose`, P-02). Late and doubled answers are harmless.
     pub fn outcome(
         &mut self,
@@ -325,6 +338,14 @@ impl Head {
             State::Failed(why) => Some(why),
             _ => None,
         }
+    }
+
+    /// A hash of a partition's index, with the operation up to which it is applied: equal on two heads that hold
+    /// the same blocks, wherever in their logs. Reads all of it: for tests and drills.
+    pub fn digest(&self, partition: PartitionId) -> Option<(Op, u128)> {
+        let State::Ready(core) = &self.state else { return None };
+        let part = &core.parts[core.parts.find(partition)?];
+        Some((part.committed, part.index.digest()))
     }
 
     /// A picture for `status` and metrics.

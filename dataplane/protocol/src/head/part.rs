@@ -1,7 +1,9 @@
 //! What a head keeps of one partition, in either role. The verbs that change it live beside this file.
 
 use super::config::{DeviceTarget, PartitionConfig};
+use super::copy::Learner;
 use super::failover::Decision;
+use super::join::Join;
 use super::peers::Peers;
 use super::slab::Id;
 use super::stats::Stats;
@@ -294,8 +296,15 @@ pub(super) struct Part {
     pub(super) bad: Vec<BadBlock>,
     /// Whom control wishes to be filled.
     pub(super) wished: Option<Member>,
-    /// A member of the pair that cannot follow from its log.
-    pub(super) lacking: Option<NodeId>,
+    /// The full copy that this head gives, and the one that it takes.
+    pub(super) learner: Option<Box<Learner>>,
+    pub(super) join: Option<Box<Join>>,
+    /// Number and session of the newest copy that was begun here.
+    pub(super) copied: Option<(Number, u64)>,
+    /// What is here is being voided: the record that says so, 0 before there is one.
+    pub(super) forgetting: Option<Lsn>,
+    /// A member holds more than this log, which it cannot fill.
+    pub(super) outdone: bool,
     /// A checkpoint has to get past this, so that columns may be released (P-28).
     pub(super) released_op: Op,
     pub(super) deleting: bool,
@@ -360,7 +369,11 @@ impl Part {
             dying: Vec::new(),
             bad: Vec::new(),
             wished: None,
-            lacking: None,
+            learner: None,
+            join: None,
+            copied: None,
+            forgetting: None,
+            outdone: false,
             released_op: Op(0),
             deleting: false,
             deleted: false,

@@ -7,6 +7,7 @@
 
 use super::core::Core;
 use super::faults::Faults;
+use super::guest::Standing;
 use super::part::Part;
 use crate::wire::*;
 use smallvec::SmallVec;
@@ -49,6 +50,10 @@ pub(super) struct Peer {
     /// Since when something is open without progress.
     pub(super) open_since: Option<Time>,
     pub(super) away: bool,
+    /// It cannot follow from its log: it gets a full copy.
+    pub(super) lacking: bool,
+    /// Whether it is a member, and counts.
+    pub(super) standing: Standing,
 }
 
 /// A secondary's answer to a probe.
@@ -80,6 +85,8 @@ impl Peer {
             gap,
             open_since: None,
             away: false,
+            lacking: false,
+            standing: Standing::Member,
         }
     }
 
@@ -127,10 +134,10 @@ impl Part {
 
     /// Whether a peer has not answered for a while.
     pub(super) fn peer_away(&self) -> bool {
-        self.peers.iter().any(|peer| peer.away)
+        self.counted().any(|peer| peer.away)
     }
 
-    /// The peers without which nothing is acknowledged: all of them.
+    /// The peers without which nothing is acknowledged: all of them that count.
     #[inline]
     pub(super) fn needed(&self, faults: Faults) -> impl Iterator<Item = &Peer> {
         let left_out = move |peer: &Peer| {
@@ -138,17 +145,17 @@ impl Part {
                 || (faults.act_on_proposal() && self.wishes_without(peer.member.head))
         };
         let most = if faults.first_peer_speaks_for_all() { 1 } else { usize::MAX };
-        self.peers.iter().filter(move |peer| !left_out(peer)).take(most)
+        self.counted().filter(move |peer| !left_out(peer)).take(most)
     }
 
     /// What every peer holds durably, of what this head holds.
     pub(super) fn replicated(&self) -> Op {
-        self.peers.iter().map(|peer| peer.durable).fold(self.tail, Op::min)
+        self.counted().map(|peer| peer.durable).fold(self.tail, Op::min)
     }
 
     /// Whether every peer may be sent `blocks` more (P-31).
     pub(super) fn credit_for(&self, blocks: u64) -> bool {
-        self.peers.iter().all(|peer| peer.spent + blocks <= peer.credit)
+        self.counted().all(|peer| peer.spent + blocks <= peer.credit)
     }
 
     /// Every peer holds the whole tail under the durable pair (P-13).
@@ -168,6 +175,7 @@ impl Core {
 
     /// The peer that is this boot of `from`.
     pub(super) fn peer_at(&self, part: &Part, from: NodeId, boot: BootId) -> Option<usize> {
-        part.peer_of(from).filter(|&at| self.same_boot(part.peers[at].member.boot, boot))
+        let speaks = |peer: &Peer| peer.member.head == from && self.same_boot(peer.member.boot, boot);
+        part.peers.iter().position(speaks)
     }
 }

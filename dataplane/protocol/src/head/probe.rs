@@ -66,6 +66,7 @@ impl Core {
         part.owed = None;
         part.loading = Op(0);
         part.follow.early.clear();
+        (part.learner, part.outdone) = (None, false);
         let probed = skip.then_some(Probed { end: part.tail, whole: false });
         let fresh = |&member: &Member| Peer { probed, ..Peer::new(member, first) };
         part.peers = adopt.members.iter().skip(1).map(fresh).collect();
@@ -198,6 +199,7 @@ impl Core {
         self.step_down(p, stamp.number, out);
         let part = &mut self.parts[p];
         part.promised = stamp.number;
+        part.end_join(stamp.number);
         part.prober = Some((from, boot, stamp));
         part.follow.early.clear();
         if self.compare(p, from, stamp, held, out) {
@@ -223,7 +225,9 @@ impl Core {
     pub(super) fn refuse_probe(&mut self, p: usize, out: &mut Out) {
         let (log, part) = (self.log.id(), &mut self.parts[p]);
         let Some(Owed { to, stamp, .. }) = part.owed.take() else { return };
-        let (tail, entries) = (part.committed, SmallVec::new());
+        // Half a copy is nothing.
+        let tail = if part.origin.filling { Op(0) } else { part.committed };
+        let entries = SmallVec::new();
         out.net.push((to, Msg::Probed { stamp, log, tail, damaged: true, whole: false, entries }));
     }
 
@@ -275,13 +279,20 @@ impl Core {
         {
             return;
         }
+        let part = &mut self.parts[p];
+        if damaged && !part.short && tail <= part.tail {
+            // It can tell nothing of what was acknowledged, and gets all that is here.
+            part.told_end(at, Probed { end: Op(0), whole: false });
+            part.peers[at].progress(now, self.cfg.retry.first);
+            return self.probe_on(now, p, out);
+        }
         if damaged || part.in_vain(at, whole) {
+            part.outdone = true;
             return self.peer_needs_copy(p, at, tail, out);
         }
         if part.voided(&entries) {
             return;
         }
-        let part = &mut self.parts[p];
         for entry in entries {
             if entry.partition != stamp.partition || !sound(&entry) {
                 part.stats.counters.corrupt += 1;

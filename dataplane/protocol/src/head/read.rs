@@ -35,6 +35,8 @@ pub(super) enum ReadOwner {
     Peer(NodeId, ReqId),
     /// Copy-forward in the log.
     Copy(Id),
+    /// A part of a full copy: partition and session.
+    Part(usize, u64),
     /// A rotten log block found by recovery.
     Mend,
 }
@@ -269,6 +271,7 @@ impl Core {
             ReadOwner::Load(p, op, number) => self.loaded(now, p, (op, number), result, out),
             ReadOwner::Peer(peer, req) => out.net.push((peer, Msg::Fetched { req, data: result.ok() })),
             ReadOwner::Copy(copy) => self.copy_read(copy, result),
+            ReadOwner::Part(p, session) => self.part_read(now, p, session, result, out),
             ReadOwner::Mend | ReadOwner::Cmd(_) | ReadOwner::Batch(_) => {}
         }
     }

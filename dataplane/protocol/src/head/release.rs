@@ -57,6 +57,9 @@ impl Core {
         let part = &self.parts[p];
         let own = self.log.covers(part.cfg.partition);
         let covered = part.peers.iter().map(|peer| peer.covered).fold(own, Op::min);
+        // A copy under way names what was released behind it, or is about to say so for good.
+        let copied = part.copy_covered().filter(|_| !self.cfg.faults.release_copied());
+        let covered = copied.map_or(covered, |copied| copied.min(covered));
         let any = self.cfg.faults.release_early() || part.deleted;
         let mut ready: Vec<(usize, Dying)> = Vec::new();
         for (at, dying) in part.dying.iter().enumerate() {

@@ -128,7 +128,7 @@ impl Core {
         peer.durable = durable;
         peer.progress(now, first);
         let next = peer.repeat_at;
-        if part.phase == Phase::Announcing {
+        if part.phase == Phase::Announcing || part.peers[at].is_guest() {
             part.unload_upto(part.taken());
         }
         let durable = part.replicated();
@@ -211,7 +211,7 @@ impl Part {
     fn wants_credit(&self, at: usize) -> bool {
         let waits = !self.waiting.is_empty() || !self.stalled.is_empty();
         let peer = &self.peers[at];
-        self.serving() && waits && peer.spent + LEAST > peer.credit
+        self.serving() && waits && peer.counts() && peer.spent + LEAST > peer.credit
     }
 
     /// Whether every peer that is being refilled was sent all up to `op`.

@@ -137,6 +137,10 @@ counters! {
     confirms,
     /// Blocks copied forward in the log.
     copied_forward,
+    /// Full copies begun for another head.
+    copies,
+    /// Bytes of log blocks sent with them.
+    copied_bytes,
     /// Commands slower than the threshold.
     slow,
     /// Checkpoints completed.

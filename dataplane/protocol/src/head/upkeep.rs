@@ -112,19 +112,27 @@ impl Core {
         if self.log.checkpointing() || self.log.failed() || now < self.copying.checkpoint_at {
             return;
         }
+        if self.parts.iter().any(Part::voiding) {
+            return;
+        }
+        let seals = self.parts.iter().any(Part::seals);
         let behind = self.parts.iter().any(|part| {
             let covers = self.log.covers(part.id());
-            !part.deleted && part.released_op > covers && part.committed > covers
+            !part.deleted && !part.origin.filling && part.released_op > covers && part.committed > covers
         });
-        if !behind && !self.log.checkpoint_wanted() {
+        if !behind && !seals && !self.log.checkpoint_wanted() {
             return;
+        }
+        for p in 0..self.parts.len() {
+            self.parts[p].sealing(self.log.checkpoint_generation());
         }
         let meta = |part: &super::part::Part| PartitionMeta {
             partition: part.cfg.partition,
             blocks: part.index.blocks(),
             committed: part.committed,
             adopted: part.adopted.clone(),
-            damaged: part.damaged,
+            // The checkpoint that begins now is what makes a copy whole.
+            damaged: part.damaged && (part.origin.filling || part.join.is_none()),
             origin: part.origin,
         };
         let all = self.parts.iter().filter(|part| !part.deleted).map(meta).collect();
@@ -144,10 +152,11 @@ impl Core {
         }
         if !self.log.checkpointing() {
             self.copying.checkpoint = false;
-            self.release_due = true;
+            (self.release_due, self.busy) = (true, true);
             self.background_at = now;
             for p in 0..self.parts.len() {
                 self.parts[p].stats.counters.checkpoints += 1;
+                self.parts[p].sealed(self.log.checkpoint_generation());
             }
         }
     }

@@ -48,18 +48,24 @@ impl Core {
         let stuck = |peer: &Peer| {
             peer.away && peer.open_since.is_some_and(|since| now.since(since) >= STUCK * self.cfg.retry.away)
         };
-        let gone = |peer: &Peer| (silent(peer) && (!probing || peer.away)) || stuck(peer);
-        if !part.peers.iter().any(gone) {
+        // Others, or one copy where that is enough, go on at once without a member that has to be filled.
+        let lacking = |peer: &Peer| !probing && peer.lacking;
+        let gone = |peer: &Peer| (silent(peer) && (!probing || peer.away)) || stuck(peer) || lacking(peer);
+        let members = || part.peers.iter().filter(|peer| !peer.is_guest());
+        if !members().any(gone) {
             return;
         }
-        let mut others: Others =
-            part.peers.iter().filter(|peer| !gone(peer)).map(|peer| peer.member).collect();
+        let alone = part.cfg.solo == Solo::Local && !probing;
+        let mut others: Others = members().filter(|peer| !gone(peer)).map(|peer| peer.member).collect();
         if others.is_empty() {
             // Alone for want of answers only: then whoever is heard stays.
-            others.extend(part.peers.iter().filter(|peer| !silent(peer)).map(|peer| peer.member));
+            let stays = |peer: &&Peer| !silent(peer) && !(alone && lacking(peer));
+            others.extend(members().filter(stays).map(|peer| peer.member));
         }
-        let alone = part.cfg.solo == Solo::Local && !probing;
-        if others.len() < part.peers.len() && (alone || !others.is_empty()) {
+        if others.len() < members().count() && (alone || !others.is_empty()) {
+            let left = members().find(|peer| lacking(peer) && !silent(peer)).map(|peer| peer.member);
+            let part = &mut self.parts[p];
+            part.wished = part.wished.or(left);
             self.propose(now, p, &others, Why::Silence, out);
         }
     }

@@ -110,7 +110,7 @@ impl Core {
             ClientVerb::Write { data, .. } => (data.len() / BLOCK + 2) as u64,
             _ => 2,
         };
-        if part.pending.len() >= self.cfg.window as usize || self.log.failed() {
+        if part.pending.len() >= self.cfg.window as usize || self.log.failed() || part.copy_presses() {
             return false;
         }
         let credit = self.cfg.faults.no_credit() || part.credit_for(blocks);

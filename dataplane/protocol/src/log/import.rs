@@ -13,6 +13,8 @@ use super::types::*;
 use crate::wire::limits::*;
 use crate::wire::*;
 use palisade_dma::Buf;
+use siphasher::sip128::{Hasher128, SipHasher24};
+use std::hash::Hash;
 
 impl Log {
     /// Stages the entry that voids all of the partition before it. The index is then empty, and `origin` of its
@@ -124,6 +126,32 @@ impl Index {
     /// Extents behind `after`, in the order of their ids.
     pub fn extents_after(&self, after: ExtentId) -> impl Iterator<Item = &Extent> {
         self.extents.after(after)
+    }
+
+    /// A hash of everything that the index says, but for places in the log.
+    pub fn digest(&self) -> u128 {
+        let mut hasher = SipHasher24::new();
+        let mut from = Lba(0);
+        while let Some((first, count)) = self.next_range(from) {
+            from = Lba(first.0 + u64::from(count));
+            for lba in first.0..from.0 {
+                let mapping = self.get(Lba(lba));
+                let place = match mapping.loc {
+                    Loc::Hole => continue,
+                    Loc::Cleared => (1, 0, 0),
+                    Loc::Lost => (2, 0, 0),
+                    Loc::Log(_) => (3, 0, 0),
+                    Loc::Extent { slot, block } => (4, self.extent(slot).map_or(0, |x| x.desc.id.0), block),
+                };
+                (lba, mapping.op, mapping.crc, place).hash(&mut hasher);
+            }
+        }
+        for (_, extent) in self.extents() {
+            let absent = &extent.absent[..extent.stripes as usize];
+            (extent.desc.id, extent.stripes, extent.sealed, absent, extent.live).hash(&mut hasher);
+            extent.desc.columns.hash(&mut hasher);
+        }
+        hasher.finish128().as_u128()
     }
 
     /// The next blocks from `from` on that may hold something, all of one leaf: the first one, and how many

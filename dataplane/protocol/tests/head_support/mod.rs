@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 mod client;
+mod copies;
 mod disk;
 mod lives;
 mod other;

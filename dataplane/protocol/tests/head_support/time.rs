@@ -161,6 +161,10 @@ fn name(msg: &Msg) -> &'static str {
         Msg::ColumnList { .. } => "column_list",
         Msg::Heartbeat { .. } => "heartbeat",
         Msg::HealthAsk { .. } => "health_ask",
+        Msg::Copy { .. } => "copy",
+        Msg::CopyPart { .. } => "copy_part",
+        Msg::CopyOps { .. } => "copy_ops",
+        Msg::Copied { .. } => "copied",
         _ => "other",
     }
 }

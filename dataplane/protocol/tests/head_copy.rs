@@ -1,0 +1,454 @@
+//! Full copies: a head with another log, a damaged one or an old one is filled and becomes a member (BA-01, BA-04,
+//! MA-21, P-07, P-28, P-29, P-31).
+
+mod head_support;
+
+use head_support::{BLOCK, Rack, Shape, VOLUME};
+use palisade_protocol::head::{RoleState, Solo};
+use palisade_protocol::wire::*;
+use std::panic::catch_unwind;
+use std::time::Duration;
+
+fn rack(seed: u64, change: impl FnOnce(&mut Shape)) -> Rack {
+    let mut shape = Shape::new(seed);
+    (shape.blocks, shape.flush.fill_low, shape.solo) = (1024, 5, Solo::Local);
+    change(&mut shape);
+    let mut rack = Rack::new(shape);
+    rack.serve();
+    rack
+}
+
+/// The first head has flushed some, and is alone; the other one has a blank log.
+fn alone(seed: u64, change: impl FnOnce(&mut Shape)) -> Rack {
+    let mut rack = rack(seed, change);
+    rack.workload(120, 800, 8);
+    rack.flush_all();
+    rack.crash(1);
+    rack.move_to(&[0]);
+    rack.workload(60, 800, 8);
+    rack.replace_log(1);
+    rack
+}
+
+/// The copy can be served from: the filled head leads, and the other one is gone.
+fn serves(rack: &mut Rack) {
+    rack.same_index();
+    rack.verify();
+    rack.move_to(&[1, 0]);
+    rack.verify();
+    rack.crash(0);
+    rack.move_to(&[1]);
+    rack.verify();
+    rack.workload(30, 800, 8);
+    rack.verify();
+}
+
+#[test]
+fn ba01_a_blank_head_is_filled_and_takes_over() {
+    for seed in 0..4 {
+        let mut rack = alone(seed, |_| {});
+        rack.fill(0, 1);
+        rack.join(0, 1);
+        assert!(rack.sent("copy_part") > 1);
+        let status = rack.status();
+        assert_eq!((status.fill, status.needs_copy), (None, None));
+        serves(&mut rack);
+    }
+}
+
+#[test]
+fn ba01_bytes_moved_are_about_the_index_and_the_log_not_the_volume() {
+    let mut rack = rack(5, |shape| shape.blocks = 4096);
+    let tags: Vec<u64> = (0..56).map(|at| rack.write(at * 512, 512)).collect();
+    rack.wait_all(&tags);
+    rack.flush_all();
+    rack.crash(1);
+    rack.move_to(&[0]);
+    let tags: Vec<u64> = (0..40).map(|at| rack.write(at * 64, 8)).collect();
+    rack.wait_all(&tags);
+    rack.replace_log(1);
+    let logged = rack.status().log_blocks;
+    rack.fill(0, 1);
+    rack.join(0, 1);
+    let counters = rack.counters();
+    assert!((40..200).contains(&logged), "most is flushed: {logged}");
+    assert!(counters.copied_bytes <= logged * BLOCK as u64, "{} of {logged} blocks", counters.copied_bytes);
+    assert!(counters.copied_bytes > 0);
+    // 3584 blocks are mapped: four parts of 1024 each, one or two for the rest, one for the extents.
+    assert!(rack.sent("copy_part") <= 12, "{}", rack.sent("copy_part"));
+    serves(&mut rack);
+}
+
+#[test]
+fn ba01_writes_go_on_while_a_head_is_filled_and_the_copy_holds_them() {
+    for seed in 10..16 {
+        let mut rack = alone(seed, |_| {});
+        rack.fill(0, 1);
+        let mut rounds = 0;
+        while rack.joining(0, 1).is_none() {
+            rack.workload(20, 800, 8);
+            if rounds % 3 == 0 {
+                rack.start_flush();
+            }
+            rounds += 1;
+            assert!(rounds < 400, "seed {seed}: {:?}", rack.status().fill);
+        }
+        assert!(rounds > 1, "seed {seed}: under load");
+        rack.join(0, 1);
+        serves(&mut rack);
+    }
+}
+
+#[test]
+fn ba01_a_third_head_replaces_a_secondary_that_died_and_open_writes_are_answered() {
+    for seed in 20..24 {
+        let mut rack = rack(seed, |shape| shape.solo = Solo::Wait);
+        rack.workload(80, 800, 8);
+        rack.flush_all();
+        rack.crash(1);
+        let tags: Vec<u64> = (0..20).map(|at| rack.write(at * 8, 8)).collect();
+        rack.run_for(Duration::from_secs(1));
+        assert!(tags.iter().all(|tag| !rack.done.contains_key(tag)), "P-30: nobody holds the second copy");
+        rack.replace_log(1);
+        rack.fill(0, 1);
+        let wish = rack.vouched(0, 1);
+        assert_eq!(wish.members.as_slice(), [rack.member(0), rack.member(1)], "the dead one is left out");
+        assert_eq!(wish.why, Why::Joined);
+        rack.join(0, 1);
+        rack.wait_all(&tags);
+        rack.same_index();
+        rack.verify();
+        rack.move_to(&[1, 0]);
+        rack.workload(30, 800, 8);
+        rack.verify();
+    }
+}
+
+#[test]
+fn ma20_a_member_that_was_away_for_longer_than_operations_are_remembered_is_filled_by_itself() {
+    let mut rack = rack(30, |_| {});
+    rack.workload(40, 800, 8);
+    rack.crash(1);
+    rack.move_to(&[0]);
+    rack.workload(2600, 800, 8);
+    rack.flush_all();
+    rack.start(1, false);
+    rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+    rack.move_to(&[0, 1]);
+    assert!(rack.counters().copies > 0);
+    serves(&mut rack);
+}
+
+#[test]
+fn p03_a_member_whose_log_is_blank_is_filled_before_the_volume_serves() {
+    for seed in 40..43 {
+        let mut rack = rack(seed, |_| {});
+        rack.workload(120, 800, 8);
+        rack.flush_all();
+        rack.restart(0);
+        rack.replace_log(1);
+        rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+        rack.move_to(&[0, 1]);
+        rack.verify();
+        serves(&mut rack);
+    }
+}
+
+#[test]
+fn ef19_a_primary_that_lost_its_log_says_so_and_is_filled_as_the_secondary() {
+    for seed in 50..53 {
+        let mut rack = rack(seed, |_| {});
+        rack.workload(120, 800, 8);
+        rack.flush_all();
+        rack.workload(40, 800, 8);
+        rack.restart(1);
+        rack.replace_log(0);
+        rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+        rack.decide(&[0, 1]);
+        rack.assign();
+        let own = rack.nodes[0].id;
+        rack.run_until("word of it", |rack| rack.status().needs_copy == Some(own));
+        assert_ne!(rack.status().role, RoleState::Serving);
+        rack.move_to(&[1, 0]);
+        rack.verify();
+        rack.same_index();
+        rack.crash(1);
+        rack.move_to(&[0]);
+        rack.verify();
+    }
+}
+
+#[test]
+fn ma21_a_head_that_dies_while_it_is_filled_keeps_nothing_and_is_filled_anew() {
+    let (mut half, mut whole) = (0, 0);
+    for seed in 60..84 {
+        let mut rack = alone(seed, |_| {});
+        rack.fill(0, 1);
+        rack.run_for(Duration::from_micros(100 + 90 * (seed - 60)));
+        rack.restart(1);
+        rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+        let status = rack.head(1).status().partitions.remove(0);
+        if status.needs_copy.is_some() {
+            half += 1;
+            assert_eq!((status.committed, status.extents, status.log_blocks), (Op(0), 0, 0), "{status:?}");
+        } else if status.committed > Op(0) {
+            let (giver, taker) = (rack.head(0).digest(VOLUME), rack.head(1).digest(VOLUME));
+            // What was committed last may not be known to be so there.
+            if giver.map(|index| index.0) == taker.map(|index| index.0) {
+                whole += 1;
+                assert_eq!(giver, taker, "seed {seed}");
+            }
+        }
+        rack.decline(0);
+        rack.workload(20, 800, 4);
+        rack.fill(0, 1);
+        rack.join(0, 1);
+        serves(&mut rack);
+    }
+    assert!(half > 3, "half copies: {half}, whole ones: {whole}");
+}
+
+#[test]
+fn ma21_a_primary_that_dies_while_it_fills_gives_nobody_half_a_copy() {
+    for seed in 90..98 {
+        let mut rack = alone(seed, |_| {});
+        rack.fill(0, 1);
+        rack.run_for(Duration::from_micros(200 + 150 * (seed - 90)));
+        rack.restart(0);
+        rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+        rack.move_to(&[0]);
+        rack.workload(20, 800, 4);
+        rack.fill(0, 1);
+        rack.join(0, 1);
+        serves(&mut rack);
+    }
+}
+
+#[test]
+fn ma21_a_copy_ends_with_the_pair_under_which_it_began() {
+    let mut rack = alone(100, |_| {});
+    rack.fill(0, 1);
+    rack.run_for(Duration::from_micros(600));
+    let copies = rack.counters().copies;
+    rack.move_to(&[0]);
+    rack.join(0, 1);
+    assert!(rack.counters().copies > copies, "another one began");
+    serves(&mut rack);
+}
+
+#[test]
+fn ma21_a_decline_is_followed_by_another_wish_and_no_other_copy() {
+    let mut rack = alone(101, |_| {});
+    rack.fill(0, 1);
+    let wish = rack.vouched(0, 1);
+    let newest = rack.assigned.clone();
+    rack.outcome(0, wish.nonce, ProposalOutcome::Declined { newest });
+    rack.workload(20, 800, 4);
+    rack.run_until("another wish", |rack| rack.joining(0, 1).is_some_and(|next| next.nonce > wish.nonce));
+    rack.join(0, 1);
+    assert_eq!(rack.counters().copies, 1);
+    serves(&mut rack);
+}
+
+#[test]
+fn p02_an_open_wish_is_repeated_and_what_it_holds_up_goes_on_with_its_outcome() {
+    let mut rack = alone(102, |_| {});
+    rack.fill(0, 1);
+    let wish = rack.vouched(0, 1);
+    let tags: Vec<u64> = (0..10).map(|at| rack.write(at * 8, 8)).collect();
+    let told = rack.proposals(0).len();
+    rack.run_for(Duration::from_secs(1));
+    assert!(rack.proposals(0).len() > told, "it is said again");
+    assert!(rack.proposals(0)[told..].iter().all(|again| *again == wish), "word for word");
+    rack.join(0, 1);
+    rack.wait_all(&tags);
+    serves(&mut rack);
+}
+
+#[test]
+fn p01_messages_of_a_copy_that_ended_void_nothing_of_a_member() {
+    let mut rack = alone(103, |_| {});
+    rack.hold_msg =
+        Some(|msg, _, _| matches!(msg, Msg::Copy { session: 1, .. } | Msg::CopyPart { session: 1, .. }));
+    rack.fill(0, 1);
+    rack.run_for(Duration::from_millis(100));
+    rack.hold_msg = Some(|msg, _, _| matches!(msg, Msg::Heartbeat { .. }));
+    // The wish is made anew under another pair.
+    rack.move_to(&[0]);
+    rack.join(0, 1);
+    rack.workload(20, 800, 4);
+    let before = rack.head(1).digest(VOLUME);
+    assert!(rack.let_go() > 0);
+    rack.run_for(Duration::from_millis(50));
+    assert_eq!(rack.head(1).digest(VOLUME).map(|now| now.0.0 > 0), before.map(|then| then.0.0 > 0));
+    let (boot, stamp) = (rack.nodes[0].boot, rack.status().stamp);
+    let adopt = Adopt {
+        partition: VOLUME,
+        number: stamp.number,
+        grant: stamp.grant,
+        members: [rack.member(0), rack.member(1)].into_iter().collect(),
+        tail: Op(1),
+    };
+    let (from, to) = (rack.nodes[0].id, rack.member(1));
+    // What the present pair's primary never sent for this boot is refused by number and by name.
+    let old = Adopt { number: Number { epoch: 1, counter: 1 }, ..adopt.clone() };
+    rack.deliver_to(1, from, boot, Msg::Copy { adopt: old, session: 9, to });
+    rack.deliver_to(1, NodeId(77), boot, Msg::Copy { adopt: adopt.clone(), session: 9, to });
+    rack.deliver_to(1, from, boot, Msg::Copy { adopt, session: 9, to: Member { boot: BootId(5), ..to } });
+    rack.run_for(Duration::from_millis(50));
+    serves(&mut rack);
+}
+
+#[test]
+fn ba01_lost_messages_delay_a_copy_and_do_not_hurt_it() {
+    fn unlucky(msg: &Msg) -> bool {
+        let salt = match msg {
+            Msg::Copy { session, .. } => *session,
+            Msg::CopyPart { seq, .. } => 3 * seq + 1,
+            Msg::CopyOps { committed, parts, .. } => committed.0 + parts,
+            Msg::Copied { durable, parts, .. } => durable.0 + 5 * parts,
+            _ => return false,
+        };
+        salt % 3 == 0
+    }
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    for seed in 110..113 {
+        let mut rack = alone(seed, |_| {});
+        // The same message passes when it is sent again.
+        rack.drop_msg = Some(|msg, _, _| unlucky(msg) && SEEN.fetch_add(1, Ordering::Relaxed) % 2 == 0);
+        rack.fill(0, 1);
+        rack.workload(60, 800, 4);
+        rack.join(0, 1);
+        rack.drop_msg = None;
+        serves(&mut rack);
+    }
+}
+
+#[test]
+fn ba01_a_steady_overwrite_load_and_a_slow_head_cannot_keep_a_copy_from_ending() {
+    let mut rack = alone(120, |shape| shape.blocks = 2048);
+    // Every other operation message is lost: the head falls far behind.
+    use std::sync::atomic::{AtomicU64, Ordering};
+    static SEEN: AtomicU64 = AtomicU64::new(0);
+    rack.drop_msg =
+        Some(|msg, _, _| matches!(msg, Msg::CopyOps { .. }) && SEEN.fetch_add(1, Ordering::Relaxed) % 4 > 0);
+    rack.fill(0, 1);
+    let mut done = 0;
+    while rack.joining(0, 1).is_none() {
+        rack.workload(100, 100, 32);
+        done += 100;
+        assert!(done < 60_000, "{:?}", rack.status().fill);
+    }
+    rack.join(0, 1);
+    rack.drop_msg = None;
+    serves(&mut rack);
+}
+
+#[test]
+fn p31_a_head_whose_log_is_small_takes_a_copy_as_the_primary_flushes() {
+    let mut rack = alone(130, |shape| (shape.log_segments, shape.flush.fill_low) = (14, 30));
+    rack.fill(0, 1);
+    let mut rounds = 0;
+    while rack.joining(0, 1).is_none() {
+        rack.workload(40, 800, 8);
+        rounds += 1;
+        assert!(rounds < 400, "{:?}", rack.status().fill);
+    }
+    rack.join(0, 1);
+    rack.workload(200, 800, 8);
+    serves(&mut rack);
+}
+
+#[test]
+fn op18_a_volume_that_is_deleted_ends_its_copy() {
+    let mut rack = alone(140, |_| {});
+    rack.fill(0, 1);
+    rack.run_for(Duration::from_micros(700));
+    rack.delete();
+    rack.run_until("the deletion", |rack| {
+        rack.events.iter().any(|event| matches!(event, Event::Deleted { partition } if *partition == VOLUME))
+    });
+    assert_eq!(rack.status().fill, None);
+    assert!(rack.joining(0, 1).is_none());
+}
+
+#[test]
+fn ba01_a_head_that_left_forgets_its_copy_and_its_log_has_room_again() {
+    let mut rack = rack(150, |shape| shape.flush.fill_low = 90);
+    rack.workload(200, 800, 8);
+    rack.move_to(&[0]);
+    rack.run_for(Duration::from_millis(50));
+    let columns: u32 = (0..6).map(|at| rack.sled(at).status().devices[0].free).sum();
+    let node = rack.head(1);
+    let mut out = Out::default();
+    let before = node.status().log_free;
+    node.forget(VOLUME, &mut out);
+    rack.run_for(Duration::from_secs(1));
+    let status = rack.head(1).status();
+    assert!(status.log_free > before, "{} of {before}", status.log_free);
+    assert_eq!(status.partitions[0].log_blocks, 0);
+    assert_eq!(columns, (0..6).map(|at| rack.sled(at).status().devices[0].free).sum::<u32>());
+    rack.restart(1);
+    rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+    assert_eq!(rack.head(1).status().partitions[0].committed, Op(0));
+    rack.verify();
+    rack.fill(0, 1);
+    rack.join(0, 1);
+    serves(&mut rack);
+}
+
+/// A head that is filled under load, and whether it can be served from.
+fn filled(seed: u64, change: impl Fn(&mut Shape)) {
+    let mut rack = alone(seed, change);
+    rack.fill(0, 1);
+    let mut rounds = 0;
+    while rack.joining(0, 1).is_none() && rounds < 40 {
+        rack.workload(20, 800, 8);
+        rack.start_flush();
+        rounds += 1;
+    }
+    rack.join(0, 1);
+    serves(&mut rack);
+}
+
+#[test]
+fn ma21_a_head_that_counts_before_it_is_whole_is_seen() {
+    let broken = |seed| filled(seed, |shape| shape.faults.counted_before_whole = true);
+    assert!((0..4).all(|seed| catch_unwind(|| filled(seed, |_| {})).is_ok()));
+    assert!((0..4).any(|seed| catch_unwind(|| broken(seed)).is_err()));
+}
+
+#[test]
+fn p07_a_copied_block_that_overwrites_a_newer_one_is_seen() {
+    let broken = |seed| filled(seed, |shape| shape.faults.copy_overwrites = true);
+    assert!((0..6).any(|seed| catch_unwind(|| broken(seed)).is_err()));
+}
+
+/// Extents die while a copy that names them stands still; says whether their columns stay until it goes on.
+fn columns_stay(change: impl Fn(&mut Shape)) -> bool {
+    let mut rack = alone(160, change);
+    rack.flush_all();
+    rack.drop_msg = Some(|msg, _, _| matches!(msg, Msg::CopyPart { .. }));
+    rack.fill(0, 1);
+    rack.run_for(Duration::from_millis(5));
+    let (before, released) = (rack.sent("column_release"), rack.counters().extents_released);
+    let tags: Vec<u64> = (0..100).map(|at| rack.write(at * 64, 64)).collect();
+    rack.wait_all(&tags);
+    rack.flush_all();
+    rack.run_for(Duration::from_millis(400));
+    assert!(rack.counters().extents_released > released, "extents died");
+    let stay = rack.sent("column_release") == before;
+    rack.drop_msg = None;
+    rack.join(0, 1);
+    rack.workload(10, 800, 4);
+    rack.run_until("columns that go back", |rack| rack.sent("column_release") > before);
+    serves(&mut rack);
+    stay
+}
+
+#[test]
+fn p28_columns_stay_while_a_copy_names_them_and_go_back_then() {
+    assert!(columns_stay(|_| {}));
+    assert!(!columns_stay(|shape| shape.faults.release_copied = true));
+}
