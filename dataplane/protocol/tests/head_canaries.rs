@@ -363,3 +363,49 @@ fn p15_reads_name_the_generation() {
     };
     caught(|faults| faults.read_any_generation = true, cold, scenario);
 }
+
+#[test]
+fn p11_a_write_of_a_lost_connection_that_has_no_number_is_never_carried_out() {
+    let scenario = |rack: &mut Rack| {
+        rack.serve();
+        rack.restart(0);
+        rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+        let ghost = rack.write(0, 8);
+        rack.abort(&[ghost]);
+        rack.serve();
+        matches!(rack.wait(ghost), Err(ClientError::NotServed))
+    };
+    caught(|faults| faults.ghost_writes = true, plain, scenario);
+}
+
+#[test]
+fn ma06_replication_under_a_lower_number_changes_nothing() {
+    let scenario = |rack: &mut Rack| {
+        rack.serve();
+        let old = rack.assigned.clone().expect("assigned").stamp;
+        let first = rack.write(0, 8);
+        rack.wait_all(&[first]);
+        // What the primary of before sent last is under way while it starts again under another number.
+        let data = rack.bytes(999, 0, 8);
+        let crcs = [palisade_isal::crc32c(&data)].into_iter().collect();
+        rack.restart(0);
+        rack.serve();
+        rack.run_for(Duration::from_millis(500));
+        let op = Op(rack.head(1).status().partitions[0].tail.0 + 1);
+        let entry = Entry {
+            partition: VOLUME,
+            number: old.number,
+            op,
+            body: Body::Write { lba: Lba(0), crcs, data },
+        };
+        let entries = std::iter::once(entry).collect();
+        let (now, from, mut out) = (rack.now, rack.nodes[0].id, Out::default());
+        let late = Msg::Replicate { stamp: old, committed: op, entries };
+        rack.head(1).handle_msg(now, from, BootId(1), late, &mut out);
+        rack.head(1).turn(now, &mut out);
+        let told =
+            out.net.iter().any(|(_, msg)| matches!(msg, Msg::Refused { refused, .. } if *refused == old));
+        told && out.block.is_empty()
+    };
+    caught(|faults| faults.lower_number_taken = true, plain, scenario);
+}

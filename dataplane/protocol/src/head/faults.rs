@@ -31,6 +31,10 @@ switches! {
     keep_divergence,
     /// Breaks P-02: acts on a proposal before its outcome is known.
     act_on_proposal,
+    /// Breaks MA-06: replication under a lower number than the pair's is taken.
+    lower_number_taken,
+    /// Breaks P-11: commands of a lost connection stay, numbered or not.
+    ghost_writes,
     /// Breaks P-12: reads do not wait for a confirm.
     skip_confirm,
     /// Breaks P-12: a confirm that was sent before the read arrived releases it.

@@ -147,13 +147,15 @@ impl Core {
     ) {
         let Some(p) = self.parts.find(stamp.partition) else { return };
         let part = &self.parts[p];
-        if stamp.number < part.stamp.number {
+        let lower = stamp.number < part.stamp.number;
+        if lower && !self.cfg.faults.lower_number_taken() {
             out.net.push((from, Msg::Refused { refused: stamp, held: part.stamp }));
             return;
         }
         let primary = part.members.first();
         let speaks = primary.is_some_and(|first| first.head == from && self.same_boot(first.boot, boot));
-        if part.phase != Phase::Following || !speaks || !self.same_stamp(part.stamp, stamp) {
+        let ours = lower || (speaks && self.same_stamp(part.stamp, stamp));
+        if part.phase != Phase::Following || !ours {
             return;
         }
         let near = self.near;

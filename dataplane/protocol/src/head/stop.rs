@@ -59,7 +59,9 @@ impl Core {
         gone: &dyn Fn(ClientTag) -> bool,
         out: &mut Out,
     ) -> usize {
-        let Some(p) = self.parts.find(partition) else { return 0 };
+        let Some(p) = self.parts.find(partition).filter(|_| !self.cfg.faults.ghost_writes()) else {
+            return 0;
+        };
         self.busy = true;
         let before = out.done.len();
         drop_gone(&mut self.parts[p].waiting, |(cmd, _)| gone(cmd.tag).then_some(cmd.tag), out);

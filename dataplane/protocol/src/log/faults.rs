@@ -21,6 +21,8 @@ switches! {
     trust_checkpoint_marks,
     /// Breaks BA-01: what a copy that was not whole has left in the log counts after a restart.
     half_copy_counts,
+    /// Breaks P-29: a slot that names an older checkpoint is left as it is.
+    older_checkpoint_left,
     /// Breaks P-03: any formatted log is taken for the expected one.
     any_log_id,
     /// Breaks P-31: user data may use the space reserved for metadata.

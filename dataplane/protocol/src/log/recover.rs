@@ -248,7 +248,8 @@ impl Recovery {
         let expect = self.config.expect.filter(|_| !self.config.faults.any_log_id());
         match format::examine(start, self.config.rack, expect, self.config.device_bytes) {
             Ok((mut superblock, mend)) => {
-                if mend {
+                let torn = format::whole_slots(start) == 2;
+                if mend && !(torn && self.config.faults.older_checkpoint_left()) {
                     superblock.seq += 1;
                     // An older checkpoint must not come back; a slot that went bad may stay so.
                     self.write_superblocks(&superblock, format::whole_slots(start) == 2)?;

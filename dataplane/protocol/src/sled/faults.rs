@@ -31,6 +31,8 @@ switches! {
     token_before_record,
     /// Breaks `FenceIsDurable` and P-09: records are written without FUA.
     record_without_fua,
+    /// Breaks P-05: every reservation of a turn has a record write of its own.
+    record_each,
     /// Breaks P-09: data and unit tables are written without FUA.
     data_without_fua,
 }

@@ -53,9 +53,11 @@ impl Device {
     fn write_record_page(&mut self, ctx: &mut Ctx, page: u32, out: &mut Out) -> bool {
         let device = self.device_id();
         let slots = &self.records[page as usize];
+        let alone = ctx.config.faults.record_each().then(|| self.first_pending(page)).flatten();
+        let carried = |place: &u32| alone.is_none_or(|first| first == *place);
         let wanted = |place: &u32| {
             let part = &self.parts[*place as usize];
-            part.next.or(part.record)
+            part.next.filter(|_| carried(place)).or(part.record)
         };
         let records: Vec<PartitionRecord> = slots.members.iter().filter_map(wanted).collect();
         let image = RecordPage { device, page, sequence: slots.sequence + 1, records };
@@ -69,11 +71,17 @@ impl Device {
         let slots = &mut self.records[page as usize];
         (slots.writing, slots.dirty, slots.since) = (true, false, ctx.now);
         for place in &slots.members {
-            if let Some(next) = self.parts[*place as usize].next {
+            if let Some(next) = self.parts[*place as usize].next.filter(|_| carried(place)) {
                 slots.included.push((*place, next));
             }
         }
         true
+    }
+
+    /// The first partition of a page whose record is to change.
+    fn first_pending(&self, page: u32) -> Option<u32> {
+        let members = &self.records[page as usize].members;
+        members.iter().copied().find(|place| self.parts[*place as usize].next.is_some())
     }
 
     /// A record page write ended.
@@ -98,6 +106,9 @@ impl Device {
             }
         }
         self.records[page as usize].included = included;
+        if ctx.config.faults.record_each() && self.first_pending(page).is_some() {
+            self.mark_record_dirty(page);
+        }
         if good {
             let slots = &self.records[page as usize];
             for place in &slots.members {
