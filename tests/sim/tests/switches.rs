@@ -2,11 +2,10 @@
 //! issue without a switch, are defects.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
-/// Rules that must have a switch.
-const SCOPE: [u32; 25] =
-    [1, 3, 4, 6, 7, 8, 9, 10, 12, 13, 15, 16, 17, 18, 19, 21, 22, 23, 24, 25, 27, 28, 29, 31, 32];
+/// Rules of the protocol: P-01 to this one.
+const RULES: u32 = 33;
 
 /// Where the switches of a machine are declared.
 const MACHINES: [(&str, &str); 4] = [
@@ -75,10 +74,78 @@ fn every_switch_is_in_the_table_of_canaries_and_set_by_the_tests_it_names() {
     }
 }
 
+/// Files below a folder that end in `.rs`, with their text.
+fn sources(folder: &str) -> Vec<(PathBuf, String)> {
+    let mut folders = vec![Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(folder)];
+    let mut found = Vec::new();
+    while let Some(folder) = folders.pop() {
+        let entries = std::fs::read_dir(&folder).unwrap_or_else(|why| panic!("{}: {why}", folder.display()));
+        for path in entries.map(|entry| entry.expect("an entry").path()) {
+            if path.is_dir() {
+                folders.push(path);
+            } else if path.extension().is_some_and(|end| end == "rs") {
+                let text = std::fs::read_to_string(&path).expect("a source file");
+                found.push((path, text));
+            }
+        }
+    }
+    found
+}
+
+/// Rule to what must not occur where, from the table of rules without a switch.
+fn reasons() -> BTreeMap<String, (String, String)> {
+    let text = read("docs/PROOF.md");
+    let section = text.split("\nRules that have no switch").nth(1).expect("the rules without a switch");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let rows = section.lines().filter(|line| line.starts_with("| P-"));
+    rows.map(|row| {
+        let cells: Vec<&str> = row.trim_matches('|').split(" | ").map(str::trim).collect();
+        assert_eq!(cells.len(), 3, "{row}");
+        assert!(cells[1].len() > 40, "a reason is more than a word: {row}");
+        let named: Vec<&str> = cells[2].split('`').skip(1).step_by(2).collect();
+        assert_eq!(named.len(), 2, "a word and a folder: {row}");
+        (cells[0].to_owned(), (named[0].to_owned(), named[1].to_owned()))
+    })
+    .collect()
+}
+
 #[test]
-fn every_rule_in_scope_has_a_switch() {
-    let rules: BTreeSet<String> = table().into_values().map(|(rule, _)| rule).collect();
-    let lacking: Vec<u32> =
-        SCOPE.into_iter().filter(|rule| !rules.contains(&format!("P-{rule:02}"))).collect();
-    assert!(lacking.is_empty(), "rules without a switch: {lacking:?}");
+fn every_rule_has_a_switch_or_a_reason_that_holds() {
+    let switched: BTreeSet<String> = table().into_values().map(|(rule, _)| rule).collect();
+    let reasons = reasons();
+    for rule in (1..=RULES).map(|rule| format!("P-{rule:02}")) {
+        match (switched.contains(&rule), reasons.contains_key(&rule)) {
+            (true, false) | (false, true) => {}
+            (false, false) => panic!("{rule} has neither a switch nor a reason why it has none"),
+            (true, true) => panic!("{rule} has a switch: its reason for having none is out of date"),
+        }
+    }
+    for (rule, (word, folder)) in reasons {
+        let sources = sources(&folder);
+        assert!(sources.len() > 20, "{rule}: {folder} is where the code is");
+        for (path, text) in sources {
+            let found =
+                text.split(|c: char| !c.is_alphanumeric()).any(|found| found.eq_ignore_ascii_case(&word));
+            assert!(!found, "{rule} has no switch because there is no {word}; see {}", path.display());
+        }
+    }
+}
+
+#[test]
+fn every_fault_of_a_model_is_set_by_one_of_its_tests() {
+    let tests: String = sources("tests/model/tests").into_iter().map(|(_, text)| text).collect();
+    let mut faults = 0;
+    for (path, text) in sources("tests/model/src") {
+        let Some(declared) = text.split("pub struct Faults {").nth(1) else { continue };
+        let declared = declared.split("\n}").next().unwrap_or_default();
+        let fields =
+            declared.lines().filter_map(|line| line.trim().strip_prefix("pub ")?.strip_suffix(": bool,"));
+        for field in fields {
+            faults += 1;
+            let set = [format!(".{field} = true"), format!(".{field})"), format!(".{field}, ")];
+            let set = set.iter().any(|set| tests.contains(set));
+            assert!(set, "no test of the models sets {field} of {}", path.display());
+        }
+    }
+    assert!(faults > 25, "the models' faults are found: {faults}");
 }
