@@ -1,5 +1,6 @@
 //! The connection: what it is made of, input, output, end.
 
+use super::group::Knock;
 use super::handshake::Handshake;
 use super::limits::{BYTES_MAX, DIRECT_MIN};
 use super::open::Open;
@@ -292,6 +293,11 @@ impl Connection {
     /// parts of a large request, or for a request that waited. Ask before parking.
     pub fn wants_turn(&self) -> bool {
         self.wants_pool() || self.could_start()
+    }
+
+    /// The client asked for a volume that another head leads, and was refused (MA-14). Told once.
+    pub fn take_knock(&mut self) -> Option<Knock> {
+        self.handshake.knock.take()
     }
 
     /// Whether no request is open and nothing waits to be sent.

@@ -1,6 +1,7 @@
 //! The handshake: client flags and options ("Newstyle negotiation", "Option types").
 
 use super::connection::{Connection, Reason, Receive};
+use super::group::{Knock, Known};
 use super::limits::{NAME_MAX, OPTION_BYTES_MAX, OPTION_SKIP_MAX, OPTIONS_MAX, REPLY_BYTES_MAX};
 use super::request::Attached;
 use super::serve::Wait;
@@ -18,6 +19,10 @@ pub(super) struct Handshake {
     structured: bool,
     /// Export for which base:allocation was selected.
     context_for: Option<String>,
+    /// What the client said of the group of an export, named first.
+    known: Option<(String, Known)>,
+    /// It was refused a volume that another head leads.
+    pub(super) knock: Option<Knock>,
 }
 
 /// Big-endian fields of an option's data.
@@ -148,9 +153,15 @@ impl Connection {
 
     /// NBD_OPT_EXPORT_NAME knows no error reply: an unknown name ends the connection.
     fn export_name(&mut self, data: &[u8], exports: &dyn Exports) {
-        let found = std::str::from_utf8(data).ok().and_then(|name| exports.lookup(name));
-        let Some(export) = found else {
-            return self.close(Reason::Violation("NBD_OPT_EXPORT_NAME asks for an unknown export"));
+        let Ok(name) = std::str::from_utf8(data) else {
+            return self.close(Reason::Violation("NBD_OPT_EXPORT_NAME without a name"));
+        };
+        let export = match self.find(name, exports, true) {
+            Ok(export) => export,
+            Err((rep::ERR_POLICY, _)) => {
+                return self.close(Reason::Violation("NBD_OPT_EXPORT_NAME asks for what another head leads"));
+            }
+            Err(_) => return self.close(Reason::Violation("NBD_OPT_EXPORT_NAME asks for an unknown export")),
         };
         self.output.put(&export.bytes.to_be_bytes());
         self.output.put(&self.transmission_flags(&export).to_be_bytes());
@@ -171,8 +182,9 @@ impl Connection {
         let Some((name, wanted)) = asked else {
             return self.option_reply(option, rep::ERR_INVALID, &[b"malformed option data"]);
         };
-        let Some(export) = exports.lookup(name) else {
-            return self.option_reply(option, rep::ERR_UNKNOWN, &[b"no export of that name"]);
+        let export = match self.find(name, exports, option == opt::GO) {
+            Ok(export) => export,
+            Err((kind, text)) => return self.option_reply(option, kind, &[text.as_bytes()]),
         };
         let wants = |kind: u16| wanted.chunks_exact(2).any(|pair| pair == kind.to_be_bytes());
         self.info(
@@ -194,6 +206,34 @@ impl Connection {
         }
     }
 
+    /// The export, if it is served here and the client knows no newer group; else the error and its words.
+    /// Who wants to attach to what another head leads has knocked here.
+    fn find(
+        &mut self,
+        name: &str,
+        exports: &dyn Exports,
+        attach: bool,
+    ) -> Result<ExportInfo, (u32, String)> {
+        let (export, group) = (exports.lookup(name), exports.group(name));
+        let said = self.handshake.known.as_ref().filter(|(of, _)| of == name);
+        let known = said.map(|(_, known)| *known).unwrap_or_default();
+        match (export, group) {
+            // A head that leads an older group than the client knows does not know yet that it is over.
+            (Some(export), group) if group.as_ref().is_none_or(|g| known.number <= Some(g.number)) => {
+                Ok(export)
+            }
+            (export, Some(group)) => {
+                let informed = known.number == Some(group.number);
+                if attach && export.is_none() && (informed || known.number.is_none()) {
+                    let partition = group.partition;
+                    self.handshake.knock = Some(Knock { partition, informed, io: known.io });
+                }
+                Err((rep::ERR_POLICY, group.refusal(name, known)))
+            }
+            (_, None) => Err((rep::ERR_UNKNOWN, "no export of that name".to_owned())),
+        }
+    }
+
     fn info(&mut self, option: u32, kind: u16, parts: &[&[u8]]) {
         let kind = kind.to_be_bytes();
         let mut all: [&[u8]; 4] = [&[]; 4];
@@ -202,7 +242,8 @@ impl Connection {
         self.option_reply(option, rep::INFO, &all);
     }
 
-    /// NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT: we know base:allocation only.
+    /// NBD_OPT_LIST_META_CONTEXT and NBD_OPT_SET_META_CONTEXT: base:allocation, and to be listed only the
+    /// group of a volume, also of one that another head leads.
     fn meta_context(&mut self, option: u32, data: &[u8], exports: &dyn Exports) {
         let set = option == opt::SET_META_CONTEXT;
         if set {
@@ -212,14 +253,19 @@ impl Connection {
             return self.option_reply(option, rep::ERR_INVALID, &[b"negotiate structured replies first"]);
         }
         let mut fields = Fields(data);
-        let asked = fields.string().and_then(|name| Some((name, matches_context(&mut fields, set)?)));
-        let Some((name, matches)) = asked else {
+        let asked = fields.string().and_then(|name| Some((name, queries(&mut fields, set)?)));
+        let Some((name, Queries { allocation, known })) = asked else {
             return self.option_reply(option, rep::ERR_INVALID, &[b"malformed option data"]);
         };
-        let Some(export) = exports.lookup(name) else {
+        let (export, group) = (exports.lookup(name), exports.group(name));
+        if export.is_none() && group.is_none() {
             return self.option_reply(option, rep::ERR_UNKNOWN, &[b"no export of that name"]);
-        };
-        if matches {
+        }
+        if let Some((known, group)) = known.zip(group) {
+            self.option_reply(option, rep::META_CONTEXT, &[&[0; 4], group.context().as_bytes()]);
+            self.handshake.known = Some((name.to_owned(), known));
+        }
+        if let Some(export) = export.filter(|_| allocation) {
             let id = if set { CONTEXT_ID } else { 0 };
             self.option_reply(option, rep::META_CONTEXT, &[&id.to_be_bytes(), CONTEXT]);
             if set {
@@ -267,14 +313,22 @@ impl Connection {
     }
 }
 
-/// Whether the queries ask for base:allocation; `None` when they are malformed. A list without queries
-/// asks for all contexts, and one for "base:" for all of that name space.
-fn matches_context(fields: &mut Fields<'_>, set: bool) -> Option<bool> {
+/// What the queries ask for.
+struct Queries {
+    allocation: bool,
+    /// The group, with what the client knows of it.
+    known: Option<Known>,
+}
+
+/// Reads the queries; `None` when they are malformed. A list without queries asks for all contexts that can be
+/// selected, and one for "base:" for all of that name space.
+fn queries(fields: &mut Fields<'_>, set: bool) -> Option<Queries> {
     let count = fields.u32()?;
-    let mut matches = count == 0 && !set;
+    let mut found = Queries { allocation: count == 0 && !set, known: None };
     for _ in 0..count {
-        let query = fields.string()?.as_bytes();
-        matches |= query == CONTEXT || (!set && query == b"base:");
+        let query = fields.string()?;
+        found.allocation |= query.as_bytes() == CONTEXT || (!set && query == "base:");
+        found.known = found.known.or_else(|| Known::parse(query).filter(|_| !set));
     }
-    fields.0.is_empty().then_some(matches)
+    fields.0.is_empty().then_some(found)
 }

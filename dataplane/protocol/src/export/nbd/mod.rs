@@ -18,6 +18,7 @@
 
 mod beside;
 mod connection;
+mod group;
 mod handshake;
 pub mod limits;
 mod open;
@@ -31,6 +32,7 @@ mod words;
 
 pub use beside::{Beside, Lent};
 pub use connection::{Connection, Phase, Reason};
+pub use group::{GROUP_CONTEXT, Group, Knock, Known, parse_group};
 
 use crate::wire::PartitionId;
 
@@ -55,6 +57,10 @@ pub trait Exports {
     fn list(&self) -> Vec<ExportInfo>;
     /// The export of that name; the empty name asks for the default export, if there is one.
     fn lookup(&self, name: &str) -> Option<ExportInfo>;
+    /// The newest group of a volume, served here or not, as far as it is known here (MA-10, MA-22).
+    fn group(&self, _name: &str) -> Option<Group> {
+        None
+    }
 }
 
 /// Counters of a connection.

@@ -4,6 +4,7 @@ mod beside;
 mod fuzz;
 mod options;
 mod pressure;
+mod redirect;
 mod requests;
 
 use super::words::{self, IHAVEOPT, REQUEST_MAGIC, cmd, opt};
