@@ -374,6 +374,7 @@ impl Core {
             role: node.role,
             fabric: self.rack.fabric(&node.name).first().copied(),
             second: self.rack.fabric(&node.name).get(1).copied(),
+            nbd: self.rack.head(&node.name).map(|head| head.nbd.clone()).unwrap_or_default(),
         };
         self.authority.nodes().map(entry).collect()
     }

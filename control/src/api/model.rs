@@ -8,6 +8,7 @@ use palisade_protocol::wire::{Assignment, BootId, DeviceId, Geometry, NodeId, Pa
 use serde::{Deserialize, Serialize};
 
 use super::json;
+use crate::config::NbdAddress;
 use crate::identity::Known;
 
 /// What a node is.
@@ -45,6 +46,9 @@ pub struct RosterEntry {
     /// Where it takes them on the second network, when it is on one (EF-31).
     #[serde(default)]
     pub second: Option<SocketAddr>,
+    /// Heads: where clients reach it (MA-10).
+    #[serde(default)]
+    pub nbd: Vec<NbdAddress>,
 }
 
 impl RosterEntry {

@@ -5,6 +5,8 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
+use serde::{Deserialize, Serialize};
+
 /// A whole rack.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Rack {
@@ -249,7 +251,8 @@ impl DeviceKind {
 }
 
 /// Where an export listens.
-#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
+#[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum NbdAddress {
     /// `"127.0.0.1:10809"`.
     Tcp(SocketAddr),

@@ -2,7 +2,7 @@
 //! rings; nothing here is ever needed for an I/O to go on (`ControlOutOfPath`).
 
 use palisade_protocol::fabric::{PathId, PathState, PathStatus};
-use palisade_protocol::head::{DeviceTarget, HeadStatus, PartitionConfig};
+use palisade_protocol::head::{Clients, DeviceTarget, HeadStatus, PartitionConfig};
 use palisade_protocol::sled::SledStatus;
 use palisade_protocol::wire::{
     Assignment, ClientCmd, ClientDone, ClientError, Envelope, Event, NodeId, PartitionId, ProposalOutcome,
@@ -41,6 +41,10 @@ pub enum HeadOrder {
     /// The connection is lost: its commands for the partition that have no number are dropped (P-11). Follows
     /// those that it sent.
     Abort(PartitionId, u32),
+    /// What the export knows of a partition's clients (MA-12).
+    Clients(PartitionId, Clients),
+    /// A client that had so much I/O answered lately wants a partition here that another head leads (MA-14).
+    ClientAsks(PartitionId, u64),
     /// Messages to a node go into this ring.
     Route(NodeId, Sender<Envelope>),
     /// Answers to tags of this asker go into this ring.

@@ -1,19 +1,20 @@
 //! The thread between control and the reactors: commands become orders, events and pictures become
 //! reports. It is never on an I/O path, and may stall or die without stopping one (EF-02).
 
+mod exporting;
+
+use self::exporting::Led;
 use super::drills::Drills;
 use super::telling::{Valve, describe, describe_path, device_report, partition_of};
 use super::wiring::ExportPort;
 use crate::bus::CLIENT_RING;
 use crate::order::{HeadOrder, Report, SledOrder};
-use crate::service::export::{ExportOrder, VolumeRing};
 use crate::service::fabric::FabricOrder;
 use palisade_control::agent::{
-    Agent, Command, Identity, PartitionSpec, Report as ControlReport, Reporter as ControlReporter,
+    Agent, Command, Identity, Report as ControlReport, Reporter as ControlReporter, RosterEntry,
 };
 use palisade_control::metrics::HistSnapshot;
 use palisade_control::report::{NodeReport, NodeState, PathReport};
-use palisade_protocol::export::nbd::ExportInfo;
 use palisade_protocol::head::HeadStatus;
 use palisade_protocol::sled::{DeviceState, SledStatus};
 use palisade_protocol::wire::{
@@ -66,6 +67,8 @@ pub(super) struct NodePort {
     exported: BTreeMap<PartitionId, String>,
     /// Where commands for a head's partitions go: made once each, however often their roles move.
     ways: BTreeMap<PartitionId, Sender<ClientCmd>>,
+    /// What a head was told of its partitions' roles.
+    led: BTreeMap<PartitionId, Led>,
     /// Said that the head read its log.
     ready: bool,
     /// Its door to other processes, if it has one, and what it said of its networks last.
@@ -92,6 +95,7 @@ impl NodePort {
             kind,
             exported: BTreeMap::new(),
             ways: BTreeMap::new(),
+            led: BTreeMap::new(),
             ready: false,
             fabric: None,
             paths: Vec::new(),
@@ -162,8 +166,10 @@ impl Bridge {
         let waker = parker.waker();
         let asked = Arc::clone(&stop);
         let (asks, asked_for) = mpsc::channel();
+        let roster = agent.admission().map(|admission| admission.roster).unwrap_or_default();
         let mut state = State {
             asks: asked_for,
+            roster,
             control: agent.reporter(),
             agent,
             ports,
@@ -209,6 +215,8 @@ impl Bridge {
 
 struct State {
     asks: mpsc::Receiver<Ask>,
+    /// Every node of the rack, as control said last.
+    roster: Vec<RosterEntry>,
     agent: Agent,
     control: ControlReporter,
     ports: BTreeMap<NodeId, NodePort>,
@@ -250,6 +258,7 @@ impl State {
     fn command(&mut self, command: Command) {
         match command {
             Command::Assign { node, assignment, paused } => {
+                self.assigned(node, &assignment);
                 self.order(node, HeadOrder::Pause(assignment.stamp.partition, paused));
                 self.order(node, HeadOrder::Assign(assignment));
             }
@@ -262,8 +271,7 @@ impl State {
             }
             Command::CreatePartition { node, spec } => self.create(node, &spec),
             Command::DeletePartition { node, partition } => {
-                self.withdraw(node, partition);
-                self.ports.get_mut(&node).map(|port| port.ways.remove(&partition));
+                self.forget(node, partition);
                 self.order(node, HeadOrder::Delete(partition));
             }
             Command::SetDevices { node, partition, devices } => {
@@ -277,7 +285,9 @@ impl State {
                 let error = self.drills.order(&device, drill).err();
                 self.control.send(ControlReport::Drilled { tag, error });
             }
-            Command::Roster { .. } => {
+            Command::Roster { roster } => {
+                self.roster = roster;
+                self.tell_groups();
                 tracing::info!("the rack's roster changed; new nodes are reached after a restart");
             }
         }
@@ -321,52 +331,6 @@ impl State {
             }
             order = full.0;
             std::thread::sleep(Duration::from_millis(1));
-        }
-    }
-
-    /// A partition came into being, or its roles moved: the head learns of it. Its primary exports it, and
-    /// whoever was that before sends its clients away, so that they look for the new one.
-    fn create(&mut self, node: NodeId, spec: &PartitionSpec) {
-        self.order(node, HeadOrder::Create(spec.config()));
-        if spec.primary != node {
-            return self.withdraw(node, spec.partition);
-        }
-        let Some(port) = self.ports.get_mut(&node) else { return };
-        if spec.deleting || port.exported.contains_key(&spec.partition) {
-            return;
-        }
-        let Kind::Head(head) = &mut port.kind else { return };
-        port.exported.insert(spec.partition, spec.name.clone());
-        let mut fresh = None;
-        let way = port.ways.entry(spec.partition).or_insert_with(|| {
-            let (commands, commands_rx) = channel(CLIENT_RING, head.waker.clone());
-            fresh = Some(commands_rx);
-            commands
-        });
-        head.export.exports.put(ExportInfo {
-            name: spec.name.clone(),
-            description: String::new(),
-            partition: spec.partition,
-            bytes: spec.bytes,
-            readonly: false,
-        });
-        let ring = VolumeRing { commands: way.clone(), orders: head.orders.clone() };
-        if head.export.orders.send(ExportOrder::Volume(spec.partition, ring)).is_err() {
-            tracing::error!(volume = spec.name, "the export takes no orders");
-        }
-        if let Some(commands) = fresh {
-            self.order(node, HeadOrder::Serve(spec.partition, commands));
-        }
-    }
-
-    fn withdraw(&mut self, node: NodeId, partition: PartitionId) {
-        let Some(port) = self.ports.get_mut(&node) else { return };
-        let (Some(name), Kind::Head(head)) = (port.exported.remove(&partition), &mut port.kind) else {
-            return;
-        };
-        head.export.exports.remove(&name);
-        if head.export.orders.send(ExportOrder::Gone(partition)).is_err() {
-            tracing::error!(volume = name, "the export takes no orders");
         }
     }
 
@@ -427,6 +391,9 @@ impl State {
     }
 
     fn event(&mut self, node: NodeId, event: Event) {
+        if let Event::Demoted { partition, number } = event {
+            self.demoted(node, partition, number);
+        }
         let Some(port) = self.ports.get_mut(&node) else { return };
         if let Event::Recovered { .. } = event {
             // Numbers are asked for with the pairs that the log holds (P-04), which the picture shows.

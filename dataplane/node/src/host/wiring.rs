@@ -330,7 +330,7 @@ impl Wiring<'_> {
         let pool = self.bench(head.core)?.pool.clone();
         let opened = Opener { agent, rack: id, pool: &pool }.log(head, rack.checkpoint_bytes())?;
         let opened = opened.map(|(driver, log)| (self.drills.wrap(&head.log.name, driver), log));
-        let export = self.export(&head.name, head.core, &head.nbd)?;
+        let mut export = self.export(&head.name, head.core, &head.nbd)?;
         let reporter = Reporter::new(self.reports.clone());
         let place = self.places.get_mut(&admitted.node).expect("every node has a place");
         let (boot, mailbox) = (place.boot, place.inbox.take().expect("taken once"));
@@ -338,6 +338,8 @@ impl Wiring<'_> {
         let waker = bench.reactor.waker();
         let (mut orders, orders_rx) = channel(ORDERS, waker.clone());
         let full = orders.send(HeadOrder::Asker(export.asker, export.answers.clone())).is_err();
+        assert!(!full, "a fresh ring has room");
+        let full = export.orders.send(ExportOrder::Head(orders.clone())).is_err();
         assert!(!full, "a fresh ring has room");
         let mut made = None;
         let missing = opened.is_none();

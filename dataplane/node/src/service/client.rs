@@ -1,12 +1,14 @@
 //! One NBD connection in its export: what it received, what waits for a volume, and what is to be sent.
 
 use super::bare::{BareVolume, NoBuffer};
+use super::registry::Registry;
 use crate::exports::ExportList;
 use crate::order::HeadOrder;
 use palisade_dma::Pool;
 use palisade_protocol::export::nbd::{Beside, Connection, Phase};
 use palisade_protocol::wire::{ClientCmd, ClientDone, ClientError, PartitionId};
-use palisade_runtime::net::stream::Stream;
+use palisade_runtime::clock::Nanos;
+use palisade_runtime::net::stream::{Peer, Stream};
 use palisade_runtime::ring::{Full, Sender};
 use smallvec::SmallVec;
 use std::collections::{BTreeMap, VecDeque};
@@ -51,6 +53,12 @@ pub(super) struct Client {
     pub(super) ended: bool,
     /// The connection broke, and the head is still to be told.
     pub(super) lost: bool,
+    /// Who is at the other end.
+    pub(super) who: Peer,
+    /// The volume for which it is counted as a client (MA-12).
+    pub(super) counted: Option<PartitionId>,
+    /// Answers that were counted.
+    pub(super) answered: u64,
 }
 
 /// What received bytes meet.
@@ -73,6 +81,48 @@ impl Input<'_> {
 }
 
 impl Client {
+    /// A connection that was just accepted; tags of its commands carry `id`.
+    pub(super) fn new(socket: Stream, id: u32) -> Self {
+        Self {
+            who: socket.peer(),
+            socket,
+            machine: Connection::new(id),
+            backlog: Vec::new(),
+            waiting: VecDeque::new(),
+            blocked: false,
+            ended: false,
+            lost: false,
+            counted: None,
+            answered: 0,
+        }
+    }
+
+    /// Is counted among the clients of the volume that it is attached to, with what it had answered since. Who
+    /// sends no more is no client any more, even while it waits for answers.
+    pub(super) fn count(&mut self, now: Nanos, registry: &mut Registry) {
+        let gone = self.ended || self.machine.phase() != Phase::Transmission;
+        let volume = self.machine.partition().filter(|_| !gone);
+        if volume != self.counted {
+            self.uncount(now, registry);
+            if let Some(partition) = volume {
+                registry.attach(now, partition, self.who);
+            }
+            self.counted = volume;
+        }
+        let answered = self.machine.answered();
+        if let Some(partition) = volume.filter(|_| answered > self.answered) {
+            registry.answered(now, partition, self.who, answered - self.answered);
+            self.answered = answered;
+        }
+    }
+
+    /// Is counted no more.
+    pub(super) fn uncount(&mut self, now: Nanos, registry: &mut Registry) {
+        if let Some(partition) = self.counted.take() {
+            registry.detach(now, partition, self.who);
+        }
+    }
+
     /// Nothing is open and nothing waits to be sent.
     pub(super) fn idle(&self) -> bool {
         self.waiting.is_empty() && self.machine.open_tags().next().is_none()

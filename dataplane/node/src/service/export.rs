@@ -14,9 +14,11 @@
 
 use crate::bus::{ASKER_SHIFT, drain};
 use crate::exports::ExportList;
+use crate::order::HeadOrder;
 use crate::service::bare::BareVolume;
 pub use crate::service::client::VolumeRing;
 use crate::service::client::{Client, Input, Volumes};
+use crate::service::registry::Registry;
 use palisade_dma::Pool;
 use palisade_protocol::export::nbd::{Beside, Connection, Phase};
 use palisade_protocol::wire::{ClientCmd, ClientDone, PartitionId};
@@ -24,8 +26,8 @@ use palisade_runtime::clock::Nanos;
 use palisade_runtime::net::stream::Listener;
 use palisade_runtime::park::WaitSet;
 use palisade_runtime::reactor::Service;
-use palisade_runtime::ring::Receiver;
-use std::collections::VecDeque;
+use palisade_runtime::ring::{Receiver, Sender};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -37,6 +39,9 @@ const BATCH: usize = 1024;
 const ACCEPT_EVERY: Duration = Duration::from_millis(2);
 /// Pause before a connection that found no buffer asks again.
 const POOL_RETRY: Duration = Duration::from_micros(100);
+/// For so long after a volume left this head, clients that were sent away and know of no group do not bring it
+/// back: they are to find the other head first (EF-28).
+const LEFT: Duration = Duration::from_secs(10);
 /// Connection slots fit between the asker and the machine's own 32 bits of a tag.
 const SLOT_BITS: u32 = ASKER_SHIFT - 32;
 
@@ -48,6 +53,9 @@ pub enum ExportOrder {
     Bare(BareVolume),
     /// The partition is gone; its clients are sent away.
     Gone(PartitionId),
+    /// The head whose volumes these are: it is told of their clients (MA-12) and of those that ask for volumes
+    /// of other heads (MA-14).
+    Head(Sender<HeadOrder>),
 }
 
 /// All NBD listeners of a node, with their connections.
@@ -61,6 +69,9 @@ pub struct ExportService {
     orders: Receiver<ExportOrder>,
     answers: Receiver<ClientDone>,
     clients: Vec<Option<Client>>,
+    registry: Registry,
+    /// When volumes left this head.
+    left: BTreeMap<PartitionId, Nanos>,
     clients_max: usize,
     client_bytes: usize,
     receive: Box<[u8]>,
@@ -105,6 +116,8 @@ impl ExportService {
             orders: parts.orders,
             answers: parts.answers,
             clients: Vec::new(),
+            registry: Registry::default(),
+            left: BTreeMap::new(),
             clients_max: parts.clients_max.min(1 << SLOT_BITS),
             client_bytes: parts.client_bytes,
             receive: vec![0; RECEIVE].into_boxed_slice(),
@@ -120,12 +133,16 @@ impl ExportService {
         while let Some(order) = self.orders.pop() {
             count += 1;
             match order {
+                ExportOrder::Head(head) => self.registry.set_head(head),
                 ExportOrder::Volume(partition, ring) => {
+                    self.left.remove(&partition);
                     self.volumes.rings.insert(partition, ring);
                 }
                 ExportOrder::Bare(volume) => self.volumes.bare.push(volume),
                 ExportOrder::Gone(partition) => {
-                    self.volumes.rings.remove(&partition);
+                    if self.volumes.rings.remove(&partition).is_some() {
+                        self.left.insert(partition, self.now);
+                    }
                     self.volumes.bare.retain(|volume| volume.partition() != partition);
                     for client in self.clients.iter_mut().flatten() {
                         if client.machine.partition() == Some(partition) {
@@ -153,15 +170,7 @@ impl ExportService {
                     continue;
                 }
                 let id = u32::from(self.asker) << SLOT_BITS | slot as u32;
-                let client = Client {
-                    socket,
-                    machine: Connection::new(id),
-                    backlog: Vec::new(),
-                    waiting: VecDeque::new(),
-                    blocked: false,
-                    ended: false,
-                    lost: false,
-                };
+                let client = Client::new(socket, id);
                 if slot == self.clients.len() {
                     self.clients.push(Some(client));
                 } else {
@@ -192,6 +201,16 @@ impl ExportService {
         })
     }
 
+    /// The head is told of its clients.
+    fn tell_head(&mut self, now: Nanos) {
+        if self.registry.due(now) {
+            for client in self.clients.iter_mut().flatten() {
+                client.count(now, &mut self.registry);
+            }
+            self.registry.tell(now);
+        }
+    }
+
     /// One connection's share of a turn; false when it is to be closed.
     fn serve(&mut self, slot: usize) -> (usize, bool) {
         let Some(client) = self.clients[slot].as_mut() else { return (0, true) };
@@ -208,6 +227,16 @@ impl ExportService {
         }
         work += client.hand_over(&mut self.commands, &mut self.volumes);
         client.tell_lost(&mut self.volumes);
+        if client.counted.is_none() {
+            // In its handshake, or at its end.
+            client.count(self.now, &mut self.registry);
+            if let Some(knock) = client.machine.take_knock() {
+                let left = self.left.get(&knock.partition);
+                if knock.informed || left.is_none_or(|left| self.now.since(*left) > LEFT) {
+                    self.registry.ask_head(knock.partition, knock.io);
+                }
+            }
+        }
         if !client.blocked {
             work += client.send();
         }
@@ -232,7 +261,9 @@ impl Service for ExportService {
             let (done, open) = self.serve(slot);
             work += done;
             if !open {
-                self.clients[slot] = None;
+                if let Some(mut client) = self.clients[slot].take() {
+                    client.uncount(now, &mut self.registry);
+                }
                 self.share();
                 work += 1;
             }
@@ -240,6 +271,7 @@ impl Service for ExportService {
         for ring in self.volumes.rings.values_mut() {
             ring.commands.kick();
         }
+        self.tell_head(now);
         work
     }
 
@@ -254,7 +286,8 @@ impl Service for ExportService {
         }
         // Buffers come back on other cores too, which tells nobody.
         let pool = self.clients.iter().flatten().any(|client| client.machine.wants_pool());
-        pool.then(|| self.now + POOL_RETRY)
+        let pool = pool.then(|| self.now + POOL_RETRY);
+        pool.into_iter().chain(self.registry.deadline()).min()
     }
 
     fn wait_fds<'a>(&'a self, set: &mut WaitSet<'a>) {

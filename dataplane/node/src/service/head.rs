@@ -122,6 +122,8 @@ impl HeadService {
                         client.abort(connection, &mut self.out);
                     }
                 }
+                HeadOrder::Clients(partition, clients) => self.head.set_clients(at, partition, clients),
+                HeadOrder::ClientAsks(partition, io) => self.head.client_asks(partition, io),
                 HeadOrder::Delete(partition) => self.head.delete_partition(at, partition, &mut self.out),
                 HeadOrder::Devices(partition, targets) => self.head.set_devices(at, partition, targets),
                 HeadOrder::Flush { partition, token } => {

@@ -7,6 +7,7 @@ pub mod export;
 pub mod fabric;
 pub mod head;
 pub mod port;
+mod registry;
 pub mod sled;
 
 pub use head::{HeadRings, HeadService};

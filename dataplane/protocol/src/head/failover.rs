@@ -125,7 +125,8 @@ impl Part {
     }
 
     pub(super) fn set_clients(&mut self, now: Time, clients: Clients) {
-        if clients.io != self.decision.clients.io {
+        // A count over a window falls by itself.
+        if clients.io > self.decision.clients.io {
             self.decision.io_at = now;
         }
         self.decision.clients = clients;

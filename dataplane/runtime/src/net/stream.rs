@@ -6,15 +6,29 @@
 use rustix::fd::AsFd;
 use rustix::net::sockopt;
 use std::io::{self, IoSlice, Read, Write};
-use std::net::{SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
 use std::os::fd::BorrowedFd;
 use std::os::unix::fs::FileTypeExt;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-/// Silence after which the kernel probes whether a TCP client still exists.
-const KEEP_ALIVE: Duration = Duration::from_secs(30);
+/// Silence after which the kernel probes whether a TCP client still exists, the pause between two probes, and how
+/// many go unanswered: a client whose link is dead counts as connected for 11 s at most (MA-12).
+const KEEP_ALIVE: (Duration, Duration, u32) = (Duration::from_secs(5), Duration::from_secs(2), 3);
+/// Sent bytes that are not acknowledged for so long end a TCP connection.
+const UNACKED: Duration = Duration::from_secs(11);
+
+/// Who is at the other end, as far as the kernel knows.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Peer {
+    /// A host.
+    Host(IpAddr),
+    /// A process of this host.
+    Process(u32),
+    /// Nobody knows.
+    Unknown,
+}
 
 /// A listening socket. A Unix socket's file is removed when it is dropped.
 #[derive(Debug)]
@@ -108,11 +122,25 @@ impl Stream {
                 socket.set_nodelay(true)?;
                 // A client whose host vanished must not be kept for ever (`Bounded`).
                 sockopt::set_socket_keepalive(socket, true)?;
-                sockopt::set_tcp_keepidle(socket, KEEP_ALIVE)?;
+                sockopt::set_tcp_keepidle(socket, KEEP_ALIVE.0)?;
+                sockopt::set_tcp_keepintvl(socket, KEEP_ALIVE.1)?;
+                sockopt::set_tcp_keepcnt(socket, KEEP_ALIVE.2)?;
+                sockopt::set_tcp_user_timeout(socket, UNACKED.as_millis() as u32)?;
                 socket.set_nonblocking(true)
             }
             Self::Unix(socket) => socket.set_nonblocking(true),
         }
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> Peer {
+        let found = match self {
+            Self::Tcp(socket) => socket.peer_addr().ok().map(|address| Peer::Host(address.ip())),
+            Self::Unix(socket) => sockopt::socket_peercred(socket)
+                .ok()
+                .map(|peer| Peer::Process(peer.pid.as_raw_nonzero().get().unsigned_abs())),
+        };
+        found.unwrap_or(Peer::Unknown)
     }
 
     /// Takes what is there; `Ok(0)` is the peer's end of stream, `WouldBlock` nothing at present.

@@ -295,6 +295,11 @@ impl Connection {
         self.wants_pool() || self.could_start()
     }
 
+    /// Requests that were answered, well or not (MA-12).
+    pub fn answered(&self) -> u64 {
+        self.stats.requests.saturating_sub(self.open.requests() as u64)
+    }
+
     /// The client asked for a volume that another head leads, and was refused (MA-14). Told once.
     pub fn take_knock(&mut self) -> Option<Knock> {
         self.handshake.knock.take()
