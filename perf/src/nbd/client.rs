@@ -4,11 +4,13 @@
 //! Written payload is copied once into the outgoing buffer (one contiguous write beats a gather at depth);
 //! read payload is copied once to its slot, and only when somebody looks at it.
 
-use super::handshake::{self, Export, HandshakeError};
+use super::handshake::{self, Export, Group, HandshakeError};
 use super::stream::{Stream, moved};
 use super::uri::Uri;
 use super::wire::{REPLY_LEN, Reply, Request};
+use palisade_protocol::export::nbd::Known;
 use std::io::{self, Read, Write};
+use std::time::Duration;
 
 /// Size of the receive buffer: below 512 KiB a polled client loses a fifth of its speed.
 const RECEIVE_BYTES: usize = 1 << 20;
@@ -47,6 +49,21 @@ impl Connection {
     pub fn open(uri: &Uri) -> Result<Self, HandshakeError> {
         let mut stream = Stream::connect(&uri.place)?;
         let export = handshake::ask(&mut stream, &uri.name)?;
+        Self::attached(stream, export)
+    }
+
+    /// The same for a client that can follow the volume, and does not wait longer than `patience` for any answer.
+    pub fn open_known(
+        uri: &Uri,
+        known: &Known,
+        patience: Duration,
+    ) -> Result<(Self, Option<Group>), HandshakeError> {
+        let mut stream = Stream::connect_within(&uri.place, patience)?;
+        let (export, group) = handshake::ask_group(&mut stream, &uri.name, known)?;
+        Ok((Self::attached(stream, export)?, group))
+    }
+
+    fn attached(stream: Stream, export: Export) -> Result<Self, HandshakeError> {
         stream.polled()?;
         Ok(Self {
             stream,

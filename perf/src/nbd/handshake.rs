@@ -1,9 +1,13 @@
 //! The two sides of a fixed newstyle handshake, blocking with time-outs.
 //!
-//! The client asks for one export by `NBD_OPT_GO` and offers no extension, so every reply is a simple one.
+//! The client asks for one export by `NBD_OPT_GO` and offers no extension, so every reply is a simple one. A
+//! client that can follow a volume asks for its group before that, in the same message.
 
 use super::stream::Stream;
+use super::uri::Uri;
 use super::wire::*;
+use palisade_protocol::export::nbd::{Known, parse_group};
+use palisade_protocol::wire::Number;
 use std::io::{self, Read, Write};
 
 /// What the server said about the export.
@@ -31,8 +35,31 @@ pub enum HandshakeError {
         name: String,
         /// The server's text, or the number of its answer.
         why: String,
+        /// The newest group that the server knows of the volume, if it was asked and told.
+        group: Option<Group>,
     },
 }
+
+/// The heads of a volume (MA-11).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Group {
+    /// Its number.
+    pub number: Number,
+    /// Addresses, the leader's first.
+    pub places: Vec<Uri>,
+}
+
+impl Group {
+    /// Reads the context that tells of it; addresses that are none are left out.
+    fn read(context: &[u8]) -> Option<Self> {
+        let (number, places) = parse_group(std::str::from_utf8(context).ok()?)?;
+        let places = places.into_iter().filter_map(|place| Uri::parse(place).ok());
+        Some(Self { number, places: places.take(GROUP_PLACES_MAX).collect() })
+    }
+}
+
+/// Addresses of a group that are used.
+const GROUP_PLACES_MAX: usize = 16;
 
 fn protocol(what: impl Into<String>) -> HandshakeError {
     HandshakeError::Protocol(what.into())
@@ -55,6 +82,23 @@ fn take_vec(stream: &mut Stream, len: u32) -> Result<Vec<u8>, HandshakeError> {
 
 /// The client's side.
 pub fn ask(stream: &mut Stream, name: &str) -> Result<Export, HandshakeError> {
+    talk(stream, name, None).map(|(export, _)| export)
+}
+
+/// The same for a client that can follow the volume: it says which group it knows and hears of the newest one.
+pub fn ask_group(
+    stream: &mut Stream,
+    name: &str,
+    known: &Known,
+) -> Result<(Export, Option<Group>), HandshakeError> {
+    talk(stream, name, Some(known))
+}
+
+fn talk(
+    stream: &mut Stream,
+    name: &str,
+    known: Option<&Known>,
+) -> Result<(Export, Option<Group>), HandshakeError> {
     let hello: [u8; 18] = take(stream)?;
     if be64(&hello, 0) != MAGIC || be64(&hello, 8) != OPTION_MAGIC {
         return Err(protocol("this is no newstyle NBD server"));
@@ -63,44 +107,61 @@ pub fn ask(stream: &mut Stream, name: &str) -> Result<Export, HandshakeError> {
     if flags & FLAG_FIXED_NEWSTYLE == 0 {
         return Err(protocol("the server does not speak fixed newstyle"));
     }
-    let mut out = Vec::with_capacity(64 + name.len());
+    let mut out = Vec::with_capacity(160 + 2 * name.len());
     out.extend(u32::from(flags & (FLAG_FIXED_NEWSTYLE | FLAG_NO_ZEROES)).to_be_bytes());
-    out.extend(OPTION_MAGIC.to_be_bytes());
-    out.extend(OPT_GO.to_be_bytes());
-    out.extend((name.len() as u32 + 6).to_be_bytes());
-    out.extend((name.len() as u32).to_be_bytes());
-    out.extend(name.as_bytes());
-    out.extend(0u16.to_be_bytes());
+    if let Some(known) = known {
+        let query = known.query();
+        option(&mut out, OPT_LIST_META_CONTEXT, &[&string(name), &1u32.to_be_bytes(), &string(&query)]);
+    }
+    option(&mut out, OPT_GO, &[&string(name), &0u16.to_be_bytes()]);
     stream.write_all(&out)?;
     replies(stream, name)
 }
 
-/// Replies to `NBD_OPT_GO` until it is acknowledged or refused.
-fn replies(stream: &mut Stream, name: &str) -> Result<Export, HandshakeError> {
-    let mut export = None;
+fn string(text: &str) -> Vec<u8> {
+    [&(text.len() as u32).to_be_bytes()[..], text.as_bytes()].concat()
+}
+
+fn option(out: &mut Vec<u8>, option: u32, parts: &[&[u8]]) {
+    out.extend(OPTION_MAGIC.to_be_bytes());
+    out.extend(option.to_be_bytes());
+    out.extend((parts.iter().map(|part| part.len()).sum::<usize>() as u32).to_be_bytes());
+    parts.iter().for_each(|part| out.extend(*part));
+}
+
+/// Replies until `NBD_OPT_GO` is acknowledged or refused.
+fn replies(stream: &mut Stream, name: &str) -> Result<(Export, Option<Group>), HandshakeError> {
+    let (mut export, mut group) = (None, None);
     for _ in 0..64 {
         let head: [u8; 20] = take(stream)?;
-        if be64(&head, 0) != OPTION_REPLY_MAGIC || be32(&head, 8) != OPT_GO {
+        let option = be32(&head, 8);
+        if be64(&head, 0) != OPTION_REPLY_MAGIC || (option != OPT_GO && option != OPT_LIST_META_CONTEXT) {
             return Err(protocol("an option reply that answers nothing we asked"));
         }
         let kind = be32(&head, 12);
         let data = take_vec(stream, be32(&head, 16))?;
-        match kind {
-            REP_ACK => {
-                return export.ok_or_else(|| protocol("no NBD_INFO_EXPORT before the acknowledgement"));
+        match (option, kind) {
+            (OPT_LIST_META_CONTEXT, REP_META_CONTEXT) if data.len() >= 4 => {
+                group = group.or_else(|| Group::read(&data[4..]));
             }
-            REP_INFO if data.len() >= 12 && be16(&data, 0) == INFO_EXPORT => {
+            (OPT_LIST_META_CONTEXT, _) => {} // its end, or a server that knows no groups
+            (_, REP_ACK) => {
+                let export =
+                    export.ok_or_else(|| protocol("no NBD_INFO_EXPORT before the acknowledgement"))?;
+                return Ok((export, group));
+            }
+            (_, REP_INFO) if data.len() >= 12 && be16(&data, 0) == INFO_EXPORT => {
                 export = Some(Export { bytes: be64(&data, 2), flags: be16(&data, 10) });
             }
-            kind if kind & REP_ERROR != 0 => {
+            (_, kind) if kind & REP_ERROR != 0 => {
                 let text = String::from_utf8_lossy(&data).into_owned();
                 let why = if text.is_empty() { format!("answer {kind:#x}") } else { text };
-                return Err(HandshakeError::Refused { name: name.to_owned(), why });
+                return Err(HandshakeError::Refused { name: name.to_owned(), why, group });
             }
             _ => {} // other information is not for us
         }
     }
-    Err(protocol("more than 64 replies to one option"))
+    Err(protocol("more than 64 replies to two options"))
 }
 
 /// The server's side: offers one export under any name. `false` when the client left.

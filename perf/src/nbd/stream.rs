@@ -21,11 +21,25 @@ pub enum Stream {
 impl Stream {
     /// Connects; blocking, with time-outs, until [`Stream::polled`].
     pub fn connect(place: &Place) -> io::Result<Self> {
+        Self::connect_within(place, HANDSHAKE_TIME)
+    }
+
+    /// The same, with less patience for the connect and each step of the handshake.
+    pub fn connect_within(place: &Place, patience: Duration) -> io::Result<Self> {
+        let stream = Self::reach(place, patience)?;
+        match &stream {
+            Self::Tcp(socket) => socket.set_read_timeout(Some(patience))?,
+            Self::Unix(socket) => socket.set_read_timeout(Some(patience))?,
+        }
+        Ok(stream)
+    }
+
+    fn reach(place: &Place, patience: Duration) -> io::Result<Self> {
         match place {
             Place::Tcp(host) => {
                 let mut last = io::Error::new(io::ErrorKind::NotFound, "the name has no address");
                 for address in host.to_socket_addrs()? {
-                    match TcpStream::connect_timeout(&address, HANDSHAKE_TIME) {
+                    match TcpStream::connect_timeout(&address, patience) {
                         Ok(stream) => return Self::from_tcp(stream),
                         Err(e) => last = e,
                     }

@@ -4,10 +4,12 @@
 //! so that an answer to a request of an earlier connection or run is not taken for a new one.
 
 use super::client::{Connection, Sink};
-use super::handshake::HandshakeError;
+use super::handshake::{Group, HandshakeError};
 use super::uri::Uri;
 use super::wire::{CMD_FLUSH, CMD_READ, CMD_WRITE, Request};
 use crate::target::{Done, Op, Target, TargetError, Verb, Want};
+use palisade_protocol::export::nbd::Known;
+use std::time::Duration;
 
 /// A request in flight.
 #[derive(Clone, Copy)]
@@ -89,6 +91,32 @@ impl NbdTarget {
         self.uri = uri;
     }
 
+    /// Connects as a client that can follow the volume (MA-11): says what it knows of the group, and hears of the
+    /// newest one, also when it is refused.
+    pub(super) fn attach(
+        &mut self,
+        known: &Known,
+        patience: Duration,
+    ) -> Result<Option<Group>, HandshakeError> {
+        self.forget();
+        let mut newest = None;
+        for _ in 0..self.want.connections.max(1) {
+            let (connection, group) = Connection::open_known(&self.uri, known, patience)?;
+            newest = newest.or(group);
+            self.bytes = connection.export().bytes;
+            self.connections.push(connection);
+        }
+        Ok(newest)
+    }
+
+    /// Everything in flight is open, and nothing is connected.
+    fn forget(&mut self) {
+        self.connections.clear();
+        self.slots.pending.fill(None);
+        self.slots.ended.clear();
+        self.in_flight = vec![0; self.want.connections.max(1) as usize];
+    }
+
     /// Splits the borrow: connection `index` and the slots.
     fn each(&mut self, index: usize) -> Result<(), TargetError> {
         let connection = &mut self.connections[index];
@@ -139,10 +167,7 @@ impl Target for NbdTarget {
     }
 
     fn reconnect(&mut self) -> Result<(), TargetError> {
-        self.connections.clear();
-        self.slots.pending.fill(None);
-        self.slots.ended.clear();
-        self.in_flight = vec![0; self.want.connections.max(1) as usize];
+        self.forget();
         for _ in 0..self.want.connections.max(1) {
             let connection = Connection::open(&self.uri).map_err(|e| match e {
                 HandshakeError::Io(e) => TargetError::Lost(format!("{}: {e}", self.uri)),

@@ -28,6 +28,8 @@ pub const OPT_LIST: u32 = 3;
 pub const OPT_INFO: u32 = 6;
 /// `NBD_OPT_GO`.
 pub const OPT_GO: u32 = 7;
+/// `NBD_OPT_LIST_META_CONTEXT`.
+pub const OPT_LIST_META_CONTEXT: u32 = 9;
 
 /// `NBD_REP_ACK`.
 pub const REP_ACK: u32 = 1;
@@ -35,10 +37,14 @@ pub const REP_ACK: u32 = 1;
 pub const REP_SERVER: u32 = 2;
 /// `NBD_REP_INFO`.
 pub const REP_INFO: u32 = 3;
+/// `NBD_REP_META_CONTEXT`.
+pub const REP_META_CONTEXT: u32 = 4;
 /// Bit of every error reply.
 pub const REP_ERROR: u32 = 1 << 31;
 /// `NBD_REP_ERR_UNSUP`.
 pub const REP_ERR_UNSUP: u32 = REP_ERROR | 1;
+/// `NBD_REP_ERR_POLICY`.
+pub const REP_ERR_POLICY: u32 = REP_ERROR | 2;
 /// `NBD_REP_ERR_UNKNOWN`.
 pub const REP_ERR_UNKNOWN: u32 = REP_ERROR | 6;
 

@@ -149,7 +149,8 @@ impl Led {
         let mut heads: Vec<NodeId> = pair.members.iter().map(|member| member.head).collect();
         // A role that moves is told before the pair of its number.
         heads.sort_by_key(|head| *head != self.spec.primary);
-        let leader = heads.first().filter(|first| **first == self.spec.primary).and_then(|first| entry(*first));
+        let leader =
+            heads.first().filter(|first| **first == self.spec.primary).and_then(|first| entry(*first));
         let places = heads.iter().filter_map(|head| entry(*head)).flat_map(|entry| &entry.nbd);
         Some(Group {
             partition: pair.stamp.partition,

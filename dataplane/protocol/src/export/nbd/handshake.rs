@@ -208,12 +208,7 @@ impl Connection {
 
     /// The export, if it is served here and the client knows no newer group; else the error and its words.
     /// Who wants to attach to what another head leads has knocked here.
-    fn find(
-        &mut self,
-        name: &str,
-        exports: &dyn Exports,
-        attach: bool,
-    ) -> Result<ExportInfo, (u32, String)> {
+    fn find(&mut self, name: &str, exports: &dyn Exports, attach: bool) -> Result<ExportInfo, (u32, String)> {
         let (export, group) = (exports.lookup(name), exports.group(name));
         let said = self.handshake.known.as_ref().filter(|(of, _)| of == name);
         let known = said.map(|(_, known)| *known).unwrap_or_default();

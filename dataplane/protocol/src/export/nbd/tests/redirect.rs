@@ -87,12 +87,10 @@ fn ma11_a_client_that_can_follow_hears_number_and_addresses_in_one_answer() {
     for name in ["there", "here"] {
         let mut conn = haggling();
         let got = haggle(&mut conn, &ask(name, &known(4, 12)));
-        let text =
-            format!("\0\0\0\0x-palisade:group/1.7 nbd://10.0.0.2:10809/{name} nbd+unix:///{name}").into_bytes();
-        let expect = [
-            (opt::LIST_META_CONTEXT, rep::META_CONTEXT, text),
-            (opt::LIST_META_CONTEXT, rep::ACK, vec![]),
-        ];
+        let text = format!("\0\0\0\0x-palisade:group/1.7 nbd://10.0.0.2:10809/{name} nbd+unix:///{name}")
+            .into_bytes();
+        let expect =
+            [(opt::LIST_META_CONTEXT, rep::META_CONTEXT, text), (opt::LIST_META_CONTEXT, rep::ACK, vec![])];
         assert_eq!(got, expect);
         let context = std::str::from_utf8(&got[0].2[4..]).expect("a string");
         let places = ["nbd://10.0.0.2:10809/", "nbd+unix:///"].map(|place| format!("{place}{name}"));
@@ -162,7 +160,9 @@ fn malformed_queries_are_other_peoples_contexts() {
         let got = haggle(&mut haggling(), &ask("there", query));
         assert_eq!(got, [(opt::LIST_META_CONTEXT, rep::ACK, vec![])], "{query}");
     }
-    for context in ["", "x-palisade:group", "x-palisade:group/", "x-palisade:group/1 nbd://x", "base:allocation"] {
+    for context in
+        ["", "x-palisade:group", "x-palisade:group/", "x-palisade:group/1 nbd://x", "base:allocation"]
+    {
         assert_eq!(parse_group(context), None, "{context}");
     }
 }
@@ -171,7 +171,10 @@ fn malformed_queries_are_other_peoples_contexts() {
 fn export_name_of_what_another_head_leads_ends_the_connection_and_knocks() {
     let mut conn = haggling();
     assert!(haggle(&mut conn, &option(opt::EXPORT_NAME, b"there")).is_empty());
-    assert_eq!(conn.closed(), Some(Reason::Violation("NBD_OPT_EXPORT_NAME asks for what another head leads")));
+    assert_eq!(
+        conn.closed(),
+        Some(Reason::Violation("NBD_OPT_EXPORT_NAME asks for what another head leads"))
+    );
     assert!(conn.take_knock().is_some());
 }
 
