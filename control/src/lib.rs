@@ -15,6 +15,7 @@ pub mod identity;
 mod leased;
 pub mod lock;
 pub mod metrics;
+pub mod release;
 pub mod report;
 pub mod store;
 

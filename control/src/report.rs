@@ -83,6 +83,26 @@ pub enum Report {
         /// None when it is in force.
         error: Option<String>,
     },
+    /// The node gives its place to another binary and will be back soon, or does not because of `error`.
+    Upgrading {
+        /// Of the command.
+        tag: u64,
+        /// None when it goes.
+        error: Option<String>,
+    },
+    /// The head stopped, begins or goes on to serve a partition: what pauses are measured by.
+    Role {
+        /// The head.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The partition.
+        #[serde(with = "json::partition")]
+        partition: PartitionId,
+        /// What.
+        step: RoleStep,
+        /// When, in microseconds since 1970 by the clock of its host.
+        at_us: u64,
+    },
     /// A partition is deleted on this node, its columns are free.
     Deleted {
         /// Where.
@@ -92,6 +112,18 @@ pub enum Report {
         #[serde(with = "json::partition")]
         partition: PartitionId,
     },
+}
+
+/// How the role of a head changes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum RoleStep {
+    /// It does not serve any more.
+    Stopped,
+    /// It was told to lead under another number, and answers nobody until it serves.
+    Assigned,
+    /// It serves.
+    Serving,
 }
 
 /// What a node does.

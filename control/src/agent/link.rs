@@ -16,6 +16,7 @@ use crate::api::client::{connect, file_id};
 use crate::api::line::{LineError, LineReader, write_line};
 use crate::api::model::Command;
 use crate::api::rpc::{self, Message, RpcError};
+use crate::release;
 
 /// First and longest pause between attempts.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(20), Duration::from_secs(1));
@@ -93,7 +94,13 @@ fn once(
 
 fn register(shared: &Shared, reader: &mut LineReader, writer: &mut UnixStream) -> Result<(), AgentError> {
     let unreachable = |error: LineError| AgentError::Unreachable(error.to_string());
-    let params = json!({ "pid": std::process::id(), "nodes": shared.config.nodes });
+    let params = json!({
+        "pid": std::process::id(),
+        "nodes": shared.config.nodes,
+        "version": env!("CARGO_PKG_VERSION"),
+        "binary": release::own_binary(),
+        "supervised": std::env::var_os(release::SUPERVISED).is_some(),
+    });
     write_line(writer, &rpc::request(0, "node.register", params)).map_err(unreachable)?;
     let deadline = Instant::now() + REGISTER_PATIENCE;
     // A command may overtake the answer; control says it again when the node is ready.

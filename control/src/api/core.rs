@@ -13,6 +13,7 @@ use super::events::{Events, now_ms};
 use super::model::{Command, RosterEntry};
 use super::rpc::{self, RpcError};
 use super::status::{ControlStatus, Live, Status};
+use super::upgrade::{Pauses, Program};
 use crate::authority::{Authority, Change, Changes, Record, VolumeState};
 use crate::config::{Rack, StoreKind};
 use crate::identity::Identity;
@@ -25,6 +26,7 @@ pub(super) struct Connected {
     pub(super) pid: u32,
     pub(super) boot: BootId,
     pub(super) outbox: SyncSender<Vec<u8>>,
+    pub(super) program: Program,
     pub(super) report: NodeReport,
     pub(super) heard: Instant,
 }
@@ -43,6 +45,8 @@ pub struct Core {
     pub(super) events: Events,
     /// Heads that were taken back into groups, and until when they are not again.
     pub(super) rests: BTreeMap<u32, super::moving::Rest>,
+    /// Volumes whose requests wait at present.
+    pub(super) pauses: Pauses,
     /// Sleds that are drained, as was told last.
     pub(super) drained: Vec<String>,
     /// Set when a commit failed and the state could not be read again, and while the lease is another's:
@@ -123,6 +127,7 @@ impl Core {
             next_tag: 1,
             events,
             rests: BTreeMap::new(),
+            pauses: Pauses::default(),
             drained: Vec::new(),
             broken: None,
             missed: false,
@@ -355,6 +360,7 @@ impl Core {
             self.nodes.iter().filter(|(_, node)| node.link == link).map(|(id, _)| *id).collect();
         let mut names = Vec::new();
         for id in gone {
+            self.absent(NodeId(id));
             self.nodes.remove(&id);
             names.extend(self.authority.node(NodeId(id)).map(|node| node.name.clone()));
         }
@@ -385,7 +391,8 @@ impl Core {
         let mut live = BTreeMap::new();
         for (id, node) in &self.nodes {
             let silent = node.heard.elapsed() > patience;
-            live.insert(*id, Live { pid: node.pid, report: &node.report, silent });
+            let (version, binary) = (&node.program.version, &node.program.binary);
+            live.insert(*id, Live { pid: node.pid, version, binary, report: &node.report, silent });
         }
         live
     }

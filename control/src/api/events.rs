@@ -36,6 +36,9 @@ pub struct EventEntry {
     pub to: Vec<String>,
     /// Why the group changed.
     pub why: String,
+    /// For how long no request of the volume was answered, in microseconds, when that is what happened.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub pause_us: Option<u64>,
 }
 
 /// Now, in milliseconds since 1970.
@@ -104,6 +107,14 @@ impl Events {
         });
     }
 
+    /// The requests of a volume waited while roles moved or a head was away.
+    pub(super) fn paused(&mut self, node: &str, volume: String, pause_us: u64, what: String) {
+        self.say(node, volume, false, what);
+        if let Some(event) = self.said.back_mut() {
+            event.pause_us = Some(pause_us);
+        }
+    }
+
     /// What was said lately, oldest first.
     pub(super) fn said(&self) -> Vec<EventEntry> {
         self.said.iter().cloned().collect()
@@ -142,5 +153,6 @@ fn entry(authority: &Authority, moved: &Move, time_ms: u64) -> EventEntry {
         from,
         to,
         why: moved.why.clone(),
+        pause_us: None,
     }
 }

@@ -13,6 +13,7 @@ use super::core::{Connected, Core};
 use super::model::{Admission, AdmittedDevice, AdmittedNode, Command, Drill, NodeHello};
 use super::rpc::{self, RpcError};
 use super::server::Link;
+use super::upgrade::Program;
 use crate::authority::VolumeRecord;
 use crate::config;
 use crate::identity::{Identity, Medium};
@@ -69,6 +70,9 @@ struct NameParams {
 #[serde(deny_unknown_fields)]
 struct EventsParams {
     volume: Option<String>,
+    /// Milliseconds since 1970: only what happened then or later.
+    #[serde(default)]
+    since_ms: u64,
 }
 
 #[derive(Deserialize)]
@@ -100,11 +104,20 @@ struct DrillParams {
     drill: Drill,
 }
 
+/// What a newer node says beyond that is not for us.
 #[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
 struct RegisterParams {
     pid: u32,
     nodes: Vec<NodeHello>,
+    #[serde(flatten)]
+    program: Program,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct UpgradeParams {
+    name: String,
+    binary: String,
 }
 
 #[derive(Deserialize)]
@@ -149,12 +162,21 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "sled.drain" => Core::json(&core.drain_sled(&parse::<NameParams>(params)?.name)?),
         "sled.resume" => core.resume_sled(&parse::<NameParams>(params)?.name),
         "head.resume" => core.resume(&parse::<NameParams>(params)?.name),
-        "events" => Core::json(&core.events.all(parse::<EventsParams>(params)?.volume.as_deref())),
+        "events" => {
+            let EventsParams { volume, since_ms } = parse(params)?;
+            let mut events = core.events.all(volume.as_deref());
+            events.retain(|event| event.time_ms >= since_ms);
+            Core::json(&events)
+        }
         "device.list" => Core::json(&core.status().devices),
         "device.replace" => replace(core, &parse(params)?),
         "device.drill" => return drill(core, parse(params)?),
         "device.decide" => decide(core, link, &parse(params)?),
         "device.formatted" => formatted(core, link, &parse(params)?),
+        "node.upgrade" => {
+            let UpgradeParams { name, binary } = parse(params)?;
+            return core.upgrade(&name, binary).map(Outcome::Later);
+        }
         "node.register" => register(core, link, parse(params)?),
         "node.report" => report(core, link, parse(params)?).map(|()| Value::Null),
         "node.leave" => {
@@ -327,6 +349,7 @@ fn register(core: &mut Core, link: &Link, params: RegisterParams) -> Result<Valu
             pid: params.pid,
             boot: hello.boot,
             outbox: link.outbox.clone(),
+            program: params.program.clone(),
             report,
             heard: Instant::now(),
         };
@@ -383,8 +406,12 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             own(core, node)?;
             core.propose(node, &proposal)?;
         }
-        Report::Flushed { tag, error } | Report::Drilled { tag, error } => {
-            core.keep_promise(tag, error);
+        Report::Flushed { tag, error }
+        | Report::Drilled { tag, error }
+        | Report::Upgrading { tag, error } => core.keep_promise(tag, error),
+        Report::Role { node, partition, step, at_us } => {
+            own(core, node)?;
+            core.role_step(node, partition, step, at_us);
         }
         Report::Deleted { node, partition } => {
             own(core, node)?;

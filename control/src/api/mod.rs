@@ -1,7 +1,7 @@
 //! The control socket: versioned JSON-RPC 2.0, one message a line, over `DATA/control.sock`.
 //!
 //! `rpc` and `line` are the envelope, `model` and `report` what is said, `core` the state behind it,
-//! `methods`, `moving` (roles) and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
+//! `methods`, `moving` (roles), `upgrade` and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
 
 pub mod apply;
 pub mod client;
@@ -16,6 +16,7 @@ pub mod rpc;
 mod server;
 pub mod sleds;
 pub mod status;
+mod upgrade;
 
 pub use self::core::{Core, CoreError};
 pub use server::Server;

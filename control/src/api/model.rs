@@ -283,6 +283,16 @@ pub enum Command {
         /// Comes back.
         tag: u64,
     },
+    /// Give the node's place to another binary, in good order; report [`Report::Upgrading`] with the tag.
+    Upgrade {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Path of the binary.
+        binary: String,
+        /// Comes back.
+        tag: u64,
+    },
     /// The nodes of the rack changed.
     Roster {
         /// All of them.

@@ -87,6 +87,10 @@ pub struct NodeStatus {
     pub node: u32,
     /// Process; 0 when it is away.
     pub pid: u32,
+    /// Version of its program; empty when it is away.
+    pub version: String,
+    /// Path of its program, as it was started.
+    pub binary: String,
     /// `starting`, `ready`, `failed` or `away`; a ready head may be `draining` or `drained`; a sled that is
     /// `drained` is safe to pull, and stays that when it is away.
     pub state: String,
@@ -209,6 +213,10 @@ pub struct DeviceStatus {
 pub struct Live<'r> {
     /// Its process.
     pub pid: u32,
+    /// Version of its program.
+    pub version: &'r str,
+    /// Path of its program.
+    pub binary: &'r str,
     /// Its last picture.
     pub report: &'r NodeReport,
     /// Nothing was heard for longer than `health_ms`.
@@ -314,6 +322,8 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
     };
     let block = palisade_protocol::wire::limits::BLOCK as u64;
     status.pid = live.pid;
+    live.version.clone_into(&mut status.version);
+    live.binary.clone_into(&mut status.binary);
     status.state = state_name(live.report.state).to_owned();
     status.why = live.report.why.clone();
     if live.silent {

@@ -4,6 +4,7 @@ pub mod bus;
 pub mod exports;
 pub mod host;
 pub mod inspect;
+mod keeper;
 pub mod order;
 pub mod rack_target;
 pub mod service;

@@ -1,6 +1,7 @@
 //! What the control side of a process tells its services, and what they tell it. Both ways are bounded
 //! rings; nothing here is ever needed for an I/O to go on (`ControlOutOfPath`).
 
+use palisade_control::report::RoleStep;
 use palisade_protocol::fabric::{PathId, PathState, PathStatus};
 use palisade_protocol::head::{Clients, DeviceTarget, HeadStatus, PartitionConfig};
 use palisade_protocol::sled::SledStatus;
@@ -68,6 +69,17 @@ pub enum SledOrder {
 pub enum Report {
     /// Something happened.
     Event(NodeId, Event),
+    /// A head stopped, begins or goes on to serve a partition.
+    Role {
+        /// The head.
+        node: NodeId,
+        /// The partition.
+        partition: PartitionId,
+        /// What.
+        step: RoleStep,
+        /// When, in microseconds since 1970.
+        at_us: u64,
+    },
     /// A flush order ended.
     Flushed {
         /// Of the order.

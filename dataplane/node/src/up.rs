@@ -1,20 +1,22 @@
 //! `palisade up`: control and the nodes of this host, in one process or one process each.
 //!
-//! With `--processes` every node is a child that runs `palisade node`; a child that dies is started again
-//! with a growing pause. Readiness is what control sees: every volume served. SIGINT and SIGTERM stop
+//! With `--processes` every node is a child that runs `palisade node`, which `keeper` looks after. Readiness is what control sees: every volume served. SIGINT and SIGTERM stop
 //! exports first, then the rest, and exit with 0.
 
-use crate::host::Host;
+use crate::host::{Host, Upgrade};
+use crate::keeper::Keeper;
 use palisade_control::agent::{Agent, AgentConfig, NodeHello};
 use palisade_control::api::status::Status;
 use palisade_control::config::Rack;
+use palisade_control::release::{self, SUPERVISED};
+use palisade_control::report::Report;
 use palisade_control::{Control, ControlError, Standing};
 use palisade_protocol::wire::BootId;
 use palisade_runtime::entropy::{Entropy, OsEntropy};
 use std::collections::BTreeMap;
 use std::io::{IsTerminal, Write};
-use std::path::PathBuf;
-use std::process::{Child, Command, ExitCode, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
@@ -25,12 +27,6 @@ const ADMISSION: Duration = Duration::from_secs(30);
 const LOOK: Duration = Duration::from_millis(100);
 /// How often a rack that is not ready says what it waits for.
 const NAG: Duration = Duration::from_secs(5);
-/// Pauses before a dead node is started again.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
-/// Set for children: they end with their parent, however that ends.
-const SUPERVISED: &str = "PALISADE_SUPERVISED";
-/// How long children may take to stop.
-const STOP: Duration = Duration::from_secs(15);
 
 /// What `up` was asked for.
 pub struct UpOptions {
@@ -76,7 +72,7 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
     }
     let names: Vec<String> = names(rack);
     let mut nodes = if options.processes {
-        Nodes::Children(names.iter().map(|name| Keeper::new(name)).collect())
+        Nodes::Children(names.iter().map(|name| Keeper::new(name, &rack.data)).collect())
     } else {
         Nodes::Here(host(rack, &names)?)
     };
@@ -86,7 +82,7 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
         if stop.load(Ordering::Acquire) {
             break true;
         }
-        if !nodes.watch(options) {
+        if !nodes.watch(options, &control) {
             eprintln!("\npalisade: a reactor ended unexpectedly; see the messages above");
             break false;
         }
@@ -193,34 +189,52 @@ pub fn host(rack: &Rack, names: &[String]) -> Result<Host, Box<dyn std::error::E
     Ok(Host::start(rack, agent, admission, &boots)?)
 }
 
-/// `palisade node`: one node, until stopped.
+/// `palisade node`: one node, until stopped, or until it gives its place to another binary.
 pub fn node(rack: &Rack, name: &str) -> ExitCode {
-    let run = || -> Result<bool, Box<dyn std::error::Error>> {
-        let all = names(rack);
-        if !all.iter().any(|known| known == name) {
-            return Err(format!("the rack file has no such node; it has {}", all.join(", ")).into());
-        }
-        let stop = stop_flag()?;
-        if std::env::var_os(SUPERVISED).is_some() {
-            rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
-        }
-        let host = host(rack, &[name.to_owned()])?;
-        while !stop.load(Ordering::Acquire) {
-            if host.failed() {
-                return Err("a reactor ended unexpectedly; the messages above say why".into());
-            }
-            std::thread::sleep(LOOK);
-        }
-        Ok(host.stop())
-    };
-    match run() {
-        Ok(true) => ExitCode::SUCCESS,
-        Ok(false) => ExitCode::FAILURE,
+    match run_node(rack, name) {
+        Ok(code) => code,
         Err(error) => {
             eprintln!("palisade: node {name}: {error}");
             ExitCode::FAILURE
         }
     }
+}
+
+fn run_node(rack: &Rack, name: &str) -> Result<ExitCode, Box<dyn std::error::Error>> {
+    let all = names(rack);
+    if !all.iter().any(|known| known == name) {
+        return Err(format!("the rack file has no such node; it has {}", all.join(", ")).into());
+    }
+    let stop = stop_flag()?;
+    if std::env::var_os(SUPERVISED).is_some() {
+        rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::TERM))?;
+    }
+    let host = host(rack, &[name.to_owned()])?;
+    while !stop.load(Ordering::Acquire) {
+        if host.failed() {
+            return Err("a reactor ended unexpectedly; the messages above say why".into());
+        }
+        if let Some(Upgrade { binary, tag }) = host.take_upgrade() {
+            let error = leave_for(rack, name, &binary).err();
+            let goes = error.is_none();
+            host.reporter().send(Report::Upgrading { tag, error });
+            if goes {
+                // Even when something did not end in order: what is acknowledged is durable, and the other binary
+                // recovers as after any end.
+                host.stop();
+                return Ok(ExitCode::from(release::UPGRADE_CODE));
+            }
+        }
+        std::thread::sleep(LOOK);
+    }
+    Ok(if host.stop() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// Looks at the binary that is to take the node's place, and leaves its path for the supervisor.
+fn leave_for(rack: &Rack, name: &str, binary: &str) -> Result<(), String> {
+    release::examine(Path::new(binary))?;
+    let note = release::next_binary(&rack.data, name);
+    std::fs::write(&note, binary).map_err(|error| format!("{}: {error}", note.display()))
 }
 
 enum Nodes {
@@ -230,11 +244,12 @@ enum Nodes {
 
 impl Nodes {
     /// Looks after the nodes; false when the host process is no good any more.
-    fn watch(&mut self, options: &UpOptions) -> bool {
+    fn watch(&mut self, options: &UpOptions, control: &Control) -> bool {
         match self {
             Self::Here(host) => !host.failed(),
             Self::Children(keepers) => {
-                keepers.iter_mut().for_each(|keeper| keeper.watch(options));
+                let status = keepers.iter().any(Keeper::tries).then(|| control.status());
+                keepers.iter_mut().for_each(|keeper| keeper.watch(options, status.as_ref()));
                 true
             }
         }
@@ -249,77 +264,6 @@ impl Nodes {
                 keepers.iter_mut().map(Keeper::stop).fold(true, |clean, one| clean & one)
             }
         }
-    }
-}
-
-/// Keeps one node's process alive.
-struct Keeper {
-    name: String,
-    child: Option<Child>,
-    pause: Duration,
-    next_start: Instant,
-    started: Instant,
-}
-
-impl Keeper {
-    fn new(name: &str) -> Self {
-        let now = Instant::now();
-        Self { name: name.to_owned(), child: None, pause: BACK_OFF.0, next_start: now, started: now }
-    }
-
-    fn watch(&mut self, options: &UpOptions) {
-        let now = Instant::now();
-        if let Some(child) = &mut self.child {
-            let Ok(Some(status)) = child.try_wait() else { return };
-            self.child = None;
-            if now.duration_since(self.started) > BACK_OFF.1 {
-                self.pause = BACK_OFF.0;
-            }
-            eprintln!("palisade: node {} ended ({status}); starting it again in {:?}", self.name, self.pause);
-            self.next_start = now + self.pause;
-            self.pause = (self.pause * 2).min(BACK_OFF.1);
-        }
-        if now >= self.next_start {
-            self.start(options);
-        }
-    }
-
-    fn start(&mut self, options: &UpOptions) {
-        self.started = Instant::now();
-        let spawned = std::env::current_exe().and_then(|exe| {
-            let mut command = Command::new(exe);
-            command.arg("node").arg(&options.file).arg("--name").arg(&self.name).stdin(Stdio::null());
-            if let Some(dir) = &options.data_dir {
-                command.arg("--data-dir").arg(dir);
-            }
-            command.env(SUPERVISED, "1").spawn()
-        });
-        match spawned {
-            Ok(child) => self.child = Some(child),
-            Err(error) => {
-                eprintln!("palisade: node {} cannot be started: {error}", self.name);
-                self.next_start = self.started + self.pause;
-                self.pause = (self.pause * 2).min(BACK_OFF.1);
-            }
-        }
-    }
-
-    fn stop(&mut self) -> bool {
-        let Some(child) = &mut self.child else { return true };
-        let pid = rustix::process::Pid::from_child(child);
-        if rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_err() {
-            return true;
-        }
-        let end = Instant::now() + STOP;
-        while Instant::now() < end {
-            if let Ok(Some(status)) = child.try_wait() {
-                return status.success();
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        eprintln!("palisade: node {} does not stop; killing it", self.name);
-        let killed = child.kill().and_then(|()| child.wait());
-        killed.is_err()
     }
 }
 

@@ -144,8 +144,20 @@ pub enum Ask {
     },
 }
 
+/// The node is to give its place to another binary. Carried out by the process's main thread: looking at a binary
+/// takes long.
+#[derive(Debug)]
+pub struct Upgrade {
+    /// Path of the binary.
+    pub binary: String,
+    /// Names the order in the report.
+    pub tag: u64,
+}
+
 /// The running bridge.
 pub struct Bridge {
+    upgrades: mpsc::Receiver<Upgrade>,
+    control: ControlReporter,
     asks: mpsc::Sender<Ask>,
     stop: Arc<AtomicBool>,
     waker: Waker,
@@ -166,9 +178,12 @@ impl Bridge {
         let waker = parker.waker();
         let asked = Arc::clone(&stop);
         let (asks, asked_for) = mpsc::channel();
+        let (upgrade, upgrades) = mpsc::channel();
+        let control = agent.reporter();
         let roster = agent.admission().map(|admission| admission.roster).unwrap_or_default();
         let mut state = State {
             asks: asked_for,
+            upgrade,
             roster,
             control: agent.reporter(),
             agent,
@@ -193,7 +208,17 @@ impl Bridge {
             }
             state.last_reports();
         })?;
-        Ok(Self { asks, stop, waker, thread })
+        Ok(Self { upgrades, control, asks, stop, waker, thread })
+    }
+
+    /// Another binary that is to take the node's place, when control said so.
+    pub(super) fn take_upgrade(&self) -> Option<Upgrade> {
+        self.upgrades.try_recv().ok()
+    }
+
+    /// For what the main thread has to say to control.
+    pub(super) fn reporter(&self) -> &ControlReporter {
+        &self.control
     }
 
     /// Asks; the answer comes by the ask's own channel, or never when there is none.
@@ -214,6 +239,7 @@ impl Bridge {
 }
 
 struct State {
+    upgrade: mpsc::Sender<Upgrade>,
     asks: mpsc::Receiver<Ask>,
     /// Every node of the rack, as control said last.
     roster: Vec<RosterEntry>,
@@ -285,6 +311,10 @@ impl State {
                 let error = self.drills.order(&device, drill).err();
                 self.control.send(ControlReport::Drilled { tag, error });
             }
+            Command::Upgrade { binary, tag, .. } => {
+                // Without a main thread the process ends anyway.
+                let _ = self.upgrade.send(Upgrade { binary, tag });
+            }
             Command::Roster { roster } => {
                 self.roster = roster;
                 self.tell_groups();
@@ -337,6 +367,9 @@ impl State {
     fn report(&mut self, report: Report) {
         match report {
             Report::Event(node, event) => self.event(node, event),
+            Report::Role { node, partition, step, at_us } => {
+                self.control.send(ControlReport::Role { node, partition, step, at_us });
+            }
             Report::Flushed { token, result } => {
                 let error = result.err().map(|error| error.to_string());
                 self.control.send(ControlReport::Flushed { tag: token, error });

@@ -10,6 +10,6 @@ mod media;
 mod telling;
 mod wiring;
 
-pub use bridge::{Ask, Bridge};
+pub use bridge::{Ask, Bridge, Upgrade};
 pub use media::MediaError;
 pub use wiring::{Host, HostError};

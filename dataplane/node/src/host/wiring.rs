@@ -1,6 +1,6 @@
 //! From declaration to running services: rings between everything, one reactor per core.
 
-use super::bridge::{Ask, Bridge, FabricPort, HeadPort, NodePort};
+use super::bridge::{Ask, Bridge, FabricPort, HeadPort, NodePort, Upgrade};
 use super::drills::Drills;
 use super::media::{MediaError, Opened, Opener};
 use crate::bus::{CLIENT_RING, MAILBOX, Post};
@@ -10,7 +10,7 @@ use crate::service::bare::BareVolume;
 use crate::service::export::{ExportOrder, ExportParts, ExportService};
 use crate::service::fabric::{Addresses, FabricOrder, FabricService};
 use crate::service::{HeadRings, HeadService, SledRings, SledService};
-use palisade_control::agent::{Admission, AdmittedNode, Agent, RosterEntry};
+use palisade_control::agent::{Admission, AdmittedNode, Agent, Reporter as ControlReporter, RosterEntry};
 use palisade_control::config::{self, Failover, HugePages, Idle, NbdAddress, Rack, VolumeKind};
 use palisade_dma::Pool;
 use palisade_protocol::export::nbd::ExportInfo;
@@ -132,6 +132,16 @@ impl Host {
     /// Asks the bridge something; see [`Ask`].
     pub fn ask(&self, ask: Ask) {
         self.bridge.ask(ask);
+    }
+
+    /// Another binary that is to take the place of this process's node, when control said so.
+    pub fn take_upgrade(&self) -> Option<Upgrade> {
+        self.bridge.take_upgrade()
+    }
+
+    /// For what the process has to say to control.
+    pub fn reporter(&self) -> &ControlReporter {
+        self.bridge.reporter()
     }
 
     /// Stops everything in good order; false when a service did not finish or had panicked.

@@ -3,17 +3,20 @@
 use super::port::{Devices, time};
 use crate::bus::{ASKER_SHIFT, Askers, Post, drain};
 use crate::order::{HeadOrder, Report, Reporter};
+use palisade_control::report::RoleStep;
 use palisade_protocol::export::nbd::Connection;
 use palisade_protocol::head::Head;
 use palisade_protocol::wire::{
-    ClientCmd, ClientDone, ClientError, ClientOk, ClientTag, Envelope, NodeId, Out, PartitionId,
+    Assignment, ClientCmd, ClientDone, ClientError, ClientOk, ClientTag, Envelope, Event, NodeId, Out,
+    PartitionId,
 };
 use palisade_runtime::block::BlockDriver;
 use palisade_runtime::clock::Nanos;
 use palisade_runtime::park::WaitSet;
 use palisade_runtime::reactor::Service;
 use palisade_runtime::ring::Receiver;
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// The asker number of this process's control side (flush orders).
 pub const CONTROL_ASKER: u8 = 255;
@@ -68,6 +71,8 @@ pub struct HeadService {
     askers: Askers,
     reporter: Reporter,
     out: Out,
+    /// Partitions that it serves.
+    serving: BTreeSet<PartitionId>,
 }
 
 impl HeadService {
@@ -92,6 +97,7 @@ impl HeadService {
             askers: Askers::default(),
             reporter,
             out: Out::default(),
+            serving: BTreeSet::new(),
         }
     }
 
@@ -106,7 +112,10 @@ impl HeadService {
             count += 1;
             let at = time(now);
             match order {
-                HeadOrder::Assign(assignment) => self.head.assign(at, assignment, &mut self.out),
+                HeadOrder::Assign(assignment) => {
+                    self.told(&assignment);
+                    self.head.assign(at, assignment, &mut self.out);
+                }
                 HeadOrder::Outcome(partition, nonce, outcome) => {
                     self.head.outcome(at, partition, nonce, outcome, &mut self.out);
                 }
@@ -136,6 +145,16 @@ impl HeadService {
             }
         }
         count
+    }
+
+    /// A primary that is told another number answers nobody until it serves under that.
+    fn told(&mut self, assignment: &Assignment) {
+        let partition = assignment.stamp.partition;
+        let leads = assignment.members.first().is_some_and(|first| first.head == self.node);
+        if leads && self.serving.contains(&partition) {
+            let (node, step, at_us) = (self.node, RoleStep::Assigned, wall_us());
+            self.reporter.send(Report::Role { node, partition, step, at_us });
+        }
     }
 
     /// Takes commands while the head has room for them; the rest waits in its ring (back-pressure).
@@ -170,12 +189,33 @@ impl HeadService {
             }
         }
         for event in self.out.events.drain(..) {
+            let role = match event {
+                Event::Serving { stamp } => {
+                    self.serving.insert(stamp.partition);
+                    Some((stamp.partition, RoleStep::Serving))
+                }
+                Event::Demoted { partition, .. } => {
+                    self.serving.remove(&partition);
+                    Some((partition, RoleStep::Stopped))
+                }
+                _ => None,
+            };
+            if let Some((partition, step)) = role {
+                let (node, at_us) = (self.node, wall_us());
+                self.reporter.send(Report::Role { node, partition, step, at_us });
+            }
             self.reporter.send(Report::Event(self.node, event));
         }
         self.devices.kick();
         self.post.flush();
         self.askers.flush();
     }
+}
+
+/// Microseconds since 1970: heads of different processes are compared by it.
+fn wall_us() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
 impl Service for HeadService {

@@ -32,6 +32,7 @@ mod tests;
 mod turn;
 
 pub use machine::Fabric;
+pub use packet::VERSION;
 pub use port::{
     Config, DATAGRAM_MAX, Datagram, FabricOut, MESSAGES_MAX, PATHS_MAX, PathId, PathState, PathStatus,
     QueueFull, Stats,

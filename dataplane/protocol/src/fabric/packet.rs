@@ -8,7 +8,7 @@ use palisade_isal::{crc32c, crc32c_extend};
 /// First four bytes.
 pub(super) const MAGIC: u32 = u32::from_le_bytes(*b"PLSD");
 /// Format version; another is refused.
-pub(super) const VERSION: u8 = 1;
+pub const VERSION: u8 = 1;
 /// Bytes of the header.
 pub(super) const HEADER_BYTES: usize = 96;
 /// Bytes of an acknowledged range.

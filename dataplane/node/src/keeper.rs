@@ -1,0 +1,181 @@
+//! One node's process under `palisade up --processes`: a child that dies is started again with a growing pause. One
+//! that ends to become another binary is started as that at once; when it does not come up as that in time, or
+//! ends before, the binary of before is started again.
+
+use crate::up::UpOptions;
+use palisade_control::api::status::Status;
+use palisade_control::release::{BINARY, SUPERVISED, UPGRADE_CODE, next_binary};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::{Duration, Instant};
+
+/// Pauses before a dead node is started again.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// How long children may take to stop.
+const STOP: Duration = Duration::from_secs(15);
+/// How long another binary may take until its node is ready: it reads its log or its devices first.
+const TRIAL: Duration = Duration::from_secs(60);
+
+/// Another binary that has not shown yet that it can be this node.
+struct Trial {
+    /// What ran before; none is the supervisor's own.
+    before: Option<PathBuf>,
+    ends: Instant,
+}
+
+/// Keeps one node's process alive.
+pub(crate) struct Keeper {
+    name: String,
+    /// Where the node leaves the path of the binary that it is to become.
+    note: PathBuf,
+    /// What it runs as; none is this very program.
+    binary: Option<PathBuf>,
+    trial: Option<Trial>,
+    child: Option<Child>,
+    pause: Duration,
+    next_start: Instant,
+    started: Instant,
+}
+
+impl Keeper {
+    /// A node that is to be started. A note of an earlier life counts no more.
+    pub(crate) fn new(name: &str, data: &Path) -> Self {
+        let now = Instant::now();
+        let note = next_binary(data, name);
+        // Usually there is none.
+        let _ = std::fs::remove_file(&note);
+        Self {
+            name: name.to_owned(),
+            note,
+            binary: None,
+            trial: None,
+            child: None,
+            pause: BACK_OFF.0,
+            next_start: now,
+            started: now,
+        }
+    }
+
+    /// Whether a new binary is on trial, so that [`Keeper::watch`] wants to see the status.
+    pub(crate) fn tries(&self) -> bool {
+        self.trial.is_some()
+    }
+
+    /// Starts the node when it is due, and judges a binary on trial by what control sees of it.
+    pub(crate) fn watch(&mut self, options: &UpOptions, status: Option<&Status>) {
+        let now = Instant::now();
+        if let Some(child) = &mut self.child {
+            match child.try_wait() {
+                Ok(Some(ended)) => {
+                    self.child = None;
+                    self.ended(now, ended);
+                }
+                _ => self.judge(now, status),
+            }
+        }
+        if self.child.is_none() && now >= self.next_start {
+            self.start(options);
+        }
+    }
+
+    fn ended(&mut self, now: Instant, status: ExitStatus) {
+        self.next_start = now;
+        if status.code() == Some(i32::from(UPGRADE_CODE))
+            && let Some(binary) = self.take_note()
+        {
+            let before = self.trial.take().map_or_else(|| self.binary.take(), |trial| trial.before);
+            self.trial = Some(Trial { before, ends: now + TRIAL });
+            self.binary = Some(binary);
+            return;
+        }
+        if self.trial.is_some() {
+            return self.roll_back(&format!("ended ({status})"));
+        }
+        if now.duration_since(self.started) > BACK_OFF.1 {
+            self.pause = BACK_OFF.0;
+        }
+        eprintln!("palisade: node {} ended ({status}); starting it again in {:?}", self.name, self.pause);
+        self.next_start = now + self.pause;
+        self.pause = (self.pause * 2).min(BACK_OFF.1);
+    }
+
+    fn take_note(&self) -> Option<PathBuf> {
+        let text = std::fs::read_to_string(&self.note).ok()?;
+        // The next start removes one that stays.
+        let _ = std::fs::remove_file(&self.note);
+        let path = PathBuf::from(text.trim());
+        path.is_absolute().then_some(path)
+    }
+
+    /// A binary on trial is accepted once control sees its node at work.
+    fn judge(&mut self, now: Instant, status: Option<&Status>) {
+        let (Some(trial), Some(child)) = (&self.trial, &mut self.child) else { return };
+        let node = status.and_then(|status| status.nodes.iter().find(|node| node.name == self.name));
+        let works = |state: &str| matches!(state, "ready" | "draining" | "drained" | "leaving");
+        if node.is_some_and(|node| node.pid == child.id() && works(&node.state)) {
+            self.trial = None;
+            self.pause = BACK_OFF.0;
+        } else if now >= trial.ends {
+            // It is reaped, so that its devices and addresses are free.
+            let _gone = child.kill();
+            let _reaped = child.wait();
+            self.child = None;
+            self.roll_back(&format!("was not ready within {TRIAL:?}"));
+        }
+    }
+
+    fn roll_back(&mut self, why: &str) {
+        let Some(trial) = self.trial.take() else { return };
+        let failed = std::mem::replace(&mut self.binary, trial.before);
+        let failed = failed.map_or_else(String::new, |path| path.display().to_string());
+        eprintln!("palisade: node {} as {failed} {why}; starting it as before", self.name);
+        self.next_start = Instant::now();
+    }
+
+    fn start(&mut self, options: &UpOptions) {
+        self.started = Instant::now();
+        let mut command = Command::new(self.binary.clone().unwrap_or_else(own_program));
+        command.arg("node").arg(&options.file).arg("--name").arg(&self.name).stdin(Stdio::null());
+        if let Some(dir) = &options.data_dir {
+            command.arg("--data-dir").arg(dir);
+        }
+        match &self.binary {
+            Some(binary) => command.env(BINARY, binary),
+            None => command.env_remove(BINARY),
+        };
+        match command.env(SUPERVISED, "1").spawn() {
+            Ok(child) => self.child = Some(child),
+            Err(error) if self.trial.is_some() => self.roll_back(&format!("cannot be started: {error}")),
+            Err(error) => {
+                eprintln!("palisade: node {} cannot be started: {error}", self.name);
+                self.next_start = self.started + self.pause;
+                self.pause = (self.pause * 2).min(BACK_OFF.1);
+            }
+        }
+    }
+
+    /// Ends the node in good order; false when it did not.
+    pub(crate) fn stop(&mut self) -> bool {
+        let Some(child) = &mut self.child else { return true };
+        let pid = rustix::process::Pid::from_child(child);
+        if rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_err() {
+            return true;
+        }
+        let end = Instant::now() + STOP;
+        while Instant::now() < end {
+            if let Ok(Some(status)) = child.try_wait() {
+                return status.success() || status.code() == Some(i32::from(UPGRADE_CODE));
+            }
+            std::thread::sleep(Duration::from_millis(10));
+        }
+        eprintln!("palisade: node {} does not stop; killing it", self.name);
+        let killed = child.kill().and_then(|()| child.wait());
+        killed.is_err()
+    }
+}
+
+/// The program of this process, also when its file was replaced by a newer one since.
+fn own_program() -> PathBuf {
+    let named = std::env::current_exe().ok().filter(|path| path.exists());
+    named.unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
