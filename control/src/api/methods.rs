@@ -118,6 +118,9 @@ struct RegisterParams {
 struct UpgradeParams {
     name: String,
     binary: String,
+    /// Only say whether it could be.
+    #[serde(default)]
+    check: bool,
 }
 
 #[derive(Deserialize)]
@@ -174,7 +177,11 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "device.decide" => decide(core, link, &parse(params)?),
         "device.formatted" => formatted(core, link, &parse(params)?),
         "node.upgrade" => {
-            let UpgradeParams { name, binary } = parse(params)?;
+            let UpgradeParams { name, binary, check } = parse(params)?;
+            if check {
+                core.upgradable(&name, &binary)?;
+                return Ok(Outcome::Now(json!({ "upgradable": name })));
+            }
             return core.upgrade(&name, binary).map(Outcome::Later);
         }
         "node.register" => register(core, link, parse(params)?),

@@ -56,9 +56,9 @@ fn now_us() -> u64 {
 }
 
 impl Core {
-    /// Asks a node to give its place to another binary. It looks at the binary itself before it goes.
-    pub(super) fn upgrade(&mut self, name: &str, binary: String) -> Result<Promise, RpcError> {
-        if !Path::new(&binary).is_absolute() {
+    /// Whether a node can give its place to another binary; says which node it is.
+    pub(super) fn upgradable(&self, name: &str, binary: &str) -> Result<NodeId, RpcError> {
+        if !Path::new(binary).is_absolute() {
             return Err(RpcError::refused(format!("`{binary}` is no absolute path")));
         }
         let node = self.authority.node_by_name(name).map(|record| record.node);
@@ -72,16 +72,22 @@ impl Core {
         if others > 0 {
             return Err(RpcError::refused(format!(
                 "{name} shares its process with {others} other nodes, which cannot be left running: stop the rack \
-                 and start it as `{binary} up --processes`, then each node can be upgraded alone"
+                 and start it with `{binary} up --processes`, then each node can be upgraded alone"
             )));
         }
         if !connected.program.supervised {
             return Err(RpcError::refused(format!(
                 "nobody would start {name} again: it was started by hand as process {}; drain it, stop it and start \
-                 it as `{binary} node`, or bring the rack up with `palisade up --processes`",
+                 it with `{binary} node`, or bring the rack up with `palisade up --processes`",
                 connected.pid
             )));
         }
+        Ok(node)
+    }
+
+    /// Asks a node to give its place to another binary. It looks at the binary itself before it goes.
+    pub(super) fn upgrade(&mut self, name: &str, binary: String) -> Result<Promise, RpcError> {
+        let node = self.upgradable(name, &binary)?;
         let tag = self.next_tag;
         self.next_tag += 1;
         let (sender, answer) = sync_channel(1);

@@ -7,10 +7,9 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::show::{self, say};
-use super::{ApplyArgs, AskArgs, DeviceVerb, EventsArgs, HeadVerb, SledVerb, VolumeVerb};
+use super::{ApplyArgs, AskArgs, DeviceVerb, HeadVerb, SledVerb, VolumeVerb};
 use crate::api::apply::Applied;
 use crate::api::client::Client;
-use crate::api::events::EventEntry;
 use crate::api::model::Drill;
 use crate::api::moving::{Drained, Moved};
 use crate::api::sleds::SledDrained;
@@ -22,7 +21,7 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(10);
 
 /// The data directory that is meant: the one said, the environment's, `data`, or, when nothing runs there,
 /// the only one below it in which a rack has its socket (`data/memory`).
-fn data_dir(said: Option<&Path>) -> PathBuf {
+pub(super) fn data_dir(said: Option<&Path>) -> PathBuf {
     if let Some(said) = said {
         return said.to_path_buf();
     }
@@ -39,7 +38,7 @@ fn data_dir(said: Option<&Path>) -> PathBuf {
     if below.len() == 1 { below.remove(0) } else { default }
 }
 
-fn call(data: &Path, method: &str, params: Value, patience: Duration) -> Result<Value, String> {
+pub(super) fn call(data: &Path, method: &str, params: Value, patience: Duration) -> Result<Value, String> {
     let mut client = Client::connect(&data.join("control.sock")).map_err(|error| error.to_string())?;
     client.call(method, params, patience).map_err(|error| error.to_string())
 }
@@ -157,12 +156,6 @@ fn wait_drained(args: &AskArgs, name: &str, patience: Duration) -> Result<(), St
         }
         std::thread::sleep(Duration::from_millis(500));
     }
-}
-
-/// `palisade events`.
-pub(super) fn events(args: &EventsArgs) -> Result<(), String> {
-    let params = json!({ "volume": args.volume });
-    ask(&args.ask, "events", params, PATIENCE, |events: &Vec<EventEntry>| show::events(events))
 }
 
 /// `palisade device …`.

@@ -4,6 +4,8 @@
 mod ask;
 mod check;
 mod show;
+mod upgrade;
+mod watch;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -31,7 +33,7 @@ pub struct Cli {
 pub enum Verb {
     /// Bring up every node of this host and the control plane, until SIGINT or SIGTERM.
     Up(UpArgs),
-    /// Run one node as a process of its own; control runs elsewhere (`up --processes`).
+    /// Run one node as a process of its own (control runs elsewhere, with `up --processes`), or upgrade a running one.
     Node(NodeArgs),
     /// Run a control plane and no nodes. With the etcd store several may stand by: one has the lease and serves,
     /// another follows when it dies.
@@ -54,6 +56,11 @@ pub enum Verb {
     /// List devices, give one up, or make one fail on purpose.
     #[command(subcommand)]
     Device(DeviceVerb),
+    /// What concerns all nodes of the running rack.
+    #[command(subcommand)]
+    Rack(RackVerb),
+    /// Say, as JSON, the version of this program and of the formats that it reads.
+    Release,
     /// Apply a rack file to the running rack: make what is lacking; with --prune remove what is too much.
     Apply(ApplyArgs),
     /// Show what stands on a device or file, with checksum verdicts. Reads only.
@@ -81,15 +88,59 @@ pub struct UpArgs {
 
 /// `node`.
 #[derive(Clone, Debug, Args)]
+#[command(args_conflicts_with_subcommands = true, subcommand_negates_reqs = true)]
 pub struct NodeArgs {
+    /// Something else than to run a node.
+    #[command(subcommand)]
+    pub verb: Option<NodeVerb>,
     /// Rack file.
-    pub file: PathBuf,
+    #[arg(required = true)]
+    pub file: Option<PathBuf>,
     /// Which node of it.
-    #[arg(long)]
-    pub name: String,
+    #[arg(long, required = true)]
+    pub name: Option<String>,
     /// Data directory, in place of the file's.
     #[arg(long)]
     pub data_dir: Option<PathBuf>,
+}
+
+/// `node …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum NodeVerb {
+    /// Start a node again as another binary while the rack serves: a head gives its volumes to their other heads
+    /// first; when the binary does not come up, the one of before is started again.
+    Upgrade {
+        /// Name of the node.
+        name: String,
+        /// How.
+        #[command(flatten)]
+        how: UpgradeArgs,
+    },
+}
+
+/// `rack …`.
+#[derive(Clone, Debug, Subcommand)]
+pub enum RackVerb {
+    /// Upgrade every node, one after the other, sleds first; ends at the first one that does not come up.
+    Upgrade {
+        /// How.
+        #[command(flatten)]
+        how: UpgradeArgs,
+    },
+}
+
+/// How nodes are upgraded.
+#[derive(Clone, Debug, Args)]
+pub struct UpgradeArgs {
+    /// The new binary (default: the one of this command).
+    #[arg(long)]
+    pub binary: Option<PathBuf>,
+    /// Seconds that each step of a node may take.
+    #[arg(long, default_value_t = 180)]
+    pub timeout: u64,
+    /// Where to ask.
+    #[command(flatten)]
+    pub ask: AskArgs,
 }
 
 /// `control`.
@@ -241,6 +292,12 @@ pub struct EventsArgs {
     /// Only what is about this volume.
     #[arg(long)]
     pub volume: Option<String>,
+    /// Only what happened within this time: `90s`, `15m`, `2h`, `3d`.
+    #[arg(long, value_parser = watch::span)]
+    pub since: Option<std::time::Duration>,
+    /// Go on and show what happens, until interrupted; with --json one object a line.
+    #[arg(long)]
+    pub follow: bool,
     /// Where to ask.
     #[command(flatten)]
     pub ask: AskArgs,
@@ -312,17 +369,26 @@ pub struct PerfArgs {
     pub args: Vec<OsString>,
 }
 
+fn release() -> Result<(), String> {
+    let text = serde_json::to_string(&crate::release::Release::this()).map_err(|error| error.to_string())?;
+    say(&text);
+    Ok(())
+}
+
 /// Carries out a command that needs only the socket or a file, and gives its exit code. None: it is the
 /// binary's to carry out.
 pub fn run(verb: &Verb) -> Option<u8> {
     let outcome = match verb {
+        Verb::Node(NodeArgs { verb: Some(verb), .. }) => upgrade::node(verb),
+        Verb::Rack(verb) => upgrade::rack(verb),
+        Verb::Release => release(),
         Verb::Up(_) | Verb::Node(_) | Verb::Control(_) | Verb::Inspect(_) | Verb::Perf(_) => return None,
         Verb::Check(args) => return Some(check::check(args)),
         Verb::Status(args) => ask::status(args),
         Verb::Volume(verb) => ask::volume(verb),
         Verb::Head(verb) => ask::head(verb),
         Verb::Sled(verb) => ask::sled(verb),
-        Verb::Events(args) => ask::events(args),
+        Verb::Events(args) => watch::events(args),
         Verb::Device(verb) => ask::device(verb),
         Verb::Apply(args) => ask::apply(args),
     };

@@ -69,6 +69,7 @@ pub(super) fn status(status: &Status) -> String {
                 node.name.clone(),
                 node.role.clone(),
                 pid,
+                dash(&node.version),
                 node.state.clone(),
                 node.shelf.clone(),
                 log,
@@ -76,7 +77,7 @@ pub(super) fn status(status: &Status) -> String {
             ]
         })
         .collect();
-    text.push_str(&table(&["NODE", "ROLE", "PID", "STATE", "SHELF", "LOG USED", "WHY"], &rows));
+    text.push_str(&table(&["NODE", "ROLE", "PID", "VERSION", "STATE", "SHELF", "LOG USED", "WHY"], &rows));
     text.push('\n');
     text.push_str(&volumes(&status.volumes));
     if !status.paths.is_empty() {
@@ -238,14 +239,20 @@ pub(super) fn devices(devices: &[DeviceStatus]) -> String {
 
 /// What happened, oldest first, with UTC times.
 pub(super) fn events(events: &[EventEntry]) -> String {
-    let rows: Vec<Vec<String>> = events
-        .iter()
-        .map(|event| {
-            let node = if event.warning { format!("{} !", event.node) } else { event.node.clone() };
-            vec![utc(event.time_ms), node, dash(&event.volume), dash(&event.number), event.what.clone()]
-        })
-        .collect();
-    table(&["TIME (UTC)", "SAID BY", "VOLUME", "NUMBER", "WHAT"], &rows)
+    table(
+        &["TIME (UTC)", "SAID BY", "VOLUME", "NUMBER", "WHAT"],
+        &events.iter().map(cells).collect::<Vec<_>>(),
+    )
+}
+
+/// One event as a line.
+pub(super) fn event(event: &EventEntry) -> String {
+    cells(event).join("  ")
+}
+
+fn cells(event: &EventEntry) -> Vec<String> {
+    let node = if event.warning { format!("{} !", event.node) } else { event.node.clone() };
+    vec![utc(event.time_ms), node, dash(&event.volume), dash(&event.number), event.what.clone()]
 }
 
 /// `2026-11-21 22:50:23.041` of milliseconds since 1970.

@@ -31,10 +31,13 @@ fn main() -> ExitCode {
             up(&rack, &options)
         }
         // The host was judged by whoever brought control up, which holds some of the addresses itself.
-        Verb::Node(args) => match load(&args.file, args.data_dir.as_deref(), false) {
-            Some(rack) => node(&rack, &args.name),
-            None => ExitCode::FAILURE,
-        },
+        Verb::Node(args) => {
+            let (file, name) = (args.file.unwrap_or_default(), args.name.unwrap_or_default());
+            match load(&file, args.data_dir.as_deref(), false) {
+                Some(rack) => node(&rack, &name),
+                None => ExitCode::FAILURE,
+            }
+        }
         Verb::Control(args) => match load(&args.file, args.data_dir.as_deref(), false) {
             Some(rack) => control(&rack),
             None => ExitCode::FAILURE,

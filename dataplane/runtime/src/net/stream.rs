@@ -173,6 +173,23 @@ mod tests {
     use super::*;
     use std::time::Instant;
 
+    #[test]
+    fn ma12_a_dead_tcp_link_is_noticed_within_the_keep_alive() {
+        let listener = Listener::tcp("127.0.0.1:0".parse().expect("an address")).expect("a port");
+        let client = TcpStream::connect(listener.tcp_address().expect("TCP")).expect("it listens");
+        let served = eventually(|| listener.accept().expect("accepts"));
+        let Stream::Tcp(socket) = &served else { panic!("TCP") };
+        assert!(sockopt::socket_keepalive(socket).expect("asked"));
+        let idle = sockopt::tcp_keepidle(socket).expect("asked");
+        let probes =
+            sockopt::tcp_keepintvl(socket).expect("asked") * sockopt::tcp_keepcnt(socket).expect("asked");
+        let unacked = sockopt::tcp_user_timeout(socket).expect("asked");
+        assert_eq!((idle + probes, unacked), (Duration::from_secs(11), 11_000));
+        assert_eq!(served.peer(), Peer::Host(client.local_addr().expect("bound").ip()));
+        let (a, _b) = UnixStream::pair().expect("a socket pair");
+        assert_eq!(Stream::Unix(a).peer(), Peer::Process(std::process::id()));
+    }
+
     fn eventually<T>(mut what: impl FnMut() -> Option<T>) -> T {
         let end = Instant::now() + Duration::from_secs(10);
         loop {

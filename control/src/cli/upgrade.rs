@@ -1,0 +1,307 @@
+//! `palisade node upgrade` and `palisade rack upgrade`: another binary takes a node's place while the rack serves
+//! (EF-28, issue 3 item 13).
+//!
+//! The binary is looked at and the node is asked whether it can go before anything moves. A head gives its volumes
+//! to their other heads; then it ends in good order and its supervisor starts the new binary; it comes back behind
+//! the others and is refilled. A sled only goes and comes back: heads bear its absence. What went wrong is undone
+//! as far as it was done: a head that was taken out of use for this is taken into use again.
+
+use std::path::PathBuf;
+use std::time::{Duration, Instant};
+
+use serde::Serialize;
+use serde_json::{Value, json};
+
+use super::ask::{PATIENCE, call, data_dir};
+use super::show::say;
+use super::watch::now_ms;
+use super::{NodeVerb, RackVerb, UpgradeArgs};
+use crate::api::events::EventEntry;
+use crate::api::moving::Drained;
+use crate::api::status::{NodeStatus, Status, VolumeStatus};
+use crate::release;
+
+/// How often the rack is looked at.
+const LOOK: Duration = Duration::from_millis(100);
+
+/// What became of a node.
+#[derive(Debug, Serialize)]
+struct Upgraded {
+    node: String,
+    binary: String,
+    version: String,
+    pid_before: u32,
+    pid: u32,
+    pauses: Vec<Pause>,
+}
+
+/// For how long no request of a volume was answered, as its heads saw it: the longest one.
+#[derive(Debug, PartialEq, Eq, Serialize)]
+struct Pause {
+    volume: String,
+    pause_us: u64,
+    /// How often it paused.
+    times: u64,
+}
+
+/// `palisade node …`.
+pub(super) fn node(verb: &NodeVerb) -> Result<(), String> {
+    let NodeVerb::Upgrade { name, how } = verb;
+    let upgrade = Upgrade::new(how)?;
+    let done = upgrade.node(name)?;
+    show(how, &[done]);
+    Ok(())
+}
+
+/// `palisade rack …`.
+pub(super) fn rack(verb: &RackVerb) -> Result<(), String> {
+    let RackVerb::Upgrade { how } = verb;
+    let upgrade = Upgrade::new(how)?;
+    let mut nodes = upgrade.status()?.nodes;
+    // Sleds keep to their formats longest, and heads find them in place.
+    nodes.sort_by_key(|node| node.role != "sled");
+    // Whoever cannot be upgraded is said before any is.
+    for node in &nodes {
+        upgrade.ask("node.upgrade", upgrade.order(&node.name, true), PATIENCE)?;
+    }
+    let mut done = Vec::new();
+    for node in &nodes {
+        match upgrade.node(&node.name) {
+            Ok(upgraded) => {
+                upgrade.say(&line(&upgraded));
+                done.push(upgraded);
+            }
+            Err(error) => {
+                return Err(format!("{} of {} nodes are upgraded; {error}", done.len(), nodes.len()));
+            }
+        }
+    }
+    if how.ask.json {
+        show(how, &done);
+    }
+    upgrade.say("control runs on as it is: start `up` again with the new binary when it suits");
+    Ok(())
+}
+
+fn show(how: &UpgradeArgs, done: &[Upgraded]) {
+    if how.ask.json {
+        return say(&format!("{:#}", json!(done)));
+    }
+    done.iter().for_each(|upgraded| say(&line(upgraded)));
+}
+
+fn line(done: &Upgraded) -> String {
+    let Upgraded { node, binary, version, pid_before, pid, pauses } = done;
+    let mut text = format!("{node} runs {binary} ({version}) as process {pid}, before {pid_before}");
+    for Pause { volume, pause_us, times } in pauses {
+        let ms = *pause_us as f64 / 1000.0;
+        let often = if *times > 1 { format!(", the longest of {times}") } else { String::new() };
+        text.push_str(&format!("\nvolume {volume}: paused for {ms:.1} ms{often}"));
+    }
+    if pauses.is_empty() {
+        text.push_str("\nno volume paused");
+    }
+    text
+}
+
+/// An upgrade under way.
+struct Upgrade<'a> {
+    how: &'a UpgradeArgs,
+    data: PathBuf,
+    binary: PathBuf,
+    patience: Duration,
+}
+
+impl<'a> Upgrade<'a> {
+    /// Looks at the binary.
+    fn new(how: &'a UpgradeArgs) -> Result<Self, String> {
+        let named = match &how.binary {
+            Some(binary) => binary.clone(),
+            None => std::env::current_exe().map_err(|error| format!("this program has no path: {error}"))?,
+        };
+        let binary = std::fs::canonicalize(&named)
+            .map_err(|error| format!("{}: {error}; name the new binary with --binary", named.display()))?;
+        release::examine(&binary)?;
+        let patience = Duration::from_secs(how.timeout.clamp(1, 86_400));
+        Ok(Self { how, data: data_dir(how.ask.data_dir.as_deref()), binary, patience })
+    }
+
+    fn ask(&self, method: &str, params: Value, patience: Duration) -> Result<Value, String> {
+        call(&self.data, method, params, patience)
+    }
+
+    fn order(&self, name: &str, check: bool) -> Value {
+        json!({ "name": name, "binary": self.binary, "check": check })
+    }
+
+    fn status(&self) -> Result<Status, String> {
+        let answer = self.ask("rack.status", json!({}), PATIENCE)?;
+        serde_json::from_value(answer).map_err(|error| format!("unreadable answer: {error}"))
+    }
+
+    /// A step for people; with --json only the result is said.
+    fn say(&self, text: &str) {
+        if !self.how.ask.json {
+            say(text);
+        }
+    }
+
+    /// Upgrades one node.
+    fn node(&self, name: &str) -> Result<Upgraded, String> {
+        self.ask("node.upgrade", self.order(name, true), PATIENCE)?;
+        let before = of(&self.status()?, name)?;
+        let begin_ms = now_ms();
+        let head = before.role == "head";
+        let in_use = head && !matches!(before.state.as_str(), "draining" | "drained" | "leaving");
+        let done = if head { self.empty(name).and_then(|()| self.swap(&before)) } else { self.swap(&before) };
+        let settled = done.and_then(|now| self.settle(&before).map(|()| now));
+        if in_use {
+            let resumed = self.ask("head.resume", json!({ "name": name }), PATIENCE);
+            if let Err(error) = resumed {
+                return Err(match settled {
+                    Ok(_) => format!("{name} is upgraded, and still drained: {error}"),
+                    Err(first) => format!("{first}; besides, {name} is still drained: {error}"),
+                });
+            }
+        }
+        let now = settled?;
+        let (pid_before, pid, version) = (before.pid, now.pid, now.version);
+        let (node, binary) = (name.to_owned(), self.binary.display().to_string());
+        Ok(Upgraded { node, binary, version, pid_before, pid, pauses: self.pauses(begin_ms)? })
+    }
+
+    /// Moves everything that a head serves to its other heads, and waits until they serve it.
+    fn empty(&self, name: &str) -> Result<(), String> {
+        let mut why = String::new();
+        self.until(&format!("{name} to serve nothing"), || {
+            let answer = self.ask("head.drain", json!({ "name": name }), PATIENCE)?;
+            let drained: Drained =
+                serde_json::from_value(answer).map_err(|error| format!("unreadable answer: {error}"))?;
+            for volume in &drained.moved {
+                self.say(&format!("volume {volume} moves away from {name}"));
+            }
+            let left = drained.left.first();
+            why = left.map_or_else(String::new, |left| format!("volume {}: {}", left.volume, left.why));
+            let status = self.status()?;
+            let served = status.volumes.iter().filter(|volume| volume.kind != "bare");
+            let waits = |volume: &VolumeStatus| volume.primary == name || volume.state == "reconciling";
+            Ok(drained.left.is_empty() && !served.into_iter().any(waits))
+        })
+        .map_err(|error| if why.is_empty() { error } else { format!("{error}: {why}") })
+    }
+
+    /// Has the node end and waits until it is back, as whatever.
+    fn swap(&self, before: &NodeStatus) -> Result<NodeStatus, String> {
+        let name = &before.name;
+        self.ask("node.upgrade", self.order(name, false), PATIENCE + Duration::from_secs(60))?;
+        self.say(&format!("{name} goes"));
+        let mut now = NodeStatus::default();
+        self.until(&format!("{name} to come back"), || {
+            now = of(&self.status()?, name)?;
+            let works = matches!(now.state.as_str(), "ready" | "draining" | "drained" | "leaving");
+            Ok(now.pid != 0 && now.pid != before.pid && works)
+        })?;
+        if PathBuf::from(&now.binary) != self.binary {
+            return Err(format!(
+                "{name} did not come up as {}: it was rolled back and runs {} ({}) again as process {}; the messages \
+                 of `palisade up` say why",
+                self.binary.display(),
+                now.binary,
+                now.version,
+                now.pid
+            ));
+        }
+        Ok(now)
+    }
+
+    /// Waits until what the node's absence cost is made good: its volumes are whole again.
+    fn settle(&self, before: &NodeStatus) -> Result<(), String> {
+        let name = &before.name;
+        self.until(&format!("the volumes to be whole after {name} came back"), || {
+            let status = self.status()?;
+            let whole = |volume: &VolumeStatus| {
+                let member = volume.primary == *name || volume.secondary == *name;
+                let pair = !member || !(volume.joining || volume.peer_away);
+                // Claims of a sled that was away are made again; what is being rebuilt for other reasons is not ours.
+                let claimed = before.role == "head" || volume.devices_away == 0;
+                volume.state == "serving" && pair && claimed
+            };
+            Ok(status.volumes.iter().filter(|volume| volume.kind != "bare").all(whole))
+        })
+    }
+
+    /// The pauses since then, the longest of each volume.
+    fn pauses(&self, since_ms: u64) -> Result<Vec<Pause>, String> {
+        let answer = self.ask("events", json!({ "volume": null, "since_ms": since_ms }), PATIENCE)?;
+        let events: Vec<EventEntry> =
+            serde_json::from_value(answer).map_err(|error| format!("unreadable answer: {error}"))?;
+        Ok(longest(&events))
+    }
+
+    /// Looks again and again until it is so.
+    fn until(&self, what: &str, mut so: impl FnMut() -> Result<bool, String>) -> Result<(), String> {
+        let begin = Instant::now();
+        while !so()? {
+            if begin.elapsed() >= self.patience {
+                return Err(format!("waited {} s in vain for {what}", self.patience.as_secs()));
+            }
+            std::thread::sleep(LOOK);
+        }
+        Ok(())
+    }
+}
+
+fn longest(events: &[EventEntry]) -> Vec<Pause> {
+    let mut pauses: Vec<Pause> = Vec::new();
+    for event in events {
+        let Some(pause_us) = event.pause_us else { continue };
+        match pauses.iter_mut().find(|known| known.volume == event.volume) {
+            Some(known) => {
+                known.pause_us = known.pause_us.max(pause_us);
+                known.times += 1;
+            }
+            None => pauses.push(Pause { volume: event.volume.clone(), pause_us, times: 1 }),
+        }
+    }
+    pauses
+}
+
+fn of(status: &Status, name: &str) -> Result<NodeStatus, String> {
+    let found = status.nodes.iter().find(|node| node.name == name).cloned();
+    found.ok_or_else(|| format!("there is no node `{name}`; `palisade status` shows them"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_longest_pause_of_each_volume_is_shown() {
+        let event = |volume: &str, pause_us| EventEntry {
+            volume: volume.to_owned(),
+            pause_us,
+            ..EventEntry::default()
+        };
+        let events = [
+            event("a", Some(1500)),
+            event("a", None),
+            event("b", Some(7)),
+            event("a", Some(42_000)),
+            event("", None),
+        ];
+        let pauses = longest(&events);
+        let pause = |volume: &str, pause_us, times| Pause { volume: volume.to_owned(), pause_us, times };
+        assert_eq!(pauses, [pause("a", 42_000, 2), pause("b", 7, 1)]);
+        let done = Upgraded {
+            node: "head-1".to_owned(),
+            binary: "/x/palisade".to_owned(),
+            version: "1.2.3".to_owned(),
+            pid_before: 7,
+            pid: 9,
+            pauses,
+        };
+        let text = line(&done);
+        assert!(text.starts_with("head-1 runs /x/palisade (1.2.3) as process 9, before 7\n"), "{text}");
+        assert!(text.contains("volume a: paused for 42.0 ms, the longest of 2"), "{text}");
+    }
+}
