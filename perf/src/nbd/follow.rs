@@ -4,7 +4,8 @@
 //!
 //! Heads say in the handshake which group is the newest that they know, and the client says which one it knows.
 //! One that is behind goes straight to where the newer group is led; one that is not asks the others in turn,
-//! which lets them look after a primary that it lost (MA-14). It never goes back to an older group (MA-22).
+//! which lets them look after a primary that it lost (MA-14). It never goes back to an older group (MA-22). A short
+//! silence is no reason to leave (writes may wait for a second head), but to ask whether another address serves it.
 
 use super::handshake::{Group, HandshakeError};
 use super::target::NbdTarget;
@@ -22,6 +23,8 @@ const NOT_SERVED: u32 = 108;
 const SILENCE: Duration = Duration::from_secs(2);
 /// How long each step of a handshake, and the first read at an address, may take.
 const PROBE: Duration = Duration::from_secs(1);
+/// Without any answer for so long the other addresses are asked, and again after as long.
+const LOOK: Duration = Duration::from_millis(300);
 /// Pauses before all addresses are asked again; each is drawn up to a bound that doubles from the first to the
 /// last (MA-11 step 5).
 const PAUSE: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(160));
@@ -40,6 +43,7 @@ pub struct Follower {
     number: Option<Number>,
     open: usize,
     heard: Instant,
+    looked: Instant,
     /// Answers of the span before and of this one, and when this one began.
     answered: (u64, u64, Instant),
     /// Rounds in vain.
@@ -65,28 +69,47 @@ impl Follower {
             number: None,
             open: 0,
             heard: now,
+            looked: now,
             answered: (0, 0, now),
             failed: 0,
             dice: Xoshiro256PlusPlus::seed_from_u64(u64::from(std::process::id())),
         })
     }
 
-    /// Whether the volume is served at the address that is connected: a read of its first block succeeds.
-    fn serves(&mut self) -> Result<(), TargetError> {
-        let len = self.inner.bytes().min(512) as u32;
-        self.inner.submit(0, Op { verb: Verb::Read, offset: 0, len })?;
-        let (begin, mut done) = (Instant::now(), Vec::new());
-        while done.is_empty() {
-            self.inner.poll(&mut done)?;
-            if begin.elapsed() > PROBE {
-                return Err(TargetError::Lost("no answer".to_owned()));
+    /// The address in use is silent: goes on waiting, unless another one serves the volume or it has been long.
+    fn look(&mut self) -> Result<(), TargetError> {
+        if self.heard.elapsed() > SILENCE {
+            return Err(TargetError::Lost(format!("{} is silent", self.uris[self.at])));
+        }
+        if self.looked.max(self.heard).elapsed() > LOOK {
+            self.looked = Instant::now();
+            let silent = self.uris[self.at].clone();
+            if let Some(at) = self.served_elsewhere() {
+                let why = format!("{silent} is silent and {} serves it", self.uris[at]);
+                self.at = (at + self.uris.len() - 1) % self.uris.len(); // the next one is tried first
+                return Err(TargetError::Lost(why));
             }
-            std::thread::yield_now();
         }
-        match done[0].errno {
-            0 => Ok(()),
-            errno => Err(TargetError::Lost(format!("error {errno}"))),
+        Ok(())
+    }
+
+    /// Another address than the one in use that serves the volume, or that a newer group names as its leader. Who
+    /// is asked looks after the silent one (MA-14).
+    fn served_elsewhere(&mut self) -> Option<usize> {
+        let want = Want { slots: 1, slot_bytes: 512, connections: 1, look: false };
+        let known = Known { number: self.number, io: self.count(0) };
+        for step in 1..self.uris.len() {
+            let at = (self.at + step) % self.uris.len();
+            let mut target = NbdTarget::closed(self.uris[at].clone(), want);
+            match target.attach(&known, PROBE) {
+                Ok(_) if serves(&mut target).is_ok() => return Some(at),
+                Err(HandshakeError::Refused { group: Some(group), .. }) if self.learn(group) => {
+                    return Some(0);
+                }
+                _ => {}
+            }
         }
+        None
     }
 
     /// Counts answers, and says how many there were lately.
@@ -111,7 +134,7 @@ impl Follower {
                     self.learn(group);
                 }
                 self.at = self.uris.iter().position(|known| *known == uri).unwrap_or(self.at);
-                self.serves().map(|()| true)
+                serves(&mut self.inner).map(|()| true)
             }
             Err(HandshakeError::Refused { group: Some(group), .. }) if self.learn(group.clone()) => Ok(false),
             Err(error) => Err(TargetError::Lost(format!("{uri}: {error}"))),
@@ -145,6 +168,24 @@ impl Follower {
     }
 }
 
+/// Whether the volume is served at an address that is connected: a read of its first block succeeds.
+fn serves(target: &mut NbdTarget) -> Result<(), TargetError> {
+    let len = target.bytes().min(512) as u32;
+    target.submit(0, Op { verb: Verb::Read, offset: 0, len })?;
+    let (begin, mut done) = (Instant::now(), Vec::new());
+    while done.is_empty() {
+        target.poll(&mut done)?;
+        if begin.elapsed() > PROBE {
+            return Err(TargetError::Lost("no answer".to_owned()));
+        }
+        std::thread::yield_now();
+    }
+    match done[0].errno {
+        0 => Ok(()),
+        errno => Err(TargetError::Lost(format!("error {errno}"))),
+    }
+}
+
 impl Target for Follower {
     fn bytes(&self) -> u64 {
         self.inner.bytes()
@@ -174,8 +215,8 @@ impl Target for Follower {
             self.open = self.open.saturating_sub(count);
             self.heard = Instant::now();
             self.count(count as u64);
-        } else if self.open > 0 && self.heard.elapsed() > SILENCE {
-            return Err(TargetError::Lost(format!("{} is silent", self.uris[self.at])));
+        } else if self.open > 0 && self.heard.elapsed() > LOOK {
+            return self.look();
         }
         Ok(())
     }
@@ -241,6 +282,48 @@ mod tests {
     fn end(server: Server) {
         server.stop.store(true, Ordering::Relaxed);
         server.thread.join().expect("no panic");
+    }
+
+    #[test]
+    fn ma11_a_silent_address_is_left_for_one_that_serves_and_kept_while_none_does() {
+        // Takes connections and never says a word: a head that is stopped.
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let silent = format!("nbd://{}/x", silent.local_addr().expect("bound"));
+        let (first, second) = (server(), server());
+        let uris = vec![first.uri.clone(), Uri::parse(&silent).expect("an address"), second.uri.clone()];
+        let mut target = Follower::open(uris, WANT).expect("served");
+        target.uris.swap(0, 1); // as if the silent one had been in use
+        target.at = 0;
+        (target.open, target.heard) = (1, Instant::now() - LOOK * 2);
+        target.looked = target.heard;
+        let lost = target.look();
+        assert!(matches!(&lost, Err(TargetError::Lost(why)) if why.contains("serves it")), "{lost:?}");
+        target.reconnect().expect("served");
+        assert_eq!(target.at, 1);
+        end(first);
+        end(second);
+        (target.open, target.heard) = (1, Instant::now() - LOOK * 2);
+        target.looked = target.heard;
+        assert!(target.look().is_ok(), "nobody else serves it: it waits");
+        target.heard = Instant::now() - SILENCE * 2;
+        assert!(matches!(target.look(), Err(TargetError::Lost(_))), "and not for ever");
+    }
+
+    #[test]
+    fn ma11_a_silent_address_is_left_when_another_head_tells_of_a_newer_group() {
+        let silent = TcpListener::bind("127.0.0.1:0").expect("a port");
+        let silent =
+            Uri::parse(&format!("nbd://{}/x", silent.local_addr().expect("bound"))).expect("an address");
+        let leader = server();
+        let other = refuser(group(6), vec![leader.uri.clone()]);
+        let mut target = Follower::closed(vec![silent, other.0.clone()], WANT).expect("addresses");
+        (target.at, target.number, target.open) = (0, Some(group(5)), 1);
+        (target.heard, target.looked) = (Instant::now() - LOOK * 2, Instant::now() - LOOK * 2);
+        assert!(matches!(target.look(), Err(TargetError::Lost(_))));
+        target.reconnect().expect("served");
+        assert_eq!((&target.uris[target.at], target.number), (&leader.uri, Some(group(6))));
+        assert_eq!(asked(other), ["x-palisade:group/1.5/0"]);
+        end(leader);
     }
 
     #[test]
