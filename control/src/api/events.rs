@@ -34,7 +34,7 @@ pub struct EventEntry {
     pub from: Vec<String>,
     /// Heads now, primary first.
     pub to: Vec<String>,
-    /// Why the group changed.
+    /// Why the group changed, or requests waited.
     pub why: String,
     /// For how long no request of the volume was answered, in microseconds, when that is what happened.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -108,10 +108,10 @@ impl Events {
     }
 
     /// The requests of a volume waited while roles moved or a head was away.
-    pub(super) fn paused(&mut self, node: &str, volume: String, pause_us: u64, what: String) {
+    pub(super) fn paused(&mut self, node: &str, volume: String, pause: (u64, String), what: String) {
         self.say(node, volume, false, what);
         if let Some(event) = self.said.back_mut() {
-            event.pause_us = Some(pause_us);
+            (event.pause_us, event.why) = (Some(pause.0), pause.1);
         }
     }
 

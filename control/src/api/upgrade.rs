@@ -32,21 +32,24 @@ pub(super) struct Program {
     supervised: bool,
 }
 
-/// Since when requests of volumes wait, in microseconds since 1970.
+/// Since when requests of volumes wait, in microseconds since 1970, and why.
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
-    since: BTreeMap<PartitionId, u64>,
+    since: BTreeMap<PartitionId, (u64, String)>,
 }
 
 impl Pauses {
-    fn begin(&mut self, partition: PartitionId, at_us: u64) {
-        let since = self.since.entry(partition).or_insert(at_us);
-        *since = (*since).min(at_us);
+    fn begin(&mut self, partition: PartitionId, at_us: u64, why: &str) {
+        let known = self.since.get(&partition);
+        if known.is_none_or(|(since, _)| at_us < *since) {
+            self.since.insert(partition, (at_us, why.to_owned()));
+        }
     }
 
-    /// How long it was; none when nothing is known to have waited, or the clocks do not agree.
-    fn end(&mut self, partition: PartitionId, at_us: u64) -> Option<u64> {
-        at_us.checked_sub(self.since.remove(&partition)?)
+    /// How long it was and why; none when nothing is known to have waited, or the clocks do not agree.
+    fn end(&mut self, partition: PartitionId, at_us: u64) -> Option<(u64, String)> {
+        let (since, why) = self.since.remove(&partition)?;
+        Some((at_us.checked_sub(since)?, why))
     }
 }
 
@@ -110,15 +113,19 @@ impl Core {
     pub(super) fn role_step(&mut self, node: NodeId, partition: PartitionId, step: RoleStep, at_us: u64) {
         let Some(volume) = self.authority.volume(partition) else { return };
         match step {
-            RoleStep::Stopped | RoleStep::Assigned => self.pauses.begin(partition, at_us),
+            RoleStep::Stopped => {
+                let why = format!("it moved away from {}", self.authority.name_of(node));
+                self.pauses.begin(partition, at_us, &why);
+            }
+            RoleStep::Assigned => self.pauses.begin(partition, at_us, "its group changed"),
             // A late word of a head that was followed meanwhile ends nothing.
             RoleStep::Serving if volume.current_primary() != node => {}
             RoleStep::Serving => {
                 let name = volume.name.clone();
                 if let Some(pause) = self.pauses.end(partition, at_us) {
                     let head = self.authority.name_of(node);
-                    let ms = pause as f64 / 1000.0;
-                    let what = format!("volume {name}: served by {head} after a pause of {ms:.1} ms");
+                    let (ms, why) = (pause.0 as f64 / 1000.0, &pause.1);
+                    let what = format!("volume {name}: served by {head} after a pause of {ms:.1} ms: {why}");
                     self.events.paused(&head, name, pause, what);
                 }
             }
@@ -134,7 +141,8 @@ impl Core {
             .filter(|volume| volume.current().contains(&node))
             .map(|volume| volume.partition())
             .collect();
-        needs.into_iter().for_each(|partition| self.pauses.begin(partition, at));
+        let why = format!("{} was away", self.authority.name_of(node));
+        needs.into_iter().for_each(|partition| self.pauses.begin(partition, at, &why));
     }
 }
 
@@ -146,12 +154,12 @@ mod tests {
     fn a_pause_lasts_from_the_first_stop_to_the_next_serving_and_is_told_once() {
         let (mut pauses, volume) = (Pauses::default(), PartitionId(1));
         assert_eq!(pauses.end(volume, 50), None, "nothing was known to wait");
-        pauses.begin(volume, 120);
-        pauses.begin(volume, 100);
-        pauses.begin(volume, 130);
-        assert_eq!(pauses.end(volume, 142), Some(42));
+        pauses.begin(volume, 120, "b");
+        pauses.begin(volume, 100, "a");
+        pauses.begin(volume, 130, "c");
+        assert_eq!(pauses.end(volume, 142), Some((42, "a".to_owned())));
         assert_eq!(pauses.end(volume, 150), None);
-        pauses.begin(volume, 200);
+        pauses.begin(volume, 200, "d");
         assert_eq!(pauses.end(volume, 190), None, "clocks that do not agree give no figure");
     }
 }

@@ -6,7 +6,7 @@
 //! the others and is refilled. A sled only goes and comes back: heads bear its absence. What went wrong is undone
 //! as far as it was done: a head that was taken out of use for this is taken into use again.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use serde::Serialize;
@@ -35,13 +35,12 @@ struct Upgraded {
     pauses: Vec<Pause>,
 }
 
-/// For how long no request of a volume was answered, as its heads saw it: the longest one.
+/// For how long requests of a volume waited, as its heads saw it.
 #[derive(Debug, PartialEq, Eq, Serialize)]
 struct Pause {
     volume: String,
     pause_us: u64,
-    /// How often it paused.
-    times: u64,
+    why: String,
 }
 
 /// `palisade node …`.
@@ -93,10 +92,9 @@ fn show(how: &UpgradeArgs, done: &[Upgraded]) {
 fn line(done: &Upgraded) -> String {
     let Upgraded { node, binary, version, pid_before, pid, pauses } = done;
     let mut text = format!("{node} runs {binary} ({version}) as process {pid}, before {pid_before}");
-    for Pause { volume, pause_us, times } in pauses {
+    for Pause { volume, pause_us, why } in pauses {
         let ms = *pause_us as f64 / 1000.0;
-        let often = if *times > 1 { format!(", the longest of {times}") } else { String::new() };
-        text.push_str(&format!("\nvolume {volume}: paused for {ms:.1} ms{often}"));
+        text.push_str(&format!("\nvolume {volume}: paused for {ms:.1} ms: {why}"));
     }
     if pauses.is_empty() {
         text.push_str("\nno volume paused");
@@ -201,7 +199,7 @@ impl<'a> Upgrade<'a> {
             let works = matches!(now.state.as_str(), "ready" | "draining" | "drained" | "leaving");
             Ok(now.pid != 0 && now.pid != before.pid && works)
         })?;
-        if PathBuf::from(&now.binary) != self.binary {
+        if Path::new(&now.binary) != self.binary {
             return Err(format!(
                 "{name} did not come up as {}: it was rolled back and runs {} ({}) again as process {}; the messages \
                  of `palisade up` say why",
@@ -230,12 +228,12 @@ impl<'a> Upgrade<'a> {
         })
     }
 
-    /// The pauses since then, the longest of each volume.
+    /// The pauses since then.
     fn pauses(&self, since_ms: u64) -> Result<Vec<Pause>, String> {
         let answer = self.ask("events", json!({ "volume": null, "since_ms": since_ms }), PATIENCE)?;
         let events: Vec<EventEntry> =
             serde_json::from_value(answer).map_err(|error| format!("unreadable answer: {error}"))?;
-        Ok(longest(&events))
+        Ok(pauses(&events))
     }
 
     /// Looks again and again until it is so.
@@ -251,18 +249,14 @@ impl<'a> Upgrade<'a> {
     }
 }
 
-fn longest(events: &[EventEntry]) -> Vec<Pause> {
-    let mut pauses: Vec<Pause> = Vec::new();
-    for event in events {
-        let Some(pause_us) = event.pause_us else { continue };
-        match pauses.iter_mut().find(|known| known.volume == event.volume) {
-            Some(known) => {
-                known.pause_us = known.pause_us.max(pause_us);
-                known.times += 1;
-            }
-            None => pauses.push(Pause { volume: event.volume.clone(), pause_us, times: 1 }),
-        }
-    }
+/// The pauses among events, volume by volume, longest first.
+fn pauses(events: &[EventEntry]) -> Vec<Pause> {
+    let pause = |event: &EventEntry| {
+        let (volume, why) = (event.volume.clone(), event.why.clone());
+        Some(Pause { volume, pause_us: event.pause_us?, why })
+    };
+    let mut pauses: Vec<Pause> = events.iter().filter_map(pause).collect();
+    pauses.sort_by(|a, b| (&a.volume, b.pause_us).cmp(&(&b.volume, a.pause_us)));
     pauses
 }
 
@@ -276,22 +270,28 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_longest_pause_of_each_volume_is_shown() {
-        let event = |volume: &str, pause_us| EventEntry {
+    fn the_pauses_of_each_volume_are_shown_longest_first() {
+        let event = |volume: &str, pause_us, why: &str| EventEntry {
             volume: volume.to_owned(),
             pause_us,
+            why: why.to_owned(),
             ..EventEntry::default()
         };
         let events = [
-            event("a", Some(1500)),
-            event("a", None),
-            event("b", Some(7)),
-            event("a", Some(42_000)),
-            event("", None),
+            event("b", Some(1500), "it moved"),
+            event("b", None, "silence"),
+            event("a", Some(7), "it moved"),
+            event("b", Some(42_000), "head-1 was away"),
         ];
-        let pauses = longest(&events);
-        let pause = |volume: &str, pause_us, times| Pause { volume: volume.to_owned(), pause_us, times };
-        assert_eq!(pauses, [pause("a", 42_000, 2), pause("b", 7, 1)]);
+        let pauses = pauses(&events);
+        let pause = |volume: &str, pause_us, why: &str| Pause {
+            volume: volume.to_owned(),
+            pause_us,
+            why: why.to_owned(),
+        };
+        let expect =
+            [pause("a", 7, "it moved"), pause("b", 42_000, "head-1 was away"), pause("b", 1500, "it moved")];
+        assert_eq!(pauses, expect);
         let done = Upgraded {
             node: "head-1".to_owned(),
             binary: "/x/palisade".to_owned(),
@@ -302,6 +302,6 @@ mod tests {
         };
         let text = line(&done);
         assert!(text.starts_with("head-1 runs /x/palisade (1.2.3) as process 9, before 7\n"), "{text}");
-        assert!(text.contains("volume a: paused for 42.0 ms, the longest of 2"), "{text}");
+        assert!(text.contains("volume b: paused for 42.0 ms: head-1 was away"), "{text}");
     }
 }

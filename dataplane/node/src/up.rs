@@ -25,6 +25,8 @@ use std::time::{Duration, Instant};
 const ADMISSION: Duration = Duration::from_secs(30);
 /// How often the state of the rack is looked at.
 const LOOK: Duration = Duration::from_millis(100);
+/// How often children are looked after, and a node looks whether it is to go: what waits for them, waits for this.
+const WATCH: Duration = Duration::from_millis(20);
 /// How often a rack that is not ready says what it waits for.
 const NAG: Duration = Duration::from_secs(5);
 
@@ -86,12 +88,12 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
             eprintln!("\npalisade: a reactor ended unexpectedly; see the messages above");
             break false;
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(WATCH);
         // Before it is ready its state is the question; afterwards only a terminal asks.
-        if ready && (!screen.wanted() || Instant::now() < next_look) {
+        if ready && !screen.wanted() || Instant::now() < next_look {
             continue;
         }
-        next_look = Instant::now() + Duration::from_secs(1);
+        next_look = Instant::now() + if ready { Duration::from_secs(1) } else { LOOK };
         let status = control.status();
         if !ready && status.ready {
             ready = true;
@@ -225,7 +227,7 @@ fn run_node(rack: &Rack, name: &str) -> Result<ExitCode, Box<dyn std::error::Err
                 return Ok(ExitCode::from(release::UPGRADE_CODE));
             }
         }
-        std::thread::sleep(LOOK);
+        std::thread::sleep(WATCH);
     }
     Ok(if host.stop() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }

@@ -103,7 +103,7 @@ impl Follower {
             let mut target = NbdTarget::closed(self.uris[at].clone(), want);
             match target.attach(&known, PROBE) {
                 Ok(_) if serves(&mut target).is_ok() => return Some(at),
-                Err(HandshakeError::Refused { group: Some(group), .. }) if self.learn(group) => {
+                Err(HandshakeError::Refused { group: Some(group), .. }) if self.learn(group.clone()) => {
                     return Some(0);
                 }
                 _ => {}

@@ -165,7 +165,7 @@ impl Led {
 mod tests {
     use super::*;
     use palisade_control::agent::Role;
-    use palisade_control::config::{NbdAddress, Solo};
+    use palisade_control::config::NbdAddress;
     use palisade_protocol::wire::{BootId, GrantId, LogId, Member, Stamp};
 
     fn roster() -> Vec<RosterEntry> {
@@ -185,21 +185,12 @@ mod tests {
         let stamp = Stamp { partition: PartitionId(4), number, grant: GrantId(9) };
         let member = |head: &u32| Member { head: NodeId(*head), log: LogId(1), boot: BootId(1) };
         let members = members.iter().map(member).collect();
-        let spec = PartitionSpec {
-            partition: PartitionId(4),
-            name: "v".to_owned(),
-            bytes: 1 << 20,
-            k: 4,
-            m: 2,
-            unit_bytes: 65_536,
-            column_bytes: 1 << 20,
-            columns_min: 5,
-            primary: NodeId(primary),
-            secondary: None,
-            solo: Solo::Wait,
-            devices: Vec::new(),
-            deleting: false,
-        };
+        let spec = serde_json::json!({
+            "partition": 4, "name": "v", "bytes": 1 << 20, "k": 4, "m": 2, "unit_bytes": 65_536,
+            "column_bytes": 1 << 20, "columns_min": 5, "primary": primary, "secondary": null, "devices": [],
+            "deleting": false,
+        });
+        let spec = serde_json::from_value(spec).expect("a spec");
         Led { spec, pair: Some(Assignment { stamp, members }) }
     }
 
