@@ -37,7 +37,7 @@ bench: deps
 
 sim:
 	@if [ -n "$(SEED)" ]; then \
-		cargo run --release -q -p palisade-sim --example sim -- --seed $(SEED) $(if $(MOVING),--moving); \
+		cargo run --release -q -p palisade-sim --example sim -- --seed $(SEED) $(if $(MOVING),--moving)$(if $(DENSE),--dense)$(if $(TRACE), --trace); \
 	else \
 		cargo run --release -q -p palisade-sim --example sim -- --seconds $(or $(SECONDS),60); \
 	fi

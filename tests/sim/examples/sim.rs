@@ -1,28 +1,60 @@
 //! `sim --seconds N` runs fresh seeds for that time and prints, last, how many it ran.
-//! `sim --seed N [--quiet]` replays one seed with its trace. `sim --from A --count N` runs a range.
-//! Each seed runs twice then: where roles stay, and where they move (`--moving`: the latter only).
+//! `sim --seed N` runs one seed; `--trace` prints everything that happens. `sim --from A --count N` runs a range.
+//! A run that fails is made smaller and told for people: the given one, or the first of many.
+//! Fresh seeds run in turn where roles stay, where they move (`--moving`: only those) and where heads fail over
+//! again and again (`--dense`: only those).
 //! `--scenario NAME` runs seeds in a scenario of choice rather than in their own.
 //! Exit 1 when a run finds a violation, or when the runs left something unexercised (`--seconds` only).
 
-use palisade_sim::faults::{MOVING, SCENARIOS, Scenario};
+use palisade_sim::faults::{Scenario, all};
+use palisade_sim::minimise::{Limits, minimise};
 use palisade_sim::tally::Tally;
 use palisade_sim::{Report, Setup, run};
 use std::process::ExitCode;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+/// Which table of scenarios a seed picks from.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Staying,
+    Moving,
+    Dense,
+}
+
+impl Kind {
+    const ALL: [Self; 3] = [Self::Staying, Self::Moving, Self::Dense];
+
+    fn setup(self, seed: u64) -> Setup {
+        match self {
+            Self::Staying => Setup::new(seed),
+            Self::Moving => Setup::moving(seed),
+            Self::Dense => Setup::dense(seed),
+        }
+    }
+
+    /// How to ask `make sim` for such a run.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Staying => "",
+            Self::Moving => " MOVING=1",
+            Self::Dense => " DENSE=1",
+        }
+    }
+}
 
 struct Wish {
     seconds: u64,
     seed: Option<u64>,
     from: Option<u64>,
     count: u64,
-    quiet: bool,
-    moving: bool,
+    trace: bool,
+    kind: Option<Kind>,
     scenario: Option<Scenario>,
 }
 
 fn wish() -> Result<Wish, String> {
     let mut wish =
-        Wish { seconds: 10, seed: None, from: None, count: 1, quiet: false, moving: false, scenario: None };
+        Wish { seconds: 10, seed: None, from: None, count: 1, trace: false, kind: None, scenario: None };
     let mut args = std::env::args().skip(1);
     while let Some(arg) = args.next() {
         let mut number = || {
@@ -35,8 +67,9 @@ fn wish() -> Result<Wish, String> {
             "--from" => wish.from = Some(number()?),
             "--count" => wish.count = number()?,
             "--scenario" => wish.scenario = Some(scenario_of(args.next())?),
-            "--quiet" => wish.quiet = true,
-            "--moving" => wish.moving = true,
+            "--trace" => wish.trace = true,
+            "--moving" => wish.kind = Some(Kind::Moving),
+            "--dense" => wish.kind = Some(Kind::Dense),
             other => return Err(format!("unknown argument {other}")),
         }
     }
@@ -44,15 +77,14 @@ fn wish() -> Result<Wish, String> {
 }
 
 fn scenario_of(name: Option<String>) -> Result<Scenario, String> {
-    let all = || SCENARIOS.into_iter().chain(MOVING);
     let names = || all().map(|scenario| scenario.name).collect::<Vec<_>>().join(", ");
-    let found = name.and_then(|name| all().find(|scenario| scenario.name == name));
+    let found = name.and_then(|name| all().find(|scenario| scenario.name == name).copied());
     found.ok_or_else(|| format!("--scenario needs one of: {}", names()))
 }
 
 /// The run of a seed, in its own scenario or the wished one.
-fn setup(seed: u64, moving: bool, wish: &Wish) -> Setup {
-    let own = if moving { Setup::moving(seed) } else { Setup::new(seed) };
+fn setup(seed: u64, kind: Kind, wish: &Wish) -> Setup {
+    let own = kind.setup(seed);
     Setup { scenario: wish.scenario.unwrap_or(own.scenario), ..own }
 }
 
@@ -66,12 +98,28 @@ fn show(report: &Report) {
     }
 }
 
+/// Makes a failing run smaller, and tells what is left of it.
+fn tell(setup: &Setup) {
+    println!("making the run smaller, for a minute at most ...");
+    let Some(small) = minimise(setup, Limits::default()) else { return };
+    println!(
+        "{:?}\nbecame, in {} runs,\n{:?}\nof the same kind: {}",
+        small.before, small.runs, small.after, small.kind
+    );
+    println!("with {:?} and", small.setup.scenario);
+    small.script.iter().for_each(|event| println!("{:>12.3} ms  {}", event.at as f64 / 1e6, event.fault));
+    println!("{}", small.trace);
+}
+
 fn replay(seed: u64, wish: &Wish) -> ExitCode {
-    let mut setup = setup(seed, wish.moving, wish);
-    setup.trace = !wish.quiet;
+    let mut setup = setup(seed, wish.kind.unwrap_or(Kind::Staying), wish);
+    setup.trace = wish.trace;
     let report = run(&setup);
     println!("{}", report.tally);
     show(&report);
+    if !report.violations.is_empty() {
+        tell(&setup);
+    }
     ExitCode::from(u8::from(!report.violations.is_empty()))
 }
 
@@ -80,24 +128,34 @@ fn many(wish: &Wish) -> ExitCode {
     let first = wish.from.unwrap_or(clock % 1_000_000_000);
     let began = Instant::now();
     let (mut tally, mut ran, mut failed) = (Tally::default(), 0u64, Vec::new());
-    let mut lasted = Duration::ZERO;
+    let (mut lasted, mut first_failed) = (Duration::ZERO, None);
+    let (mut dense, mut over) = (Duration::ZERO, 0);
     // A wished scenario, and a range, is run as it is.
-    let both = wish.from.is_none() && wish.scenario.is_none() && !wish.moving;
+    let every = wish.from.is_none() && wish.scenario.is_none() && wish.kind.is_none();
     let more = |ran: u64| match wish.from {
         Some(_) => ran < wish.count,
         None => began.elapsed() < Duration::from_secs(wish.seconds),
     };
     while more(ran) {
-        let (seed, moving) = if both { (first + ran / 2, ran % 2 == 1) } else { (first + ran, wish.moving) };
-        let report = run(&setup(seed, moving, wish));
+        let kind = wish.kind.unwrap_or(Kind::Staying);
+        let (seed, kind) =
+            if every { (first + ran / 3, Kind::ALL[(ran % 3) as usize]) } else { (first + ran, kind) };
+        let start = Instant::now();
+        let report = run(&setup(seed, kind, wish));
+        if kind == Kind::Dense {
+            (dense, over) = (dense + start.elapsed(), over + report.tally.failovers);
+        }
         tally.add(&report.tally);
         lasted += report.lasted;
         if !report.violations.is_empty() {
             show(&report);
-            failed.push(format!("{seed}{}", if moving { " MOVING=1" } else { "" }));
+            first_failed.get_or_insert_with(|| setup(seed, kind, wish));
+            failed.push(format!("{seed}{}", kind.name()));
         }
         ran += 1;
     }
+    let wall = began.elapsed();
+    first_failed.iter().for_each(tell);
     println!("{tally}");
     let zeroes = if wish.from.is_none() && wish.scenario.is_none() && ran >= 100 {
         tally.zeroes()
@@ -108,15 +166,22 @@ fn many(wish: &Wish) -> ExitCode {
         println!("never exercised: {zero}");
     }
     if !failed.is_empty() {
-        println!("failing: {}; replay with make sim SEED=n [MOVING=1]", failed.join(", "));
+        println!("failing: {}; replay with make sim SEED=n [MOVING=1|DENSE=1]", failed.join(", "));
     }
+    let rate = |count: u64, wall: Duration| count as f64 * 60.0 / wall.as_secs_f64().max(1e-9);
+    println!(
+        "{:.0} failovers a minute of wall time; {:.0} in runs dense in them ({over} in {:.1} s)",
+        rate(tally.failovers, wall),
+        rate(over, dense),
+        dense.as_secs_f64()
+    );
     println!(
         "{ran} seeds ran, {} failed; {} flips and {} failovers in {:.2} simulated hours, {:.0} s of wall time",
         failed.len(),
         tally.flips,
         tally.failovers,
         lasted.as_secs_f64() / 3600.0,
-        began.elapsed().as_secs_f64()
+        wall.as_secs_f64()
     );
     ExitCode::from(u8::from(!failed.is_empty() || !zeroes.is_empty()))
 }
@@ -125,7 +190,7 @@ fn main() -> ExitCode {
     match wish() {
         Err(why) => {
             eprintln!(
-                "{why}\nusage: sim [--seconds N | --seed N [--quiet] | --from N --count N] [--moving] [--scenario NAME]"
+                "{why}\nusage: sim [--seconds N | --seed N [--trace] | --from N --count N] [--moving | --dense] [--scenario NAME]"
             );
             ExitCode::from(2)
         }

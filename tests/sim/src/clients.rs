@@ -1,5 +1,5 @@
 //! Clients of the rack: several requests open at once, overlapping, with 512-byte edges, each client
-//! bound to one volume. They fill sectors with self-describing contents and record what they see.
+//! bound to one volume. Each asks a head of its own choice: the primary, mostly. They fill sectors with self-describing contents and record what they see.
 
 use crate::contents::{self, Seen};
 use crate::dice::Dice;
@@ -25,6 +25,16 @@ enum Asked {
     Flush,
 }
 
+impl Asked {
+    /// The update that it is, if it is one.
+    fn update(self) -> Option<u64> {
+        match self {
+            Self::Update { id, .. } => Some(id),
+            _ => None,
+        }
+    }
+}
+
 #[derive(Clone, Copy, Debug)]
 struct Open {
     client: usize,
@@ -42,6 +52,14 @@ pub struct Client {
     pub open: u64,
     /// Most requests that it has open at once.
     pub depth: u64,
+    /// The head that it asks.
+    pub at: NodeId,
+    /// Where it is, as links go.
+    pub place: NodeId,
+    /// Requests that were answered well.
+    pub answered: u64,
+    /// Requests that were answered with an error.
+    pub refused: u64,
 }
 
 /// A volume with its clients and their history.
@@ -60,6 +78,8 @@ pub struct Volume {
     /// Its clients.
     pub clients: Vec<Client>,
     open: BTreeMap<ClientTag, Open>,
+    /// Requests whose client hung up while their head lives: nobody hears the answer, but it may be carried out.
+    hung: BTreeMap<ClientTag, Open>,
     /// Updates whose answer will never come, until their head serves again.
     orphans: Vec<u64>,
     hot: u64,
@@ -73,10 +93,10 @@ pub struct Volume {
 /// How an answer went.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Answered {
-    /// Well; the index of its client.
-    Well(usize),
-    /// With an error; the index of its client.
-    Badly(usize, ClientError),
+    /// Well; the index of its client, and the head.
+    Well(usize, NodeId),
+    /// With an error; the index of its client, and the head.
+    Badly(usize, NodeId, ClientError),
     /// Nobody waits for it (its client gave up).
     Stray,
 }
@@ -105,6 +125,7 @@ impl Volume {
             history,
             clients,
             open: BTreeMap::new(),
+            hung: BTreeMap::new(),
             orphans: Vec::new(),
             hot,
             load,
@@ -117,10 +138,10 @@ impl Volume {
     pub fn until(&self, moment: Time) -> Self {
         let history = self.history.until(moment);
         let orphans = history.unanswered();
-        let idle = Client { left: 0, open: 0, depth: 1 };
-        let clients = vec![idle; self.clients.len()];
+        let idle = |client: &Client| Client { left: 0, open: 0, depth: 1, at: self.primary, ..*client };
+        let clients = self.clients.iter().map(idle).collect();
         let Self { partition, primary, secondary, hot, load, .. } = *self;
-        let (open, recent) = (BTreeMap::new(), VecDeque::new());
+        let (open, hung, recent) = (BTreeMap::new(), BTreeMap::new(), VecDeque::new());
         let lost_until = Time::ZERO;
         Self {
             partition,
@@ -130,6 +151,7 @@ impl Volume {
             history,
             clients,
             open,
+            hung,
             orphans,
             hot,
             load,
@@ -178,13 +200,14 @@ impl Volume {
             }
             _ => Self::read(first, count),
         };
-        Some(self.register(client, asked, verb, ids, now))
+        let head = self.clients[client].at;
+        Some(self.register((client, head), asked, verb, ids, now))
     }
 
-    /// A read of exactly these sectors by a client.
+    /// A read of exactly these sectors by a client, of the primary.
     pub fn ask_read(&mut self, client: usize, first: u64, count: u64, ids: &mut u64, now: Time) -> ClientCmd {
         let (asked, verb) = Self::read(first, count);
-        self.register(client, asked, verb, ids, now)
+        self.register((client, self.primary), asked, verb, ids, now)
     }
 
     fn read(first: u64, count: u64) -> (Asked, ClientVerb) {
@@ -194,7 +217,7 @@ impl Volume {
 
     fn register(
         &mut self,
-        client: usize,
+        (client, head): (usize, NodeId),
         asked: Asked,
         verb: ClientVerb,
         ids: &mut u64,
@@ -202,7 +225,7 @@ impl Volume {
     ) -> ClientCmd {
         *ids += 1;
         let tag = ClientTag(*ids);
-        self.open.insert(tag, Open { client, head: self.primary, asked, sent: now });
+        self.open.insert(tag, Open { client, head, asked, sent: now });
         self.clients[client].open += 1;
         ClientCmd { tag, partition: self.partition, verb }
     }
@@ -261,15 +284,17 @@ impl Volume {
 
     /// An answer arrived.
     pub fn answer(&mut self, done: &ClientDone, now: Time) -> Result<Answered, String> {
-        let Some(open) = self.open.remove(&done.tag) else { return Ok(Answered::Stray) };
+        let Some(open) = self.open.remove(&done.tag) else {
+            self.answer_nobody(done, now);
+            return Ok(Answered::Stray);
+        };
         self.clients[open.client].open -= 1;
         let ok = match &done.result {
             Ok(ok) => ok,
             Err(error) => {
-                if let Asked::Update { id, .. } = open.asked {
-                    self.orphans.push(id);
-                }
-                return Ok(Answered::Badly(open.client, *error));
+                self.orphans.extend(open.asked.update());
+                self.clients[open.client].refused += 1;
+                return Ok(Answered::Badly(open.client, open.head, *error));
             }
         };
         match (open.asked, ok) {
@@ -289,7 +314,8 @@ impl Volume {
             (Asked::Flush, ClientOk::Done) => {}
             (asked, ok) => return Err(format!("request {asked:?} was answered with {ok:?}")),
         }
-        Ok(Answered::Well(open.client))
+        self.clients[open.client].answered += 1;
+        Ok(Answered::Well(open.client, open.head))
     }
 
     fn take_data(
@@ -337,15 +363,39 @@ impl Volume {
 
     /// A head died: nothing open there will be answered.
     pub fn head_died(&mut self, head: NodeId) {
-        let (gone, open) =
-            std::mem::take(&mut self.open).into_iter().partition(|(_, open)| open.head == head);
-        self.open = open;
+        let mut lost = self.take_open(|open| open.head == head);
+        let (gone, hung) =
+            std::mem::take(&mut self.hung).into_iter().partition(|(_, open)| open.head == head);
         let gone: BTreeMap<ClientTag, Open> = gone;
-        for (_, open) in gone {
-            self.clients[open.client].open -= 1;
-            if let Asked::Update { id, .. } = open.asked {
-                self.orphans.push(id);
-            }
+        self.hung = hung;
+        lost.extend(gone);
+        let updates = lost.values().filter_map(|open| open.asked.update());
+        self.orphans.extend(updates);
+    }
+
+    /// A client's connection to its head broke: it will hear nothing of what it has open there.
+    pub fn hung_up(&mut self, client: usize) {
+        let head = self.clients[client].at;
+        let lost = self.take_open(|open| open.client == client && open.head == head);
+        self.hung.extend(lost);
+    }
+
+    /// Open requests that their clients do not wait for any more.
+    fn take_open(&mut self, lost: impl Fn(&Open) -> bool) -> BTreeMap<ClientTag, Open> {
+        let (gone, open): (BTreeMap<_, _>, BTreeMap<_, _>) =
+            std::mem::take(&mut self.open).into_iter().partition(|(_, open)| lost(open));
+        self.open = open;
+        gone.values().for_each(|open| self.clients[open.client].open -= 1);
+        gone
+    }
+
+    /// A head answers somebody who hung up: what it did had happened by now.
+    fn answer_nobody(&mut self, done: &ClientDone, now: Time) {
+        let asked = self.hung.remove(&done.tag).map(|open| open.asked);
+        match (asked.and_then(|asked| asked.update()), &done.result) {
+            (Some(id), Ok(_)) => self.history.update_bound(id, now),
+            (Some(id), Err(_)) => self.orphans.push(id),
+            (None, _) => {}
         }
     }
 

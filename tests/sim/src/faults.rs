@@ -17,10 +17,33 @@
 //! **Clients** have several requests open, overlap, and use 512-byte edges. A client whose head dies
 //! never hears of its open requests.
 //!
+//! **Networks.** In `Fabric` mode each pair of nodes has two (EF-31). One of them may be cut, both ways or
+//! one way, lossy, slow or flapping, without any effect but on when things arrive.
+//!
+//! **Clocks.** Every boot of a node has a clock of its own, which starts anywhere and only rises; while a node
+//! is stopped its clock may jump ahead.
+//!
 //! Not modelled: clocks that run at different speeds (no rule in scope counts on them), reactors of more
 //! than one core (loom tests show those), a process whose I/O outlives it (the runtime's exclusive open).
 
-use palisade_protocol::head::Solo;
+use crate::dense::DENSE;
+use palisade_protocol::head::{FailoverConfig, Policy, Solo};
+use std::time::Duration;
+
+/// What may be wrong with one of the networks between two nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum PathFault {
+    /// Nothing passes, either way.
+    Cut,
+    /// Nothing passes one way.
+    OneWay,
+    /// Of so many datagrams in a hundred each is lost.
+    Lossy(u8),
+    /// Everything takes so many milliseconds longer.
+    Slow(u8),
+    /// Cut for so many milliseconds, open for as many, and so on.
+    Flapping(u8),
+}
 
 /// How messages travel.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -69,6 +92,16 @@ pub struct Odds {
     pub flips_per_s: f64,
     /// Heads that stop for a while and wake with all that came meanwhile, per second.
     pub sleeps_per_s: f64,
+    /// Of those, whose clock jumped ahead meanwhile.
+    pub jumps: f64,
+    /// Primaries of whole groups that are killed or cut off, per second.
+    pub take_overs_per_s: f64,
+    /// Times that the authority is away for long, per second.
+    pub authority_losses_per_s: f64,
+    /// Networks between two nodes that turn bad for a while, per second (fabric mode).
+    pub paths_per_s: f64,
+    /// A proposal that meets somebody's flip, which came first.
+    pub raced: f64,
 }
 
 impl Odds {
@@ -87,6 +120,11 @@ impl Odds {
         rot_per_s: 0.0,
         flips_per_s: 0.0,
         sleeps_per_s: 0.0,
+        jumps: 0.0,
+        take_overs_per_s: 0.0,
+        authority_losses_per_s: 0.0,
+        paths_per_s: 0.0,
+        raced: 0.35,
     };
     /// Messages and device times are unruly; nothing breaks.
     pub const UNRULY: Self = Self {
@@ -98,6 +136,23 @@ impl Odds {
         slow: 0.02,
         ..Self::CALM
     };
+
+    /// Whether something may break, rather than only be late, twice or out of order.
+    pub fn breaks(&self) -> bool {
+        let rates = [
+            self.cuts_per_s,
+            self.sick_per_s,
+            self.crashes_per_s,
+            self.cuts_of_power_per_s,
+            self.rot_per_s,
+            self.flips_per_s,
+            self.sleeps_per_s,
+            self.take_overs_per_s,
+            self.authority_losses_per_s,
+            self.paths_per_s,
+        ];
+        rates.iter().any(|rate| *rate > 0.0)
+    }
 }
 
 /// A kind of run.
@@ -111,6 +166,8 @@ pub struct Scenario {
     pub heads: u32,
     /// Members of a volume's group beside its primary and secondary (BA-09).
     pub reserves: u32,
+    /// Volumes; 0 for as many as heads, or one where all heads are of its group.
+    pub volumes: u32,
     /// Sleds, of one device each.
     pub sleds: u32,
     /// Code: data and parity columns.
@@ -139,6 +196,13 @@ pub struct Scenario {
     pub scrub_ms: u64,
     /// Roles move: heads watch one another, and the authority flips and judges proposals.
     pub moves: bool,
+    /// Nothing is flushed before the log is half full, whatever the seed draws.
+    pub lazy_flush: bool,
+    /// How fast heads take one another for dead, where roles move.
+    pub timers: FailoverConfig,
+    /// Clients that stay with a head which another replaced, until it tells them; and that ask a head which
+    /// never led (MA-10, MA-19 f).
+    pub strays: f64,
     /// What a head may do alone (P-30).
     pub solo: Solo,
     /// What goes wrong.
@@ -148,11 +212,21 @@ pub struct Scenario {
 /// How long devices take when nothing else is said.
 const MEDIA_US: u64 = 40;
 
-const BASE: Scenario = Scenario {
+/// The heads' default times.
+pub const TIMERS: FailoverConfig = FailoverConfig {
+    heartbeat: Duration::from_millis(25),
+    silence: Duration::from_millis(100),
+    confirm: Duration::from_millis(50),
+    policy: Policy::Any,
+};
+
+/// What scenarios are made of: a pair of heads, one volume, six sleds, no faults.
+pub const BASE: Scenario = Scenario {
     name: "calm",
     net: NetMode::Direct,
     heads: 2,
     reserves: 0,
+    volumes: 0,
     sleds: 6,
     code: (4, 2),
     volume_blocks: 256,
@@ -167,6 +241,9 @@ const BASE: Scenario = Scenario {
     hurt: 0,
     scrub_ms: 5,
     moves: false,
+    lazy_flush: false,
+    timers: TIMERS,
+    strays: 0.0,
     solo: Solo::Wait,
     odds: Odds::CALM,
 };
@@ -228,7 +305,7 @@ pub const SCENARIOS: [Scenario; 17] = [
         name: "fabric",
         net: NetMode::Fabric,
         requests: 200,
-        odds: Odds { crashes_per_s: 4.0, cuts_per_s: 2.0, ..Odds::UNRULY },
+        odds: Odds { crashes_per_s: 4.0, cuts_per_s: 2.0, paths_per_s: 6.0, ..Odds::UNRULY },
         ..BASE
     },
     Scenario {
@@ -307,7 +384,7 @@ pub const MOVING: [Scenario; 6] = [
     Scenario {
         name: "failovers",
         moves: true,
-        odds: Odds { flips_per_s: 2.0, crashes_per_s: 5.0, sleeps_per_s: 6.0, ..Odds::UNRULY },
+        odds: Odds { flips_per_s: 2.0, crashes_per_s: 5.0, sleeps_per_s: 6.0, jumps: 0.2, ..Odds::UNRULY },
         ..BASE
     },
     Scenario {
@@ -331,7 +408,13 @@ pub const MOVING: [Scenario; 6] = [
         net: NetMode::Fabric,
         moves: true,
         requests: 200,
-        odds: Odds { flips_per_s: 5.0, crashes_per_s: 3.0, sleeps_per_s: 3.0, ..Odds::UNRULY },
+        odds: Odds {
+            flips_per_s: 5.0,
+            crashes_per_s: 3.0,
+            sleeps_per_s: 3.0,
+            paths_per_s: 6.0,
+            ..Odds::UNRULY
+        },
         ..BASE
     },
     Scenario {
@@ -373,7 +456,12 @@ pub const MOVING: [Scenario; 6] = [
 /// # Panics
 /// When the table has none.
 pub fn named(name: &str) -> Scenario {
-    *SCENARIOS.iter().chain(&MOVING).find(|scenario| scenario.name == name).expect("a scenario of the table")
+    *all().find(|scenario| scenario.name == name).expect("a scenario of the table")
+}
+
+/// All scenarios of all tables.
+pub fn all() -> impl Iterator<Item = &'static Scenario> {
+    SCENARIOS.iter().chain(&MOVING).chain(&DENSE)
 }
 
 /// The scenario of a seed.
@@ -387,7 +475,7 @@ mod tests {
 
     #[test]
     fn every_scenario_has_sleds_for_its_code_and_harm_that_its_code_bears() {
-        for scenario in SCENARIOS.into_iter().chain(MOVING) {
+        for scenario in all() {
             let (k, m) = scenario.code;
             assert!(scenario.sleds >= u32::from(k + m), "{}", scenario.name);
             assert!(scenario.hurt <= u32::from(m), "{}", scenario.name);

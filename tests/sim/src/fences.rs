@@ -1,6 +1,6 @@
 //! Runs of rogue heads against shipping sleds: the fence under claim after claim (EF-15, EF-16, EF-18).
 
-use crate::faults::{Load, NetMode, Odds, Scenario};
+use crate::faults::{Load, NetMode, Odds, Scenario, TIMERS};
 use crate::node::Node;
 use crate::rack::{self, Canaries};
 use crate::rogue::{Ledger, Rogue, Target};
@@ -22,6 +22,7 @@ pub const FENCES: Scenario = Scenario {
     net: NetMode::Direct,
     heads: 0,
     reserves: 0,
+    volumes: 0,
     sleds: 2,
     code: (1, 2),
     volume_blocks: 64,
@@ -36,6 +37,9 @@ pub const FENCES: Scenario = Scenario {
     hurt: 0,
     scrub_ms: 5,
     moves: false,
+    lazy_flush: false,
+    timers: TIMERS,
+    strays: 0.0,
     solo: Solo::Wait,
     odds: Odds {
         doubled: 0.1,

@@ -23,6 +23,12 @@ impl Fold {
         self.0 = (self.0 ^ value).wrapping_mul(0x9e37_79b9_7f4a_7c15).rotate_left(29);
     }
 
+    /// Adds bytes of a name.
+    pub fn bytes(&mut self, name: u32, bytes: &[u8]) {
+        self.number(u64::from(name) << 32 | u64::from(palisade_isal::crc32c(bytes)));
+        self.number(bytes.len() as u64);
+    }
+
     /// Adds the debug text of a value.
     pub fn debug(&mut self, value: &impl fmt::Debug) {
         write!(self, "{value:?}").expect("folding text cannot fail");

@@ -78,6 +78,11 @@ impl Grants {
         self.authority.switch_over(&volume_name(partition), "drill").ok().map(Decision::from)
     }
 
+    /// The newest pair of a partition.
+    pub fn newest(&self, partition: PartitionId) -> Option<Assignment> {
+        self.authority.query(partition)
+    }
+
     /// A head serves a pair: its group is complete.
     pub fn served(&self, head: NodeId, stamp: Stamp) -> Option<Decision> {
         let changes = self.authority.served(head, stamp);

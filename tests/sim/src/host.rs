@@ -1,6 +1,7 @@
 //! The waist between the world and what runs on a node: inputs in, effects out, in the order in which the
 //! node made them. The world may stop after any one of the effects: that is a crash.
 
+use crate::fold::Fold;
 use palisade_protocol::wire::*;
 
 /// Something that reaches a node.
@@ -20,6 +21,8 @@ pub enum Input {
     Datagram {
         /// Sender.
         from: NodeId,
+        /// The network that it came on.
+        path: u8,
         /// Its bytes.
         bytes: Vec<u8>,
     },
@@ -43,12 +46,32 @@ pub enum Effect {
     Block(BlockCmd),
     /// To another node (direct mode).
     Send(NodeId, Msg),
-    /// To another node (fabric mode).
-    Datagram(NodeId, Vec<u8>),
+    /// To another node, on one of the networks (fabric mode).
+    Datagram(NodeId, u8, Vec<u8>),
     /// To a client.
     Answer(ClientDone),
     /// To people and control.
     Event(Event),
+}
+
+impl Input {
+    /// Adds it to the run's hash.
+    pub fn fold(&self, fold: &mut Fold) {
+        match self {
+            Self::Datagram { from, path, bytes } => fold.bytes(from.0 ^ u32::from(*path) << 24, bytes),
+            other => fold.debug(other),
+        }
+    }
+}
+
+impl Effect {
+    /// Adds it to the run's hash.
+    pub fn fold(&self, fold: &mut Fold) {
+        match self {
+            Self::Datagram(to, path, bytes) => fold.bytes(to.0 ^ u32::from(*path) << 24, bytes),
+            other => fold.debug(other),
+        }
+    }
 }
 
 /// What a node's machines count, for the tally.
@@ -72,6 +95,10 @@ pub struct Counts {
     pub corrupt: u64,
     /// Things made good again.
     pub repaired: u64,
+    /// Datagrams whose contents the fabric sent again.
+    pub resends: u64,
+    /// Networks towards a peer that the fabric took for down.
+    pub networks_down: u64,
 }
 
 impl Counts {
@@ -86,6 +113,8 @@ impl Counts {
         self.copies += other.copies;
         self.corrupt += other.corrupt;
         self.repaired += other.repaired;
+        self.resends += other.resends;
+        self.networks_down += other.networks_down;
     }
 }
 
@@ -106,6 +135,8 @@ pub trait Host {
     fn deadline(&self) -> Option<Time>;
     /// Whether a client may send another request for the partition.
     fn ready(&self, partition: PartitionId) -> bool;
+    /// The pair under which it leads a partition with everybody of its group at hand, if it does.
+    fn leads(&self, partition: PartitionId) -> Option<Stamp>;
     /// What it has counted in this life.
     fn counts(&self) -> Counts;
     /// Its columns.

@@ -5,7 +5,7 @@
 
 use crate::dice::Dice;
 use crate::host::{Census, Counts, Effect, Host, Input};
-use palisade_protocol::fabric::{Fabric, FabricOut, PathId};
+use palisade_protocol::fabric::{Fabric, FabricOut, PathId, PathState};
 use palisade_protocol::head::{Head, RoleState};
 use palisade_protocol::sled::Sled;
 use palisade_protocol::wire::*;
@@ -21,6 +21,8 @@ pub trait Machine {
     fn deadline(&self) -> Option<Time>;
     /// Whether a client may send.
     fn ready(&self, partition: PartitionId) -> bool;
+    /// See [`Host::leads`].
+    fn leads(&self, partition: PartitionId) -> Option<Stamp>;
     /// What it has counted.
     fn counts(&self) -> Counts;
     /// Its columns.
@@ -50,6 +52,12 @@ impl Machine for Head {
     fn ready(&self, partition: PartitionId) -> bool {
         Head::ready(self, partition)
     }
+    fn leads(&self, partition: PartitionId) -> Option<Stamp> {
+        let parts = self.status().partitions;
+        let part = parts.iter().find(|part| part.partition == partition)?;
+        let whole = part.role == RoleState::Serving && !part.peer_away && !part.alone && !part.proposing;
+        whole.then_some(part.stamp)
+    }
     fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for partition in &self.status().partitions {
@@ -63,7 +71,7 @@ impl Machine for Head {
                 corrupt: seen.corrupt,
                 repaired: seen.repaired,
                 copies: seen.copied_forward,
-                torn_records: 0,
+                ..Counts::default()
             });
         }
         counts
@@ -122,6 +130,9 @@ impl Machine for Sled {
     }
     fn ready(&self, _partition: PartitionId) -> bool {
         false
+    }
+    fn leads(&self, _partition: PartitionId) -> Option<Stamp> {
+        None
     }
     fn counts(&self) -> Counts {
         let corrupt = self.status().devices.iter().map(|device| device.counters.corrupt).sum();
@@ -186,6 +197,9 @@ impl<M: Machine> Host for Direct<M> {
     fn ready(&self, partition: PartitionId) -> bool {
         self.machine.ready(partition)
     }
+    fn leads(&self, partition: PartitionId) -> Option<Stamp> {
+        self.machine.leads(partition)
+    }
     fn counts(&self) -> Counts {
         self.machine.counts()
     }
@@ -205,6 +219,7 @@ pub struct Fabricked<H> {
     waiting: VecDeque<(NodeId, Msg)>,
     inner_effects: Vec<Effect>,
     inner_inputs: Vec<Input>,
+    networks_down: u64,
 }
 
 impl<H: Host> Fabricked<H> {
@@ -217,14 +232,15 @@ impl<H: Host> Fabricked<H> {
             waiting: VecDeque::new(),
             inner_effects: Vec::new(),
             inner_inputs: Vec::new(),
+            networks_down: 0,
         }
     }
 
     fn receive(&mut self, now: Time, inputs: &mut Vec<Input>) {
         for input in inputs.drain(..) {
             match input {
-                Input::Datagram { bytes, .. } => {
-                    self.fabric.datagram(now, PathId(0), &bytes, &mut self.out);
+                Input::Datagram { path, bytes, .. } => {
+                    self.fabric.datagram(now, PathId(path), &bytes, &mut self.out);
                 }
                 other => self.inner_inputs.push(other),
             }
@@ -237,7 +253,6 @@ impl<H: Host> Fabricked<H> {
             });
         }
         self.out.boots.clear();
-        self.out.paths.clear();
     }
 
     /// Messages leave in order per peer; what the fabric has no room for waits here.
@@ -270,10 +285,12 @@ impl<H: Host> Host for Fabricked<H> {
         }
         self.inner_effects = inner;
         self.fabric.turn(now, &mut self.out);
+        let down = self.out.paths.drain(..).filter(|(_, _, state)| *state == PathState::Down);
+        self.networks_down += down.count() as u64;
         for datagram in std::mem::take(&mut self.out.datagrams) {
             let mut bytes = datagram.head.clone();
             datagram.payload.iter().for_each(|piece| bytes.extend_from_slice(piece));
-            effects.push(Effect::Datagram(datagram.to, bytes));
+            effects.push(Effect::Datagram(datagram.to, datagram.path.0, bytes));
             self.fabric.recycle(datagram);
         }
     }
@@ -283,8 +300,14 @@ impl<H: Host> Host for Fabricked<H> {
     fn ready(&self, partition: PartitionId) -> bool {
         self.inner.ready(partition)
     }
+    fn leads(&self, partition: PartitionId) -> Option<Stamp> {
+        self.inner.leads(partition)
+    }
     fn counts(&self) -> Counts {
-        self.inner.counts()
+        let (resends, networks_down) = (self.fabric.stats().resends, self.networks_down);
+        let mut counts = self.inner.counts();
+        counts.add(&Counts { resends, networks_down, ..Counts::default() });
+        counts
     }
     fn census(&self) -> Census {
         self.inner.census()

@@ -16,6 +16,8 @@ pub struct Doom {
     pub after: bool,
     /// The device cache is lost too.
     pub power: bool,
+    /// How long it stays away, in nanoseconds.
+    pub away: u64,
 }
 
 /// A node.
@@ -46,6 +48,10 @@ pub struct Node {
     pub away: bool,
     /// Does nothing until then, whatever reaches it.
     pub asleep: Option<Time>,
+    /// What its clock jumps by when it wakes, in nanoseconds.
+    pub jump: u64,
+    /// How far its clock is ahead of the world's, in nanoseconds.
+    pub offset: u64,
 }
 
 impl Node {
@@ -65,6 +71,8 @@ impl Node {
             formatted: false,
             away: false,
             asleep: None,
+            jump: 0,
+            offset: 0,
         }
     }
 

@@ -7,6 +7,7 @@ use crate::disk::{Disk, Image};
 use crate::faults::{Load, NetMode, Scenario};
 use crate::host::Host;
 use crate::hosts::{Direct, Fabricked};
+use crate::links::{NETWORKS, client_place};
 use crate::node::Node;
 use crate::served::{Served, Wiring};
 use crate::tally::Role;
@@ -17,7 +18,7 @@ use palisade_protocol::fabric::{self, Fabric};
 use palisade_protocol::fence::record::{RecordPage, page_of};
 use palisade_protocol::head::RetryConfig;
 use palisade_protocol::head::{
-    DeviceTarget, FailoverConfig, FlushConfig, Head, HeadConfig, HeadLog, LogStart, PartitionConfig,
+    DeviceTarget, FlushConfig, Head, HeadConfig, HeadLog, LogStart, PartitionConfig,
 };
 use palisade_protocol::log;
 use palisade_protocol::sled::format::{self, FormatSpec, Superblock, Verdict};
@@ -33,7 +34,7 @@ const FIRST_HEAD: u32 = 1;
 const FIRST_SLED: u32 = 11;
 
 /// Rules that a run breaks on purpose. Without the canary feature of the machines none can be set.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub struct Canaries {
     /// Of heads.
     pub head: palisade_protocol::head::Faults,
@@ -62,12 +63,13 @@ impl Shape {
         let unit_blocks = *dice.pick(&[1u16, 2, 4]);
         let stripes = *dice.pick(&[4u32, 8, 16]);
         let geometry = Geometry { k, m, unit_blocks, stripes };
-        let volume_extents =
-            scenario.volume_blocks * u64::from(scenario.heads.max(1)) / u64::from(geometry.extent_blocks());
+        let volume_extents = scenario.volume_blocks * u64::from(scenario.heads.max(scenario.volumes).max(1))
+            / u64::from(geometry.extent_blocks());
         let age = *dice.pick(&[2u64, 10, 40, 200]);
+        let fill_low = *dice.pick(&[0, 5, 40]);
         let flush = FlushConfig {
-            fill_low: *dice.pick(&[0, 5, 40]),
-            age: Duration::from_millis(age),
+            fill_low: if scenario.lazy_flush { 60 } else { fill_low },
+            age: if scenario.lazy_flush { Duration::from_secs(3600) } else { Duration::from_millis(age) },
             stripes: dice.range(1, 4) as u8,
             batches: dice.range(1, 3) as u8,
             ..FlushConfig::default()
@@ -165,8 +167,13 @@ fn pool() -> Pool {
     POOL.with(Pool::clone)
 }
 
-fn volume_count(scenario: &Scenario) -> u32 {
-    if scenario.heads == 2 + scenario.reserves { 1 } else { scenario.heads }
+/// Volumes of a scenario.
+pub fn volume_count(scenario: &Scenario) -> u32 {
+    match scenario.volumes {
+        0 if scenario.heads == 2 + scenario.reserves => 1,
+        0 => scenario.heads,
+        volumes => volumes,
+    }
 }
 
 /// The heads of a volume, primary first.
@@ -181,7 +188,15 @@ fn volume(scenario: &Scenario, index: u32, dice: &mut Dice) -> Volume {
     let idle = scenario.load == Load::Overwrite && index > 0;
     let requests = if idle { scenario.requests / 50 } else { scenario.requests };
     let clients = (0..scenario.clients)
-        .map(|_| Client { left: requests, open: 0, depth: dice.range(scenario.depth.0, scenario.depth.1) })
+        .map(|client| Client {
+            left: requests,
+            open: 0,
+            depth: dice.range(scenario.depth.0, scenario.depth.1),
+            at: heads[0],
+            place: client_place(index as usize, client as usize),
+            answered: 0,
+            refused: 0,
+        })
         .collect();
     Volume::new(PartitionId(u64::from(index) + 1), &heads, scenario.volume_blocks, clients, scenario.load)
 }
@@ -266,7 +281,7 @@ fn head_config(node: &Node, recipe: &Recipe) -> HeadConfig {
     };
     config.hot_bytes = shape.hot_bytes;
     config.window = shape.window;
-    config.failover = scenario.moves.then(FailoverConfig::default);
+    config.failover = scenario.moves.then_some(scenario.timers);
     config.faults = canaries.head;
     config.log_faults = canaries.log;
     config
@@ -324,7 +339,7 @@ fn under_net<H: Host + 'static>(host: H, node: &Node, scenario: &Scenario, pool:
     if scenario.net == NetMode::Direct {
         return Box::new(host);
     }
-    let config = fabric::Config { datagram_bytes: 9000, ..fabric::Config::default() };
+    let config = fabric::Config { datagram_bytes: 9000, paths: NETWORKS, ..fabric::Config::default() };
     let mut fabric = Fabric::new(node.id, node.boot, config, pool.clone());
     peers(node.id, scenario).into_iter().for_each(|peer| fabric.add_peer(peer));
     Box::new(Fabricked::new(host, fabric))

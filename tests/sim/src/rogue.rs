@@ -391,6 +391,9 @@ impl Host for Rogue {
     fn ready(&self, _partition: PartitionId) -> bool {
         false
     }
+    fn leads(&self, _partition: PartitionId) -> Option<Stamp> {
+        None
+    }
     fn counts(&self) -> Counts {
         Counts::default()
     }

@@ -334,6 +334,9 @@ impl<S: Service + View + 'static> Host for Served<S> {
     fn ready(&self, partition: PartitionId) -> bool {
         lock(&self.service).with(|machine| machine.ready(partition))
     }
+    fn leads(&self, partition: PartitionId) -> Option<Stamp> {
+        lock(&self.service).with(|machine| machine.leads(partition))
+    }
     fn counts(&self) -> Counts {
         lock(&self.service).with(|machine| machine.counts())
     }

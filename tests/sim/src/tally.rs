@@ -116,8 +116,10 @@ pub struct Tally {
     pub steps: u64,
     /// Flips that the authority granted.
     pub flips: u64,
-    /// Times that a head began to serve alone, by leave.
+    /// Times that another head became primary and served without the old one's agreement.
     pub failovers: u64,
+    /// Times that a head began to serve alone, by leave.
+    pub alone: u64,
     /// Times that another head than before began to serve.
     pub moves: u64,
     /// Proposals granted, declined, and answers to them that were lost; repeats count.
@@ -126,8 +128,24 @@ pub struct Tally {
     pub declined: u64,
     /// See `granted`.
     pub outcomes_lost: u64,
-    /// Heads that were put to sleep.
+    /// Nodes that were put to sleep.
     pub sleeps: u64,
+    /// Of those, whose clock jumped ahead.
+    pub jumps: u64,
+    /// Heads that were cut off from everybody.
+    pub isolations: u64,
+    /// Times that the authority was away for long.
+    pub long_losses: u64,
+    /// Networks between two nodes that turned bad by themselves (EF-31).
+    pub bad_networks: u64,
+    /// Datagrams that those swallowed.
+    pub swallowed: u64,
+    /// Times that the other network carried on for one that had swallowed something.
+    pub carried_around: u64,
+    /// Answers of heads that another had replaced already, or was about to.
+    pub answered_astray: u64,
+    /// Clients that a head which did not lead sent away (MA-10).
+    pub redirected: u64,
 }
 
 impl Tally {
@@ -156,7 +174,16 @@ impl Tally {
         self.granted += other.granted;
         self.declined += other.declined;
         self.outcomes_lost += other.outcomes_lost;
+        self.alone += other.alone;
         self.sleeps += other.sleeps;
+        self.jumps += other.jumps;
+        self.isolations += other.isolations;
+        self.long_losses += other.long_losses;
+        self.bad_networks += other.bad_networks;
+        self.swallowed += other.swallowed;
+        self.carried_around += other.carried_around;
+        self.answered_astray += other.answered_astray;
+        self.redirected += other.redirected;
     }
 
     /// Names of what runs with moving roles never exercised.
@@ -175,6 +202,22 @@ impl Tally {
             ("degraded reads", self.counts.degraded_reads),
         ];
         seen.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name).collect()
+    }
+
+    /// Names of what runs dense in failovers never exercised.
+    pub fn dense_zeroes(&self) -> Vec<&'static str> {
+        let more = [
+            ("jumping clocks", self.jumps),
+            ("heads cut off", self.isolations),
+            ("long losses of the authority", self.long_losses),
+            ("bad networks", self.bad_networks),
+            ("datagrams that a bad network swallowed", self.swallowed),
+            ("datagrams that the other network carried", self.carried_around),
+            ("networks that the fabric took for down", self.counts.networks_down),
+            ("clients sent away", self.redirected),
+        ];
+        let more = more.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name);
+        self.moving_zeroes().into_iter().chain(more).collect()
     }
 
     /// Names of what was never exercised.
@@ -244,14 +287,25 @@ impl fmt::Display for Tally {
         )?;
         writeln!(
             f,
-            "flips {}, failovers {}, moves {}, proposals granted {} and declined {}, answers lost {}, sleeps {}",
+            "flips {}, failovers {}, alone {}, moves {}, proposals granted {} and declined {}, answers lost {}, sleeps {}",
             self.flips,
             self.failovers,
+            self.alone,
             self.moves,
             self.granted,
             self.declined,
             self.outcomes_lost,
             self.sleeps
+        )?;
+        writeln!(
+            f,
+            "clocks that jumped {}, heads cut off {}, long losses of the authority {}, clients sent away {}",
+            self.jumps, self.isolations, self.long_losses, self.redirected
+        )?;
+        writeln!(
+            f,
+            "bad networks {}, swallowed datagrams {}, carried around {}, resent {}, networks down {}",
+            self.bad_networks, self.swallowed, self.carried_around, counts.resends, counts.networks_down
         )?;
         write!(f, "power cuts {}, crashes of the authority {}", self.power_cuts, self.authority_crashes)?;
         for ((role, moment), count) in &self.crashes {

@@ -2,8 +2,9 @@
 
 use super::{Happening, World};
 use crate::clients::Answered;
-use crate::faults::{Load, Odds};
+use crate::faults::Load;
 use crate::host::Input;
+use crate::tally::Role;
 use palisade_protocol::wire::*;
 use std::time::Duration;
 
@@ -15,13 +16,7 @@ const LOOK_AROUND: Duration = Duration::from_millis(30);
 
 impl World {
     pub(super) fn think(&mut self, volume: usize, client: usize) {
-        if !self.asking {
-            return;
-        }
-        let head = self.volumes[volume].primary;
-        let ready = self.ready(volume);
-        let state = &self.volumes[volume].clients[client];
-        if state.left == 0 {
+        if !self.asking || self.volumes[volume].clients[client].left == 0 {
             return;
         }
         let (least, most) = match self.scenario.load {
@@ -29,8 +24,10 @@ impl World {
             Load::Overwrite => (1_000, 40_000),
         };
         let mut pause = self.client_dice.range(least, most);
-        let lost = self.volumes[volume].lost_until > self.now;
-        if ready && !lost && state.open < state.depth {
+        self.choose_head(volume, client);
+        let state = &self.volumes[volume].clients[client];
+        let head = state.at;
+        if state.open < state.depth && self.takes(volume, client) {
             let asked =
                 self.volumes[volume].ask(client, &mut self.client_dice, &mut self.ids, &self.pool, self.now);
             if let Some(cmd) = asked {
@@ -42,6 +39,69 @@ impl World {
             }
         }
         self.after(pause, Happening::Think { volume, client });
+    }
+
+    /// Whether a client reaches its head, and that takes another command. Whether a head leads is not asked
+    /// of one that is not the newest primary: it has to say so itself (MA-10).
+    fn takes(&self, volume: usize, client: usize) -> bool {
+        let state = &self.volumes[volume].clients[client];
+        let primary = state.at == self.volumes[volume].primary;
+        let lost = primary && self.volumes[volume].lost_until > self.now;
+        let host = self.nodes[&state.at].host.as_ref();
+        let ready = host.is_some_and(|host| host.ready(self.volumes[volume].partition));
+        ready && !lost && self.reaches(volume, client)
+    }
+
+    /// Whether a client and its head reach one another.
+    fn reaches(&self, volume: usize, client: usize) -> bool {
+        let state = &self.volumes[volume].clients[client];
+        self.links.open(state.place, state.at) && self.links.open(state.at, state.place)
+    }
+
+    /// A client whose head cannot be reached, or that was astray for long enough, goes to the newest primary;
+    /// and now and then one asks a head that does not lead.
+    fn choose_head(&mut self, volume: usize, client: usize) {
+        let (primary, at) = (self.volumes[volume].primary, self.volumes[volume].clients[client].at);
+        if !self.reaches(volume, client) {
+            self.volumes[volume].hung_up(client);
+            return self.go_to(volume, client, primary);
+        }
+        if at != primary {
+            if !self.nodes[&at].up() || self.client_dice.chance(0.01) {
+                self.go_to(volume, client, primary);
+            }
+        } else if self.scenario.strays > 0.0 && self.client_dice.chance(0.002) {
+            let heads = self.ids_of(Role::Head);
+            let wrong = *self.client_dice.pick(&heads);
+            if self.serves_here(volume, wrong) {
+                self.go_to(volume, client, wrong);
+            }
+        }
+    }
+
+    /// Whether a head is a member of a volume's first group, and so may be asked for it.
+    fn serves_here(&self, volume: usize, head: NodeId) -> bool {
+        let volume = &self.volumes[volume];
+        head == volume.primary || head == volume.secondary || volume.reserves.contains(&head)
+    }
+
+    /// A client goes to another head, if there is a way.
+    fn go_to(&mut self, volume: usize, client: usize, head: NodeId) {
+        let place = self.volumes[volume].clients[client].place;
+        if self.links.open(place, head) && self.links.open(head, place) {
+            self.volumes[volume].clients[client].at = head;
+        }
+    }
+
+    /// Another head leads: clients follow, but for those that know nothing of it yet.
+    pub(super) fn clients_move(&mut self, volume: usize, before: NodeId) {
+        let primary = self.volumes[volume].primary;
+        for client in 0..self.volumes[volume].clients.len() {
+            let stays = self.scenario.strays > 0.0 && self.client_dice.chance(self.scenario.strays);
+            if !(stays && primary != before && self.nodes[&before].up()) {
+                self.go_to(volume, client, primary);
+            }
+        }
     }
 
     /// Whether the primary of a volume lives and takes commands.
@@ -74,13 +134,14 @@ impl World {
         for index in 0..self.volumes.len() {
             match self.volumes[index].answer(done, now) {
                 Ok(Answered::Stray) => {}
-                Ok(Answered::Well(_)) => {
+                Ok(Answered::Well(_, head)) => {
                     self.tally.answered += 1;
+                    self.tally.answered_astray += u64::from(head != self.volumes[index].primary);
                     return;
                 }
-                Ok(Answered::Badly(_, error)) => {
+                Ok(Answered::Badly(client, head, error)) => {
                     if self.scenario.moves && error == ClientError::NotServed {
-                        self.volumes[index].lost_until = now + LOOK_AROUND;
+                        self.not_served(index, client, head);
                     }
                     return self.bad_answer(done.tag, error);
                 }
@@ -89,18 +150,31 @@ impl World {
         }
     }
 
+    /// A head told a client that it does not serve (MA-10): it is not asked for a while.
+    fn not_served(&mut self, volume: usize, client: usize, head: NodeId) {
+        let primary = self.volumes[volume].primary;
+        if head == primary {
+            self.volumes[volume].lost_until = self.now + LOOK_AROUND;
+        } else {
+            self.tally.redirected += 1;
+            self.go_to(volume, client, primary);
+        }
+    }
+
+    /// Whether something may have broken in this run.
+    fn breaks(&self) -> bool {
+        self.scenario.odds.breaks() || !self.struck.is_empty()
+    }
+
     /// Which errors a client may see: while faults go on a read may meet more missing columns than the
     /// code bears, or a head that just stopped serving. Nothing else.
     pub(super) fn bad_answer(&mut self, tag: ClientTag, error: ClientError) {
         let allowed = match error {
-            ClientError::Unreadable => self.odds != Odds::CALM && self.odds != Odds::UNRULY,
+            ClientError::Unreadable => self.troubled && self.breaks(),
             ClientError::NotServed => true,
             // Full logs and sleds away for long: waiting writes learn it (P-32). A head asks a device that
             // failed again every while only, so shortages outlast faults a little.
-            ClientError::NoSpace => {
-                let troubled = self.scenario.odds != Odds::CALM && self.scenario.odds != Odds::UNRULY;
-                troubled && self.now < self.calm_since + SHORTAGE_MAX
-            }
+            ClientError::NoSpace => self.scenario.odds.breaks() && self.now < self.calm_since + SHORTAGE_MAX,
             ClientError::Range | ClientError::Device => false,
         };
         self.tally.refused += 1;

@@ -3,7 +3,11 @@
 use super::{Happening, World};
 use crate::grants::Decision;
 use crate::host::Input;
+use crate::links::AUTHORITY;
 use palisade_protocol::wire::*;
+
+/// Members of a full group.
+const GROUP: u32 = 2;
 
 impl World {
     /// The agent of a head asks for its numbers, and again every while, since answers may be lost.
@@ -12,7 +16,8 @@ impl World {
         if node.life != life || !node.up() {
             return;
         }
-        if let Some(log) = node.log.filter(|_| node.asleep.is_none()) {
+        let reached = self.links.open(head, AUTHORITY);
+        if let Some(log) = node.log.filter(|_| node.asleep.is_none() && reached) {
             let boot = node.boot;
             let travel = self.net_dice.range(50_000, 2_000_000);
             self.after(travel, Happening::Grant { head, boot, log });
@@ -30,11 +35,7 @@ impl World {
         }
         match self.grants.boot(head, boot, log) {
             Ok(decision) => self.store(decision),
-            Err(why) => {
-                if self.trace {
-                    println!("{:>12} authority refuses {head}: {why}", self.now.0);
-                }
-            }
+            Err(why) => self.tell(|| format!("authority refuses {head}: {why}")),
         }
     }
 
@@ -52,6 +53,7 @@ impl World {
         }
         if let Some(decision) = self.grants.flip(partition) {
             self.tally.flips += 1;
+            self.tell(|| format!("authority flips partition {partition}"));
             self.store(decision);
         }
     }
@@ -59,21 +61,34 @@ impl World {
     /// A head's proposal arrives; one that is lost on the way the head repeats. Somebody else's wish may have
     /// come first (MA-18).
     pub(super) fn propose(&mut self, from: NodeId, boot: BootId, wish: Proposal) {
-        if !self.authority_up {
+        if !self.authority_up || !self.links.open(from, AUTHORITY) {
             return;
         }
-        if self.deciding.is_none() && self.net_dice.chance(0.35) {
+        if self.deciding.is_none() && self.net_dice.chance(self.odds.raced) {
             self.flip(wish.partition);
         }
         if self.deciding.is_some() {
             return self.after(500_000, Happening::Propose { from, boot, wish });
         }
-        self.store(self.grants.propose(from, boot, &wish, self.now));
+        let decision = self.grants.propose(from, boot, &wish, self.now);
+        self.store(decision);
+    }
+
+    /// Whether a decision makes another head primary without the leading one's agreement: that is a failover,
+    /// once it serves.
+    fn note_take_over(&mut self, decision: &Decision) {
+        let Some((_, partition, _, ProposalOutcome::Granted(after))) = &decision.answer else { return };
+        let before = self.grants.newest(*partition).and_then(|pair| pair.primary().copied());
+        let left_out = before.is_some_and(|old| after.member(old.head).is_none());
+        if left_out && after.primary().map(|new| new.head) != before.map(|old| old.head) {
+            self.taken_over.insert((*partition, after.stamp.number));
+        }
     }
 
     /// A primary tells that it serves: its group is complete. Its agent keeps that until control hears it.
     pub(super) fn served(&mut self, head: NodeId, stamp: Stamp) {
-        if !self.authority_up || self.deciding.is_some() {
+        let reached = self.links.open(head, AUTHORITY);
+        if !self.authority_up || !reached || self.deciding.is_some() {
             return self.after(2_000_000, Happening::Served { head, stamp });
         }
         if let Some(decision) = self.grants.served(head, stamp) {
@@ -95,7 +110,7 @@ impl World {
         let travel = self.net_dice.range(50_000, if late { 400_000_000 } else { 3_000_000 });
         let life = self.nodes[&to].life;
         let input = Input::Outcome(partition, nonce, outcome);
-        self.after(travel, Happening::Arrive { to, life, from: to, input });
+        self.after(travel, Happening::Arrive { to, life, from: AUTHORITY, input });
     }
 
     /// The decision is durable: only now may it leave.
@@ -104,6 +119,7 @@ impl World {
             return;
         }
         let Some(decision) = self.deciding.take() else { return };
+        self.note_take_over(&decision);
         self.grants.commit(&decision);
         self.grants.apply(&decision);
         if let Some(tape) = &mut self.tape {
@@ -116,6 +132,7 @@ impl World {
         for assignment in changes.assignments {
             let others = assignment.members.iter().skip(1).map(|member| member.head).collect();
             self.others.insert((assignment.stamp.partition, assignment.stamp.number), others);
+            self.tell(|| format!("authority grants {assignment:?}"));
             let verdict = self.numbers.assigned(&assignment);
             self.judge(verdict);
             for member in &assignment.members {
@@ -123,7 +140,7 @@ impl World {
                 let life = self.nodes[&to].life;
                 let travel = self.net_dice.range(50_000, 3_000_000);
                 let input = Input::Assign(assignment.clone());
-                self.after(travel, Happening::Arrive { to, life, from: to, input });
+                self.after(travel, Happening::Arrive { to, life, from: AUTHORITY, input });
             }
         }
     }
@@ -140,6 +157,32 @@ impl World {
             }
             self.grants.restart();
         }
+        if self.authority_up != up {
+            self.tell(|| format!("authority {}", if up { "is back" } else { "is away" }));
+        }
         self.authority_up = up;
+        if up {
+            self.authority_gone = 0;
+        }
+    }
+
+    /// One of the faults that keep the authority away has ended.
+    pub(super) fn authority_back(&mut self) {
+        self.authority_gone = self.authority_gone.saturating_sub(1);
+        if self.authority_gone == 0 {
+            self.set_authority(true);
+        }
+    }
+
+    /// Whether the newest pair of a volume has everybody whom it is to have, all of them refilled, and its
+    /// primary serves under it with the others at hand.
+    pub(crate) fn whole(&self, volume: usize) -> bool {
+        let (partition, primary) = (self.volumes[volume].partition, self.volumes[volume].primary);
+        let Some(pair) = self.grants.newest(partition) else { return false };
+        let full = pair.members.len() >= self.scenario.heads.min(GROUP) as usize;
+        // Where roles stay, nobody asks whether members are refilled.
+        let refilled = !self.scenario.moves || self.grants.served(primary, pair.stamp).is_none();
+        let host = self.nodes[&primary].host.as_ref();
+        full && refilled && host.and_then(|host| host.leads(partition)) == Some(pair.stamp)
     }
 }

@@ -1,9 +1,8 @@
 //! Block commands of nodes on the false devices.
 
 use super::{Happening, IN_FLIGHT_MAX, World};
-use crate::disk::Health;
 use crate::host::Input;
-use crate::tally::{Moment, Role};
+use crate::tally::Role;
 use palisade_protocol::wire::*;
 
 impl World {
@@ -48,25 +47,5 @@ impl World {
             self.judge(verdict);
         }
         self.input(id, Input::Block(done));
-    }
-
-    /// A device recovers; what hung in it ends now.
-    pub(super) fn heal(&mut self, id: NodeId, disk: usize) {
-        let node = self.node_mut(id);
-        let failed = node.disks[disk].health == Health::Failing;
-        node.disks[disk].health = Health::Good;
-        let life = node.life;
-        if failed {
-            // A device that answered with errors is trusted again only by a fresh start of its sled.
-            self.kill(id, false, Moment::Idle);
-            self.after(1_000_000, Happening::Start { node: id });
-            return;
-        }
-        let node = self.node_mut(id);
-        let hung: Vec<u64> = node.disks[disk].flights().collect();
-        for flight in hung {
-            let nanos = self.disk_dice.range(1_000, 200_000);
-            self.after(nanos, Happening::DiskDone { node: id, life, disk, flight });
-        }
     }
 }

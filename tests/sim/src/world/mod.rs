@@ -6,7 +6,9 @@
 
 use crate::checks::{FenceChecks, NumberChecks};
 use crate::clients::Volume;
+use crate::diary::Diary;
 use crate::dice::Dice;
+use crate::fault::Event;
 use crate::faults::{NetMode, Odds, Scenario};
 use crate::fold::Fold;
 use crate::grants::{Decision, Grants};
@@ -14,18 +16,21 @@ use crate::group::GroupChecks;
 use crate::host::{Counts, Effect, Host, Input};
 use crate::links::Links;
 use crate::node::{Doom, Node};
-use crate::tally::{Moment, Role, Tally};
+use crate::tally::{Moment, Tally};
 use crate::tape::Tape;
 use palisade_dma::Pool;
 use palisade_protocol::head::Solo;
 use palisade_protocol::wire::*;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 mod asking;
 mod authority;
 mod devices;
+mod lives;
 mod network;
+mod roles;
+mod strike;
 mod trouble;
 
 /// Most commands that a machine may have in flight on one device (`Bounded`).
@@ -49,6 +54,9 @@ pub(crate) enum Happening {
     Flip { partition: PartitionId },
     Stored { life: u64 },
     Mend { from: NodeId, to: NodeId },
+    Rejoin { node: NodeId },
+    Restore { from: NodeId, to: NodeId, path: u8 },
+    AuthorityBack,
     Heal { node: NodeId, disk: usize },
     Awake { node: NodeId },
     Trouble,
@@ -64,6 +72,14 @@ pub struct World {
     pub(crate) now: Time,
     pub(crate) scenario: Scenario,
     pub(crate) odds: Odds,
+    /// When the run began.
+    pub(crate) began: Time,
+    /// Faults may happen.
+    pub(crate) troubled: bool,
+    /// Faults to come, instead of those that the odds would bring.
+    pub(crate) script: Option<VecDeque<Event>>,
+    /// Faults that happened.
+    pub(crate) struck: Vec<Event>,
     /// Since when nothing goes wrong; later than any moment while something may.
     pub(crate) calm_since: Time,
     /// Of a write's two log copies one at most rots: that of this head.
@@ -81,6 +97,10 @@ pub struct World {
     pub(crate) grants: Grants,
     authority_life: u64,
     authority_up: bool,
+    /// Faults that keep it away now.
+    authority_gone: u32,
+    /// Numbers under which a head that did not lead was made primary without the leading one's agreement.
+    taken_over: BTreeSet<(PartitionId, Number)>,
     /// The authority's decision that is not durable yet.
     deciding: Option<Box<Decision>>,
     /// Who was granted a number beside its primary; nobody: it is to be alone (`SoloByLeave`).
@@ -93,6 +113,7 @@ pub struct World {
     pub(crate) asking: bool,
     pub(crate) ids: u64,
     pub(crate) dice: Dice,
+    pub(crate) trouble_dice: Dice,
     net_dice: Dice,
     disk_dice: Dice,
     pub(crate) client_dice: Dice,
@@ -100,7 +121,7 @@ pub struct World {
     pub(crate) tally: Tally,
     pub(crate) violations: Vec<String>,
     pub(crate) flushing: BTreeMap<ClientTag, Option<Result<(), ClientError>>>,
-    pub(crate) trace: bool,
+    pub(crate) diary: Option<Diary>,
     pub(crate) tape: Option<Tape>,
     effects: Vec<Effect>,
     inputs: Vec<Input>,
@@ -123,6 +144,10 @@ impl World {
             now: Time(1_000_000_000),
             scenario,
             odds: Odds::CALM,
+            began: Time(1_000_000_000),
+            troubled: false,
+            script: None,
+            struck: Vec::new(),
             calm_since: Time(1_000_000_000),
             rotten_head: None,
             queue: BTreeMap::new(),
@@ -137,6 +162,8 @@ impl World {
             grants,
             authority_life: 0,
             authority_up: true,
+            authority_gone: 0,
+            taken_over: BTreeSet::new(),
             deciding: None,
             others: BTreeMap::new(),
             newest_boot: BTreeMap::new(),
@@ -148,12 +175,13 @@ impl World {
             net_dice: dice.fork(),
             disk_dice: dice.fork(),
             client_dice: dice.fork(),
+            trouble_dice: dice.fork(),
             dice,
             fold: Fold::default(),
             tally: Tally { runs: 1, ..Tally::default() },
             violations: Vec::new(),
             flushing: BTreeMap::new(),
-            trace: false,
+            diary: None,
             tape: None,
             effects: Vec::new(),
             inputs: Vec::new(),
@@ -174,10 +202,15 @@ impl World {
 
     /// Something that must not be.
     pub(crate) fn violate(&mut self, what: String) {
-        if self.trace {
-            println!("{:>12} VIOLATION {what}", self.now.0);
-        }
+        self.tell(|| format!("VIOLATION {what}"));
         self.violations.push(format!("at {}: {what}", self.now.0));
+    }
+
+    /// Puts a line into the diary, if one is kept.
+    pub(crate) fn tell(&mut self, line: impl FnOnce() -> String) {
+        if let Some(diary) = &mut self.diary {
+            diary.line(self.now, line());
+        }
     }
 
     fn judge(&mut self, verdict: Result<(), String>) {
@@ -221,6 +254,9 @@ impl World {
             Happening::Flip { partition } => self.flip(partition),
             Happening::Stored { life } => self.stored(life),
             Happening::Mend { from, to } => self.links.mend(from, to),
+            Happening::Rejoin { node } => self.links.rejoin(node),
+            Happening::Restore { from, to, path } => self.links.restore(from, to, path),
+            Happening::AuthorityBack => self.authority_back(),
             Happening::Heal { node, disk } => self.heal(node, disk),
             Happening::Awake { node } => {
                 if self.nodes[&node].asleep.is_some_and(|until| until <= self.now) {
@@ -233,56 +269,6 @@ impl World {
 
     pub(crate) fn node_mut(&mut self, id: NodeId) -> &mut Node {
         self.nodes.get_mut(&id).expect("the world names only its own nodes")
-    }
-
-    /// Begins a new life of a node, recovering from its devices alone.
-    pub(crate) fn start(&mut self, id: NodeId) {
-        let boot = BootId(self.dice.wide());
-        let salt = self.dice.next();
-        let node = self.nodes.get_mut(&id).expect("the world names only its own nodes");
-        if node.up() || node.away {
-            return;
-        }
-        node.life += 1;
-        node.boot = boot;
-        node.log = None;
-        node.host = Some((self.builder)(node, &self.pool, salt));
-        if self.trace {
-            println!("{:>12} {id} starts life {}", self.now.0, self.nodes[&id].life);
-        }
-        self.wake(id, 0);
-    }
-
-    /// Ends a node's life. What it had in its inbox and in flight is lost or half done.
-    pub(crate) fn kill(&mut self, id: NodeId, power: bool, moment: Moment) {
-        let mut dice = self.disk_dice.fork();
-        let node = self.nodes.get_mut(&id).expect("the world names only its own nodes");
-        let Some(host) = node.host.take() else { return };
-        if self.trace {
-            println!("{:>12} {id} dies at {moment:?}, power {power}", self.now.0);
-        }
-        self.tally.counts.add(&host.counts());
-        *self.tally.crashes.entry((node.role, moment)).or_default() += 1;
-        drop(host);
-        node.inbox.clear();
-        node.turn_at = None;
-        node.doom = None;
-        node.asleep = None;
-        for disk in &mut node.disks {
-            let toll = disk.crash(&mut dice, power);
-            self.tally.torn_writes += toll.torn;
-            if node.role == Role::Head {
-                self.tally.counts.torn_records += toll.torn;
-            }
-            self.tally.lost_sectors += toll.lost;
-        }
-        let role = node.role;
-        self.rot_the_end(id);
-        self.fence.died(id);
-        self.group.iter_mut().for_each(|group| group.died(id));
-        if role == Role::Head {
-            self.volumes.iter_mut().for_each(|volume| volume.head_died(id));
-        }
     }
 
     /// Makes sure that a node gets a turn soon.
@@ -326,6 +312,7 @@ impl World {
             return self.wake_at(id, until);
         }
         let Some(mut host) = node.host.take() else { return };
+        let offset = node.offset;
         let mut inputs = std::mem::take(&mut self.inputs);
         std::mem::swap(&mut inputs, &mut node.inbox);
         let mut doomed = None;
@@ -335,7 +322,7 @@ impl World {
         self.note_inputs(id, &inputs);
         let mut effects = std::mem::take(&mut self.effects);
         if doomed.is_none_or(|doom: Doom| doom.after) {
-            host.turn(now, &mut inputs, &mut effects);
+            host.turn(now + Duration::from_nanos(offset), &mut inputs, &mut effects);
         }
         inputs.clear();
         self.inputs = inputs;
@@ -350,6 +337,8 @@ impl World {
         effects.clear();
         self.effects = effects;
         if let Some(due) = deadline {
+            // Told by the node's own clock.
+            let due = Time(due.0.saturating_sub(offset));
             self.wake_at(id, due.max(now + Duration::from_nanos(200)));
         }
     }
@@ -357,10 +346,8 @@ impl World {
     fn note_inputs(&mut self, id: NodeId, inputs: &[Input]) {
         self.fold.number(self.now.0 ^ u64::from(id.0) << 48);
         for input in inputs {
-            self.fold.debug(input);
-            if self.trace {
-                println!("{:>12} {id} <- {input:?}", self.now.0);
-            }
+            input.fold(&mut self.fold);
+            self.diary.iter_mut().for_each(|diary| diary.line(self.now, format!("{id} <- {input:?}")));
             match (input, &mut self.group) {
                 (Input::Msg { from, msg, .. }, group) => {
                     self.fence.message_in(id, msg);
@@ -378,10 +365,8 @@ impl World {
             if doom.is_some_and(|doom| !doom.after) {
                 return self.die(id, doom.expect("just seen"));
             }
-            self.fold.debug(&effect);
-            if self.trace {
-                println!("{:>12} {id} -> {effect:?}", self.now.0);
-            }
+            effect.fold(&mut self.fold);
+            self.tell(|| format!("{id} -> {effect:?}"));
             self.carry_out_one(id, effect);
             if let Some(doom) = doom {
                 return self.die(id, doom);
@@ -393,77 +378,10 @@ impl World {
         match effect {
             Effect::Block(cmd) => self.submit(id, cmd),
             Effect::Send(to, msg) => self.send(id, to, msg),
-            Effect::Datagram(to, bytes) => self.send_datagram(id, to, bytes),
+            Effect::Datagram(to, path, bytes) => self.send_datagram(id, to, path, bytes),
             Effect::Answer(done) => self.answer(id, &done),
             Effect::Event(event) => self.event(id, event),
         }
-    }
-
-    /// Dies as planned, and comes back after a while.
-    fn die(&mut self, id: NodeId, doom: Doom) {
-        self.kill(id, doom.power, doom.at);
-        let away = self.dice.range(1_000_000, 150_000_000);
-        self.after(away, Happening::Start { node: id });
-    }
-
-    fn event(&mut self, id: NodeId, event: Event) {
-        match event {
-            Event::Recovered { log } => {
-                let node = self.node_mut(id);
-                node.log = Some(log);
-                node.formatted = true;
-                let life = node.life;
-                if let Some(tape) = &mut self.tape {
-                    tape.opened(self.now, id);
-                }
-                self.after(10_000, Happening::Register { head: id, life });
-            }
-            Event::Serving { stamp } => {
-                if self.scenario.moves {
-                    let travel = self.net_dice.range(50_000, 2_000_000);
-                    self.after(travel, Happening::Served { head: id, stamp });
-                }
-                self.serves(id, stamp);
-            }
-            // One in five is lost on the way.
-            Event::Propose(wish) if !self.net_dice.chance(0.2) => {
-                let travel = self.net_dice.range(50_000, 2_000_000);
-                let boot = self.nodes[&id].boot;
-                self.after(travel, Happening::Propose { from: id, boot, wish });
-            }
-            Event::DataLost { partition, extent } if self.odds == Odds::CALM => {
-                self.violate(format!(
-                    "extent {extent} of partition {partition} is lost, within what the code bears"
-                ));
-            }
-            _ => {}
-        }
-    }
-
-    /// A head serves a partition: clients go there, unless a newer number serves already.
-    fn serves(&mut self, id: NodeId, stamp: Stamp) {
-        let boot = self.nodes[&id].boot;
-        let verdict = self.numbers.serving(id, boot, stamp, self.scenario.moves);
-        let newest = match verdict {
-            Ok(newest) => newest,
-            Err(what) => return self.violate(what),
-        };
-        let others = self.others.get(&(stamp.partition, stamp.number)).cloned().unwrap_or_default();
-        let alone = others.is_empty();
-        self.group.iter_mut().for_each(|group| group.serves(id, stamp.partition, others.clone()));
-        let now = self.now;
-        let Some(volume) = self.volumes.iter_mut().find(|volume| volume.partition == stamp.partition) else {
-            return;
-        };
-        if !newest {
-            return;
-        }
-        self.tally.failovers += u64::from(alone);
-        self.tally.moves += u64::from(volume.primary != id);
-        volume.primary = id;
-        volume.head_serves(now);
-        let asked = volume.ask_recent(&mut self.ids, now);
-        asked.into_iter().for_each(|cmd| self.input(id, Input::Client(cmd)));
     }
 
     /// Sums what live nodes counted into the tally; called once, at the end.

@@ -2,8 +2,12 @@
 
 use super::{Happening, World};
 use crate::host::Input;
+use crate::links::Fate;
 use crate::tally::Role;
 use palisade_protocol::wire::*;
+
+/// A datagram of more bytes than this carries contents.
+const CONTENTS_MIN: usize = 160;
 
 impl World {
     pub(super) fn send(&mut self, from: NodeId, to: NodeId, msg: Msg) {
@@ -27,17 +31,28 @@ impl World {
         }
     }
 
-    pub(super) fn send_datagram(&mut self, from: NodeId, to: NodeId, bytes: Vec<u8>) {
+    pub(super) fn send_datagram(&mut self, from: NodeId, to: NodeId, path: u8, bytes: Vec<u8>) {
         for when in self.deliveries(from, to) {
             if self.net_dice.chance(self.odds.lost) {
                 continue;
+            }
+            let late = match self.links.fate(from, to, path, self.now, &mut self.net_dice) {
+                Fate::Late(late) => late,
+                Fate::Lost => {
+                    self.tally.swallowed += 1;
+                    continue;
+                }
+            };
+            // Keep-alives and acknowledgements are shorter than anything with contents.
+            if bytes.len() > CONTENTS_MIN && self.links.carries_around(from, to, path) {
+                self.tally.carried_around += 1;
             }
             let mut bytes = bytes.clone();
             if self.net_dice.chance(self.odds.damaged) && !bytes.is_empty() {
                 let at = self.net_dice.below(bytes.len() as u64) as usize;
                 bytes[at] ^= 1 << self.net_dice.below(8);
             }
-            self.deliver(from, to, when, Input::Datagram { from, bytes });
+            self.deliver(from, to, when + late, Input::Datagram { from, path, bytes });
         }
     }
 

@@ -1,0 +1,47 @@
+//! A failing run is made smaller, by list of faults and by load, and still fails alike; a list of faults plays
+//! the same run again.
+
+use palisade_sim::diary::Diary;
+use palisade_sim::faults::named;
+use palisade_sim::minimise::{Limits, kind_of, minimise};
+use palisade_sim::run::run_with;
+use palisade_sim::{Canaries, Setup, run};
+use std::time::Duration;
+
+/// A failing run of a broken rule in a scenario.
+fn failing(scenario: &str, canaries: Canaries) -> Setup {
+    let setups = (0..60).map(|seed| Setup { canaries, scenario: named(scenario), ..Setup::new(seed) });
+    let found = setups.into_iter().find(|setup| !run(setup).violations.is_empty());
+    found.expect("the broken rule is caught")
+}
+
+#[test]
+fn the_list_of_faults_of_a_run_plays_the_same_run_again() {
+    for setup in [Setup::dense(1), Setup::dense(3), Setup::moving(2), Setup::new(9)] {
+        let (first, (struck, _)) = run_with(&setup, None, None);
+        assert!(struck.len() > 3, "{}: {} faults", first.scenario, struck.len());
+        let (second, (again, _)) = run_with(&setup, Some(&struck), None);
+        assert_eq!((first.hash, struck), (second.hash, again), "{}", first.scenario);
+    }
+}
+
+#[test]
+fn a_failing_run_is_made_smaller_and_fails_alike_with_a_readable_trace() {
+    let mut canaries = Canaries::default();
+    canaries.head.takeover_unreconciled = true;
+    let setup = failing("failovers, dense", canaries);
+    let limits = Limits { runs: 150, wall: Duration::from_secs(120) };
+    let small = minimise(&setup, limits).expect("it fails");
+    println!("{:?} -> {:?} in {} runs\n{}", small.before, small.after, small.runs, small.trace);
+    assert!(small.after.faults * 4 <= small.before.faults, "{:?} -> {:?}", small.before, small.after);
+    assert!(small.after.volumes < small.before.volumes && small.after.requests < small.before.requests);
+    assert!(small.after.lasted < small.before.lasted);
+    assert!(small.runs <= limits.runs);
+    let (report, _) = run_with(&small.setup, Some(&small.script), Some(Diary::Keep(Default::default())));
+    let violation = report.violations.first().expect("the small run fails, too");
+    assert_eq!((kind_of(violation), violation), (small.kind, &small.violation));
+    assert!(small.trace.lines().count() < 500, "short");
+    for part in ["FAULT", "says (Serving", "sends to", "is asked by a client"] {
+        assert!(small.trace.contains(part), "no {part} in\n{}", small.trace);
+    }
+}
