@@ -6,6 +6,7 @@
 pub mod apply;
 pub mod client;
 mod core;
+mod devices;
 pub mod events;
 pub mod json;
 pub mod line;

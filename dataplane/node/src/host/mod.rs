@@ -7,9 +7,11 @@
 mod bridge;
 mod drills;
 mod media;
+mod running;
 mod telling;
 mod wiring;
 
 pub use bridge::{Ask, Bridge, Upgrade};
 pub use media::MediaError;
-pub use wiring::{Host, HostError};
+pub use running::Host;
+pub use wiring::HostError;

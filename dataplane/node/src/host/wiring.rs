@@ -1,8 +1,9 @@
 //! From declaration to running services: rings between everything, one reactor per core.
 
-use super::bridge::{Ask, Bridge, FabricPort, HeadPort, NodePort, Upgrade};
+use super::bridge::{Bridge, FabricPort, HeadPort, NodePort};
 use super::drills::Drills;
 use super::media::{MediaError, Opened, Opener};
+use super::running::Host;
 use crate::bus::{CLIENT_RING, MAILBOX, Post};
 use crate::exports::ExportList;
 use crate::order::{HeadOrder, ORDERS, REPORTS, Report, Reporter};
@@ -10,7 +11,7 @@ use crate::service::bare::BareVolume;
 use crate::service::export::{ExportOrder, ExportParts, ExportService};
 use crate::service::fabric::{Addresses, FabricOrder, FabricService};
 use crate::service::{HeadRings, HeadService, SledRings, SledService};
-use palisade_control::agent::{Admission, AdmittedNode, Agent, Reporter as ControlReporter, RosterEntry};
+use palisade_control::agent::{Admission, AdmittedNode, Agent, RosterEntry};
 use palisade_control::config::{self, Failover, HugePages, Idle, NbdAddress, Rack, VolumeKind};
 use palisade_dma::Pool;
 use palisade_protocol::export::nbd::ExportInfo;
@@ -101,12 +102,6 @@ struct Place {
     boot: BootId,
 }
 
-/// A running host.
-pub struct Host {
-    reactors: Vec<ReactorHandle>,
-    bridge: Bridge,
-}
-
 impl Host {
     /// Starts the admitted nodes. Volumes come up as control grants their numbers.
     pub fn start(
@@ -122,42 +117,6 @@ impl Host {
             wiring.bare_volumes()?;
         }
         wiring.run(agent)
-    }
-
-    /// Whether a reactor ended by itself (a service panicked).
-    pub fn failed(&self) -> bool {
-        self.reactors.iter().any(ReactorHandle::is_finished)
-    }
-
-    /// Asks the bridge something; see [`Ask`].
-    pub fn ask(&self, ask: Ask) {
-        self.bridge.ask(ask);
-    }
-
-    /// Another binary that is to take the place of this process's node, when control said so.
-    pub fn take_upgrade(&self) -> Option<Upgrade> {
-        self.bridge.take_upgrade()
-    }
-
-    /// For what the process has to say to control.
-    pub fn reporter(&self) -> &ControlReporter {
-        self.bridge.reporter()
-    }
-
-    /// Stops everything in good order; false when a service did not finish or had panicked.
-    pub fn stop(self) -> bool {
-        for reactor in &self.reactors {
-            reactor.stop_handle().stop();
-        }
-        let mut clean = true;
-        for reactor in self.reactors {
-            match reactor.join() {
-                Ok(report) => clean &= report.unfinished.is_empty(),
-                Err(_) => clean = false,
-            }
-        }
-        self.bridge.stop();
-        clean
     }
 }
 
