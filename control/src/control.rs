@@ -116,6 +116,14 @@ impl Control {
         }
     }
 
+    /// Another binary that is to take this process's place, when people asked for that.
+    pub fn take_upgrade(&self) -> Option<std::path::PathBuf> {
+        match &self.plane {
+            Plane::Here { server, .. } => server.core().take_successor(),
+            Plane::Leased(leased) => leased.take_upgrade(),
+        }
+    }
+
     /// The rack as it is now, as whoever serves control sees it.
     pub fn status(&self) -> Status {
         match &self.plane {

@@ -101,6 +101,10 @@ impl Leased {
         })
     }
 
+    pub(crate) fn take_upgrade(&self) -> Option<std::path::PathBuf> {
+        self.plane.server()?.core().take_successor()
+    }
+
     pub(crate) fn metrics(&self) -> Option<std::net::SocketAddr> {
         self.plane.live().endpoint.as_ref().and_then(Endpoint::address)
     }

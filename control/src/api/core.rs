@@ -47,6 +47,8 @@ pub struct Core {
     pub(super) rests: BTreeMap<u32, super::moving::Rest>,
     /// Volumes whose requests wait at present.
     pub(super) pauses: Pauses,
+    /// What is to take this process's place.
+    pub(super) successor: Option<PathBuf>,
     /// Sleds that are drained, as was told last.
     pub(super) drained: Vec<String>,
     /// Set when a commit failed and the state could not be read again, and while the lease is another's:
@@ -128,6 +130,7 @@ impl Core {
             events,
             rests: BTreeMap::new(),
             pauses: Pauses::default(),
+            successor: None,
             drained: Vec::new(),
             broken: None,
             missed: false,
@@ -403,6 +406,7 @@ impl Core {
         status.pid = std::process::id();
         status.events = self.events.said();
         status.control = self.control.clone();
+        super::upgrade::show_program(&mut status.control);
         status
     }
 

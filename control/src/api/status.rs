@@ -58,6 +58,12 @@ pub struct ControlStatus {
     pub why: String,
     /// Who has the lease, as far as is known; empty without etcd.
     pub holder: String,
+    /// Version of its program.
+    pub version: String,
+    /// Path of its program, as it was started.
+    pub binary: String,
+    /// When it began, in milliseconds since 1970: another program in the same process begins anew.
+    pub began_ms: u64,
     /// The revision of etcd at which the lease was taken: it rises from holder to holder; 0 without.
     pub tenure: u64,
 }

@@ -6,19 +6,25 @@
 //! within it. Times are those of the hosts' clocks.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 use std::sync::mpsc::sync_channel;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use palisade_protocol::wire::{NodeId, PartitionId};
 use serde::Deserialize;
+use serde_json::{Value, json};
 
 use super::core::Core;
 use super::methods::Promise;
 use super::model::Command;
 use super::rpc::RpcError;
+use super::status::ControlStatus;
+use crate::release;
 use crate::report::RoleStep;
 
+/// How the control plane is named where nodes are. No node may have the name: it says what nobody else does.
+pub(super) const CONTROL: &str = "control";
 /// How long a node may look at the binary.
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -58,7 +64,45 @@ fn now_us() -> u64 {
     since.map_or(0, |since| u64::try_from(since.as_micros()).unwrap_or(u64::MAX))
 }
 
+/// What this control plane runs as.
+pub(super) fn show_program(control: &mut ControlStatus) {
+    static BEGAN: OnceLock<u64> = OnceLock::new();
+    control.began_ms = *BEGAN.get_or_init(|| now_us() / 1000);
+    control.version = env!("CARGO_PKG_VERSION").to_owned();
+    control.binary = release::own_binary();
+}
+
 impl Core {
+    /// Whether this control plane can give its place to another binary: one that has nodes within itself cannot.
+    pub(super) fn can_succeed(&self, binary: &str) -> Result<(), RpcError> {
+        if !Path::new(binary).is_absolute() {
+            return Err(RpcError::refused(format!("`{binary}` is no absolute path")));
+        }
+        let own = std::process::id();
+        let within = self.nodes.values().filter(|node| node.pid == own).count();
+        if within > 0 {
+            return Err(RpcError::refused(format!(
+                "control shares its process with {within} nodes, which would end with it: stop the rack and start it \
+                 with `{binary} up --processes`"
+            )));
+        }
+        Ok(())
+    }
+
+    /// Gives the place of this control plane to another binary, soon.
+    pub(super) fn succeed(&mut self, binary: &str) -> Result<Value, RpcError> {
+        self.can_succeed(binary)?;
+        release::examine(Path::new(binary)).map_err(RpcError::refused)?;
+        self.event("control", false, format!("is to go on as {binary}"));
+        self.successor = Some(PathBuf::from(binary));
+        Ok(json!({ "upgrading": CONTROL }))
+    }
+
+    /// What is to take this process's place, told once.
+    pub(crate) fn take_successor(&mut self) -> Option<PathBuf> {
+        self.successor.take()
+    }
+
     /// Whether a node can give its place to another binary; says which node it is.
     pub(super) fn upgradable(&self, name: &str, binary: &str) -> Result<NodeId, RpcError> {
         if !Path::new(binary).is_absolute() {
@@ -104,7 +148,7 @@ impl Core {
             tag,
             answer,
             patience: PATIENCE,
-            good: serde_json::json!({ "upgrading": name }),
+            good: json!({ "upgrading": name }),
             late: "the node did not answer in time; see `palisade status` and its messages",
         })
     }

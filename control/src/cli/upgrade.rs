@@ -47,7 +47,7 @@ struct Pause {
 pub(super) fn node(verb: &NodeVerb) -> Result<(), String> {
     let NodeVerb::Upgrade { name, how } = verb;
     let upgrade = Upgrade::new(how)?;
-    let done = upgrade.node(name)?;
+    let done = if name == "control" { upgrade.control()? } else { upgrade.node(name)? };
     show(how, &[done]);
     Ok(())
 }
@@ -60,8 +60,8 @@ pub(super) fn rack(verb: &RackVerb) -> Result<(), String> {
     // Sleds keep to their formats longest, and heads find them in place.
     nodes.sort_by_key(|node| node.role != "sled");
     // Whoever cannot be upgraded is said before any is.
-    for node in &nodes {
-        upgrade.ask("node.upgrade", upgrade.order(&node.name, true), PATIENCE)?;
+    for name in nodes.iter().map(|node| node.name.as_str()).chain(["control"]) {
+        upgrade.ask("node.upgrade", upgrade.order(name, true), PATIENCE)?;
     }
     let mut done = Vec::new();
     for node in &nodes {
@@ -75,10 +75,12 @@ pub(super) fn rack(verb: &RackVerb) -> Result<(), String> {
             }
         }
     }
+    let control = upgrade.control().map_err(|error| format!("all nodes are upgraded; {error}"))?;
+    upgrade.say(&line(&control));
+    done.push(control);
     if how.ask.json {
         show(how, &done);
     }
-    upgrade.say("control runs on as it is: start `up` again with the new binary when it suits");
     Ok(())
 }
 
@@ -166,6 +168,39 @@ impl<'a> Upgrade<'a> {
         let (pid_before, pid, version) = (before.pid, now.pid, now.version);
         let (node, binary) = (name.to_owned(), self.binary.display().to_string());
         Ok(Upgraded { node, binary, version, pid_before, pid, pauses: self.pauses(begin_ms)? })
+    }
+
+    /// Upgrades the control plane: another program in the same process, with the same children. No I/O waits for it.
+    fn control(&self) -> Result<Upgraded, String> {
+        let before = self.status()?;
+        let begin_ms = now_ms();
+        self.ask("node.upgrade", self.order("control", false), PATIENCE + Duration::from_secs(60))?;
+        let mut now = Status::default();
+        self.until("control to come back", || {
+            // Nobody answers while it changes.
+            let Ok(found) = self.status() else { return Ok(false) };
+            now = found;
+            Ok(now.control.began_ms != before.control.began_ms && now.control.state == "serving")
+        })?;
+        if Path::new(&now.control.binary) != self.binary {
+            let runs = &now.control.binary;
+            return Err(format!(
+                "control did not come up as {}: {runs} runs again; its messages say why",
+                self.binary.display()
+            ));
+        }
+        self.until("the nodes to be back at control", || {
+            let status = self.status()?;
+            let back = |node: &NodeStatus| {
+                let known = before.nodes.iter().find(|old| old.name == node.name);
+                known.is_none_or(|old| old.pid == node.pid || old.pid == 0)
+            };
+            Ok(status.nodes.iter().all(back))
+        })?;
+        let (node, binary) = ("control".to_owned(), now.control.binary.clone());
+        let (pid_before, pid, version) = (before.pid, now.pid, now.control.version.clone());
+        let pauses = self.pauses(begin_ms)?;
+        Ok(Upgraded { node, binary, version, pid_before, pid, pauses })
     }
 
     /// Moves everything that a head serves to its other heads, and waits until they serve it.

@@ -1,12 +1,18 @@
 //! One node's process under `palisade up --processes`: a child that dies is started again with a growing pause. One
 //! that ends to become another binary is started as that at once; when it does not come up as that in time, or
 //! ends before, the binary of before is started again.
+//!
+//! Children are known by their process ids: a program that takes the supervisor's own place (`successor`) has the
+//! same children and goes on to look after them.
 
+use crate::successor::SUCCESSOR;
 use crate::up::UpOptions;
 use palisade_control::api::status::Status;
 use palisade_control::release::{BINARY, SUPERVISED, UPGRADE_CODE, next_binary};
+use rustix::process::{Pid, Signal, WaitOptions, kill_process, waitpid};
+use serde_json::{Value, json};
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 /// Pauses before a dead node is started again.
@@ -31,7 +37,7 @@ pub(crate) struct Keeper {
     /// What it runs as; none is this very program.
     binary: Option<PathBuf>,
     trial: Option<Trial>,
-    child: Option<Child>,
+    child: Option<Pid>,
     pause: Duration,
     next_start: Instant,
     started: Instant,
@@ -64,13 +70,13 @@ impl Keeper {
     /// Starts the node when it is due, and judges a binary on trial by what control sees of it.
     pub(crate) fn watch(&mut self, options: &UpOptions, status: Option<&Status>) {
         let now = Instant::now();
-        if let Some(child) = &mut self.child {
-            match child.try_wait() {
-                Ok(Some(ended)) => {
+        if let Some(child) = self.child {
+            match ended(child) {
+                Some(ended) => {
                     self.child = None;
-                    self.ended(now, ended);
+                    self.ended(now, &ended);
                 }
-                _ => self.judge(now, status),
+                None => self.judge(now, status),
             }
         }
         if self.child.is_none() && now >= self.next_start {
@@ -78,9 +84,9 @@ impl Keeper {
         }
     }
 
-    fn ended(&mut self, now: Instant, status: ExitStatus) {
+    fn ended(&mut self, now: Instant, status: &Ended) {
         self.next_start = now;
-        if status.code() == Some(i32::from(UPGRADE_CODE))
+        if status.code == Some(i32::from(UPGRADE_CODE))
             && let Some(binary) = self.take_note()
         {
             let before = self.trial.take().map_or_else(|| self.binary.take(), |trial| trial.before);
@@ -89,12 +95,15 @@ impl Keeper {
             return;
         }
         if self.trial.is_some() {
-            return self.roll_back(&format!("ended ({status})"));
+            return self.roll_back(&format!("ended ({})", status.text));
         }
         if now.duration_since(self.started) > BACK_OFF.1 {
             self.pause = BACK_OFF.0;
         }
-        eprintln!("palisade: node {} ended ({status}); starting it again in {:?}", self.name, self.pause);
+        eprintln!(
+            "palisade: node {} ended ({}); starting it again in {:?}",
+            self.name, status.text, self.pause
+        );
         self.next_start = now + self.pause;
         self.pause = (self.pause * 2).min(BACK_OFF.1);
     }
@@ -109,16 +118,18 @@ impl Keeper {
 
     /// A binary on trial is accepted once control sees its node at work.
     fn judge(&mut self, now: Instant, status: Option<&Status>) {
-        let (Some(trial), Some(child)) = (&self.trial, &mut self.child) else { return };
+        let (Some(trial), Some(child)) = (&self.trial, self.child) else { return };
         let node = status.and_then(|status| status.nodes.iter().find(|node| node.name == self.name));
         let works = |state: &str| matches!(state, "ready" | "draining" | "drained" | "leaving");
-        if node.is_some_and(|node| node.pid == child.id() && works(&node.state)) {
+        if node.is_some_and(|node| {
+            i32::try_from(node.pid) == Ok(child.as_raw_nonzero().get()) && works(&node.state)
+        }) {
             self.trial = None;
             self.pause = BACK_OFF.0;
         } else if now >= trial.ends {
-            // It is reaped, so that its devices and addresses are free.
-            let _gone = child.kill();
-            let _reaped = child.wait();
+            // It is waited for, so that its devices and addresses are free.
+            let _gone = kill_process(child, Signal::KILL);
+            let _reaped = waitpid(Some(child), WaitOptions::empty());
             self.child = None;
             self.roll_back(&format!("was not ready within {TRIAL:?}"));
         }
@@ -143,8 +154,9 @@ impl Keeper {
             Some(binary) => command.env(BINARY, binary),
             None => command.env_remove(BINARY),
         };
-        match command.env(SUPERVISED, "1").spawn() {
-            Ok(child) => self.child = Some(child),
+        match command.env(SUPERVISED, "1").env_remove(SUCCESSOR).spawn() {
+            // It is waited for by its id.
+            Ok(child) => self.child = Some(Pid::from_child(&child)),
             Err(error) if self.trial.is_some() => self.roll_back(&format!("cannot be started: {error}")),
             Err(error) => {
                 eprintln!("palisade: node {} cannot be started: {error}", self.name);
@@ -156,26 +168,66 @@ impl Keeper {
 
     /// Ends the node in good order; false when it did not.
     pub(crate) fn stop(&mut self) -> bool {
-        let Some(child) = &mut self.child else { return true };
-        let pid = rustix::process::Pid::from_child(child);
-        if rustix::process::kill_process(pid, rustix::process::Signal::TERM).is_err() {
+        let Some(child) = self.child else { return true };
+        if kill_process(child, Signal::TERM).is_err() {
             return true;
         }
         let end = Instant::now() + STOP;
         while Instant::now() < end {
-            if let Ok(Some(status)) = child.try_wait() {
-                return status.success() || status.code() == Some(i32::from(UPGRADE_CODE));
+            if let Some(ended) = ended(child) {
+                return matches!(ended.code, Some(code) if code == 0 || code == i32::from(UPGRADE_CODE));
             }
             std::thread::sleep(Duration::from_millis(10));
         }
         eprintln!("palisade: node {} does not stop; killing it", self.name);
-        let killed = child.kill().and_then(|()| child.wait());
+        let killed = kill_process(child, Signal::KILL);
+        let _reaped = waitpid(Some(child), WaitOptions::empty());
         killed.is_err()
+    }
+
+    /// For the program that takes this one's place. What is on trial stays what it was before for that one.
+    pub(crate) fn handed_over(&self) -> Value {
+        let pid = self.child.map(|pid| pid.as_raw_nonzero().get());
+        // What ran as this program goes on as this program, when it has to be started again.
+        let binary = self.binary.clone().unwrap_or_else(own_program);
+        json!({ "name": self.name, "pid": pid, "binary": binary })
+    }
+
+    /// Takes a node over from the program that was in this one's place.
+    pub(crate) fn take_over(&mut self, nodes: &[Value]) {
+        let Some(node) = nodes.iter().find(|node| node["name"] == self.name.as_str()) else { return };
+        let pid = node["pid"].as_i64().and_then(|pid| i32::try_from(pid).ok()).filter(|pid| *pid > 0);
+        self.child = pid.and_then(Pid::from_raw);
+        self.binary = node["binary"].as_str().map(PathBuf::from);
+    }
+}
+
+/// How a child ended.
+struct Ended {
+    code: Option<i32>,
+    text: String,
+}
+
+/// Whether a child ended, and how. One that is no child (any more) counts as ended.
+fn ended(child: Pid) -> Option<Ended> {
+    match waitpid(Some(child), WaitOptions::NOHANG) {
+        Ok(None) => None,
+        Ok(Some((_, status))) => {
+            let code = status.exit_status();
+            let text = match (code, status.terminating_signal()) {
+                (Some(code), _) => format!("exit status: {code}"),
+                (None, Some(signal)) => format!("signal: {signal}"),
+                (None, None) => "in some way".to_owned(),
+            };
+            Some(Ended { code, text })
+        }
+        Err(rustix::io::Errno::INTR) => None,
+        Err(error) => Some(Ended { code: None, text: error.to_string() }),
     }
 }
 
 /// The program of this process, also when its file was replaced by a newer one since.
-fn own_program() -> PathBuf {
+pub(crate) fn own_program() -> PathBuf {
     let named = std::env::current_exe().ok().filter(|path| path.exists());
     named.unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
 }

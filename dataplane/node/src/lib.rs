@@ -8,4 +8,5 @@ mod keeper;
 pub mod order;
 pub mod rack_target;
 pub mod service;
+pub mod successor;
 pub mod up;

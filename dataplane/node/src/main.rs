@@ -5,6 +5,7 @@ use palisade_control::cli::{self, Cli, InspectArgs, PerfArgs, Verb};
 use palisade_control::config::Rack;
 use palisade_node::inspect::{inspect, table};
 use palisade_node::rack_target::RackFactory;
+use palisade_node::successor::Heritage;
 use palisade_node::up::{UpOptions, control, node, up};
 use std::io::IsTerminal;
 use std::path::Path;
@@ -19,7 +20,12 @@ fn main() -> ExitCode {
     }
     match cli.verb {
         Verb::Up(args) => {
-            let Some(rack) = load(&args.file, args.data_dir.as_deref(), true) else {
+            // A successor's own nodes hold the addresses.
+            let heritage = Heritage::read();
+            let Some(rack) = load(&args.file, args.data_dir.as_deref(), heritage.is_none()) else {
+                if let Some(heritage) = heritage {
+                    heritage.give_back("the rack file is refused");
+                }
                 return ExitCode::FAILURE;
             };
             let options = UpOptions {

@@ -5,6 +5,7 @@
 
 use crate::host::{Host, Upgrade};
 use crate::keeper::Keeper;
+use crate::successor::{Heritage, succeed};
 use palisade_control::agent::{Agent, AgentConfig, NodeHello};
 use palisade_control::api::status::Status;
 use palisade_control::config::Rack;
@@ -67,17 +68,19 @@ pub fn up(rack: &Rack, options: &UpOptions) -> ExitCode {
 
 fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Error>> {
     let stop = stop_flag()?;
+    let heritage = Heritage::read();
     remove_ready_file(options)?;
-    let control = Control::start(rack)?;
+    let control = match (Control::start(rack), &heritage) {
+        (Err(error), Some(heritage)) => {
+            heritage.give_back(&error.to_string());
+            return Err(error.into());
+        }
+        (control, _) => control?,
+    };
     if !wait_for_control(&control, &stop)? {
         return Ok(true);
     }
-    let names: Vec<String> = names(rack);
-    let mut nodes = if options.processes {
-        Nodes::Children(names.iter().map(|name| Keeper::new(name, &rack.data)).collect())
-    } else {
-        Nodes::Here(host(rack, &names)?)
-    };
+    let mut nodes = Nodes::start(rack, options, heritage.as_ref())?;
     let mut screen = Screen::default();
     let (mut ready, mut next_nag, mut next_look) = (false, Instant::now() + NAG, Instant::now());
     let healthy = loop {
@@ -87,6 +90,11 @@ fn run(rack: &Rack, options: &UpOptions) -> Result<bool, Box<dyn std::error::Err
         if !nodes.watch(options, &control) {
             eprintln!("\npalisade: a reactor ended unexpectedly; see the messages above");
             break false;
+        }
+        if let Some(binary) = control.take_upgrade() {
+            screen.clear();
+            drop(control);
+            return Err(succeed(&binary, &nodes.handed_over()).into());
         }
         std::thread::sleep(WATCH);
         // Before it is ready its state is the question; afterwards only a terminal asks.
@@ -137,6 +145,10 @@ pub fn control(rack: &Rack) -> ExitCode {
         let control = Control::stand(rack)?;
         let mut said = None;
         while !stop.load(Ordering::Acquire) {
+            if let Some(binary) = control.take_upgrade() {
+                drop(control);
+                return Err(succeed(&binary, &[]).into());
+            }
             let standing = control.standing()?;
             if said.as_ref() != Some(&standing) {
                 match &standing {
@@ -245,6 +257,31 @@ enum Nodes {
 }
 
 impl Nodes {
+    /// Starts them, or takes them over.
+    fn start(
+        rack: &Rack,
+        options: &UpOptions,
+        heritage: Option<&Heritage>,
+    ) -> Result<Self, Box<dyn std::error::Error>> {
+        let names: Vec<String> = names(rack);
+        if !options.processes {
+            return Ok(Self::Here(host(rack, &names)?));
+        }
+        let mut keepers: Vec<Keeper> = names.iter().map(|name| Keeper::new(name, &rack.data)).collect();
+        if let Some(heritage) = heritage {
+            keepers.iter_mut().for_each(|keeper| keeper.take_over(&heritage.nodes));
+        }
+        Ok(Self::Children(keepers))
+    }
+
+    /// For the program that takes this one's place.
+    fn handed_over(&self) -> Vec<serde_json::Value> {
+        match self {
+            Self::Here(_) => Vec::new(),
+            Self::Children(keepers) => keepers.iter().map(Keeper::handed_over).collect(),
+        }
+    }
+
     /// Looks after the nodes; false when the host process is no good any more.
     fn watch(&mut self, options: &UpOptions, control: &Control) -> bool {
         match self {

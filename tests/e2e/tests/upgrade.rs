@@ -2,8 +2,9 @@
 
 use palisade_e2e::binary::palisade;
 use palisade_e2e::clients::{Ended, run};
-use palisade_e2e::rack::{Shape, TestRack};
+use palisade_e2e::rack::{Shape, TestRack, signal};
 use palisade_e2e::setting;
+use rustix::process::Signal;
 use serde_json::Value;
 use std::os::unix::fs::PermissionsExt;
 use std::path::PathBuf;
@@ -166,5 +167,40 @@ fn nodes_that_share_a_process_are_not_upgraded_one_by_one() {
     assert_eq!(ended.code, Some(1));
     assert!(ended.err.contains("up --processes"), "the remedy: {}", ended.err);
     assert_eq!(primary(&rack), first, "nothing moved");
+    assert!(rack.stop().success(), "{}", rack.log());
+}
+
+#[test]
+fn control_becomes_another_binary_with_its_nodes_as_they_are() {
+    let mut rack = rack(true);
+    let binary = other_binary(&rack);
+    let load = load(&rack, setting("PALISADE_E2E_CONTROL_SECONDS", 12));
+    let pids = |rack: &TestRack| -> Vec<(String, u64)> {
+        let status = rack.status();
+        let nodes = status["nodes"].as_array().expect("nodes").iter();
+        nodes.map(|node| (node["name"].to_string(), node["pid"].as_u64().expect("a number"))).collect()
+    };
+    let before = pids(&rack);
+    let first = primary(&rack);
+    let said = upgrade(&rack, "control", &binary).good().out;
+    let said: Value = serde_json::from_str(&said).unwrap_or_else(|e| panic!("{e}: {said}"));
+    assert_eq!((&said[0]["pid"], &said[0]["pid_before"]), (&rack.pid().into(), &rack.pid().into()), "{said}");
+    assert_eq!(said[0]["pauses"], Value::Array(Vec::new()), "no I/O waits for control (EF-02): {said}");
+    let status = rack.status();
+    assert_eq!(status["control"]["binary"], binary.display().to_string());
+    assert_eq!((pids(&rack), primary(&rack)), (before.clone(), first), "every node is the same process");
+    good_end(&rack, load);
+    // Its children are still looked after.
+    signal(rack.node_pid("sled-2"), Signal::KILL);
+    rack.wait_for("the sled is started again", SOON, |status| {
+        let nodes = status["nodes"].as_array().expect("nodes").iter();
+        let mut of = nodes.filter(|node| node["name"] == "sled-2");
+        of.any(|node| node["state"] == "ready" && before.iter().all(|(_, pid)| node["pid"] != *pid))
+    });
+    // A strange one is refused, and control goes on.
+    let strange = script(&rack, "strange", "echo something else");
+    let ended = upgrade(&rack, "control", &strange);
+    assert!(ended.code == Some(1) && ended.err.contains("nothing was changed"), "{}", ended.err);
+    whole(&rack);
     assert!(rack.stop().success(), "{}", rack.log());
 }
