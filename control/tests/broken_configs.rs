@@ -26,7 +26,7 @@ fn judge(text: &str) -> (Parsed, Vec<Finding>) {
 /// (which occurrence, what to replace, with what, words of the finding, words of the remedy).
 type Row = (usize, &'static str, &'static str, &'static str, &'static str);
 
-const ERRORS: [Row; 47] = [
+const ERRORS: [Row; 51] = [
     (0, "[rack]", "[rack", "not TOML", "syntax"),
     (0, "spin_us = 20", "spin_us = ", "not TOML", "syntax"),
     (0, "spin_us = 20", "spn_us = 20", "unknown key `spn_us`", "did you mean `spin_us`?"),
@@ -90,6 +90,28 @@ const ERRORS: [Row; 47] = [
     ),
     (0, "size = \"4 GiB\"", "size = \"40 GiB\"", "the sleds hold", "make it smaller"),
     (0, "secondary = \"head-2\"", "secondary = \"head-1\"", "primary and secondary", "another head"),
+    (0, "secondary = \"head-2\"", "reserves = [\"head-3\"]", "reserves and no secondary", "first of them"),
+    (
+        0,
+        "secondary = \"head-2\"",
+        "secondary = \"head-2\"\nreserves = [\"head-3\", \"head-2\"]",
+        "`head-2` stands twice",
+        "another head",
+    ),
+    (
+        0,
+        "secondary = \"head-2\"",
+        "secondary = \"head-2\"\nreserves = [\"head-7\"]",
+        "there is no head `head-7`",
+        "head-1, head-2, head-3",
+    ),
+    (
+        0,
+        "secondary = \"head-2\"",
+        "secondary = \"head-2\"\nreserves = [3]",
+        "reserves[0]",
+        "name of a head in quotes",
+    ),
     (
         0,
         "primary = \"head-1\"",
@@ -325,6 +347,29 @@ fn a_file_that_declares_nothing_to_serve_is_refused() {
         assert_eq!(found.severity, Severity::Error);
         assert!(found.remedy.contains("[[head]]") && found.remedy.contains("configs/one-box.toml"));
     }
+}
+
+#[test]
+fn ba09_reserves_of_one_shelf_are_warned_of_and_more_than_four_heads_are_refused() {
+    let text = edit(0, "secondary = \"head-2\"", "secondary = \"head-2\"\nreserves = [\"head-3\"]");
+    let (parsed, findings) = judge(&text);
+    assert_eq!(parsed.rack.volume("vol0").expect("declared").members(), ["head-1", "head-2", "head-3"]);
+    let worse: Vec<&Finding> = findings.iter().filter(|finding| finding.severity > Severity::Note).collect();
+    assert!(worse.is_empty(), "{worse:#?}");
+    let shelf = parsed.rack.head("head-2").expect("declared").shelf.clone();
+    let own = parsed.rack.head("head-3").expect("declared").shelf.clone();
+    assert_ne!(shelf, own);
+    let at = text.find("name = \"head-3\"").expect("a third head");
+    let place = text[at..].find(&format!("\"{own}\"")).expect("its shelf") + at;
+    let shared = format!("{}\"{shelf}\"{}", &text[..place], &text[place + own.len() + 2..]);
+    let (_, findings) = judge(&shared);
+    let found =
+        findings.iter().find(|finding| finding.what.contains("`head-2` and `head-3` stand on one shelf"));
+    assert_eq!(found.map(|finding| finding.severity), Some(Severity::Warning), "{findings:#?}");
+    let five = text.replace("[\"head-3\"]", "[\"head-3\", \"head-4\", \"head-5\"]");
+    let (_, findings) = judge(&five);
+    let found = findings.iter().find(|finding| finding.what.contains("has 5 heads"));
+    assert!(found.is_some_and(|finding| finding.remedy.contains("at most 4")), "{findings:#?}");
 }
 
 #[test]

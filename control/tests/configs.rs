@@ -76,6 +76,7 @@ fn the_example_rack_shows_every_key_and_is_accepted_without_a_note() {
     assert_eq!(rack.reactors.huge_pages, HugePages::Auto);
     assert_eq!(rack.sleds.len(), 8);
     assert!(rack.sleds.iter().all(|sled| sled.devices.len() == 2 && !sled.power.is_empty()));
+    assert_eq!(rack.volume("db").expect("declared").members(), ["head-1", "head-2", "head-3"]);
     let VolumeKind::Replicated { code, .. } = &rack.volume("archive").expect("declared").kind else {
         panic!("archive is replicated")
     };
@@ -93,6 +94,7 @@ fn the_example_rack_shows_every_key_and_is_accepted_without_a_note() {
         "segment",
         "solo",
         "failover",
+        "reserves",
         "silence_ms",
     ] {
         assert!(text.lines().any(|line| line.trim_start().starts_with(key)), "{key} is shown");

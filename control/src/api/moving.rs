@@ -116,7 +116,7 @@ impl Core {
         for head in &members {
             if heard(head).is_none() {
                 return Err(RpcError::refused(format!(
-                    "{} is away: a switch-over of `{name}` needs both heads",
+                    "{} is away: a switch-over of `{name}` needs all its heads",
                     self.authority.name_of(*head)
                 )));
             }
