@@ -65,3 +65,8 @@ fn p30_a_lone_head_that_acknowledges_unasked_is_caught() {
 fn p12_reads_without_confirm_are_caught_where_roles_move() {
     catches("confirm", "failovers", |canaries| canaries.head.skip_confirm = true);
 }
+
+#[test]
+fn ma08_one_secondary_of_two_that_speaks_for_both_is_caught() {
+    catches("first peer", "a group of three", |canaries| canaries.head.first_peer_speaks_for_all = true);
+}
