@@ -452,3 +452,21 @@ fn p28_columns_stay_while_a_copy_names_them_and_go_back_then() {
     assert!(columns_stay(|_| {}));
     assert!(!columns_stay(|shape| shape.faults.release_copied = true));
 }
+
+/// A head dies while it is filled; says whether what it finds then is nothing or all.
+fn nothing_or_all(seed: u64, change: impl Fn(&mut Shape)) -> bool {
+    let mut rack = alone(seed, change);
+    rack.fill(0, 1);
+    rack.run_for(Duration::from_micros(300 + 60 * seed));
+    rack.restart(1);
+    rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+    let status = rack.head(1).status().partitions.remove(0);
+    let all = rack.head(0).digest(VOLUME) == rack.head(1).digest(VOLUME);
+    status.committed == Op(0) || (status.needs_copy.is_none() && all)
+}
+
+#[test]
+fn ba01_half_a_copy_that_counts_after_a_restart_is_seen() {
+    assert!((0..10).all(|seed| nothing_or_all(seed, |_| {})));
+    assert!((0..10).any(|seed| !nothing_or_all(seed, |shape| shape.log_faults.half_copy_counts = true)));
+}

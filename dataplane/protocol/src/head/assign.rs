@@ -55,7 +55,7 @@ impl Core {
             let why = "lacks operations that its last primary had: alone it would serve old data";
             return self.stop(p, why, ClientError::Unreadable, out);
         }
-        self.parts[p].join = None;
+        self.parts[p].copy.join = None;
         self.abort_background(p);
         if alone && self.parts[p].cfg.solo == Solo::Wait {
             self.fail_changes(now, p, out);
@@ -162,7 +162,7 @@ impl Core {
     pub(super) fn peer_needs_copy(&mut self, p: usize, at: usize, durable: Op, out: &mut Out) {
         let part = &mut self.parts[p];
         let Some(peer) = part.peers.get_mut(at) else { return };
-        peer.lacking = !part.outdone;
+        peer.lacking = !part.copy.outdone;
         if std::mem::replace(&mut peer.away, true) {
             return;
         }
@@ -218,7 +218,7 @@ impl Core {
             part.phase = Phase::Idle;
         }
         self.parts[p].peers.clear();
-        self.parts[p].learner = None;
+        self.parts[p].copy.learner = None;
     }
 
     /// A foreign stamp was met: only a higher number demotes (P-22); an equal one of another grant means

@@ -17,24 +17,20 @@
 //! it says that it is whole it becomes a peer: a member is announced to, another head is a guest (see `guest`)
 //! until the group with it is granted. A copy ends with the pair under which it began: a new primary begins anew.
 
+mod parts;
+
+use self::parts::{Next, Taking};
 use super::core::Core;
+use super::join::Join;
 use super::part::{Part, Phase};
-use super::read::ReadOwner;
 use super::replicate::{ENTRIES, MESSAGE_BLOCKS, cost};
 use super::stats::FillStatus;
-use crate::log::{Loc, Mapping, RECENT_OPS};
-use crate::wire::copy::{PART_BLOCKS, PART_EXTENTS};
-use crate::wire::limits::IO_BLOCKS_MAX;
+use crate::log::{Lsn, RECENT_OPS};
 use crate::wire::*;
-use palisade_dma::Buf;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
 use std::time::Duration;
 
-/// Parts under way at once.
-const PARTS_OPEN: usize = 4;
-/// Pause after a part while clients are at work.
-const SHARE: Duration = Duration::from_micros(500);
 /// Blocks of operations under way at once, and messages of them.
 const OPS_BLOCKS: u64 = 2048;
 const OPS_MESSAGES: usize = 256;
@@ -42,29 +38,20 @@ const OPS_MESSAGES: usize = 256;
 const TELL: Duration = Duration::from_millis(1);
 /// Before another round begins, doubled with each up to 64 times that.
 const ROUND_PAUSE: Duration = Duration::from_millis(20);
-/// Before bytes that could not be read are read again, how often together with others, and how often alone.
-const REREAD: Duration = Duration::from_millis(20);
-const REREADS: u32 = 2;
-const REREADS_ALONE: u32 = 10;
-/// Bytes of the descriptions of extents in one part, about.
-const EXTENT_BYTES: usize = 256 << 10;
-
-/// What the next part speaks of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Next {
-    /// Extents behind this one.
-    Extents(ExtentId),
-    /// Blocks from this one on.
-    Blocks(Lba),
-    /// Nothing: all parts were made.
-    Done,
-}
-
-/// A part whose bytes are being read.
-#[derive(Debug)]
-struct Taking {
-    part: CopyPart,
-    next: Next,
+/// Full copies of a partition that this head gives or takes.
+#[derive(Debug, Default)]
+pub(super) struct Copies {
+    /// Whom control wishes to be filled.
+    pub(super) wished: Option<Member>,
+    /// The copy that this head gives, and the one that it takes.
+    pub(super) learner: Option<Box<Learner>>,
+    pub(super) join: Option<Box<Join>>,
+    /// Number and session of the newest copy that was begun here.
+    pub(super) copied: Option<(Number, u64)>,
+    /// What is here is being voided: the record that says so, 0 before there is one.
+    pub(super) forgetting: Option<Lsn>,
+    /// A member holds more than this log, which it cannot fill.
+    pub(super) outdone: bool,
 }
 
 /// A head that is being filled.
@@ -109,14 +96,17 @@ pub(super) struct Learner {
 impl Part {
     /// Operations above this one may be named by the index of a head that is being filled (P-28).
     pub(super) fn copy_covered(&self) -> Option<Op> {
-        self.learner.as_ref().filter(|learner| learner.begun).map(|learner| learner.covered)
+        self.copy.learner.as_ref().filter(|learner| learner.begun).map(|learner| learner.covered)
     }
 
     /// Changes wait: the copy would never end.
     pub(super) fn copy_presses(&self) -> bool {
         let behind =
             |learner: &Learner| self.tail.0.saturating_sub(learner.durable.0) > RECENT_OPS as u64 / 2;
-        self.learner.as_ref().is_some_and(|learner| learner.begun && learner.rounds > 1 && behind(learner))
+        self.copy
+            .learner
+            .as_ref()
+            .is_some_and(|learner| learner.begun && learner.rounds > 1 && behind(learner))
     }
 
     /// Whom to fill: a member that cannot follow comes first.
@@ -127,7 +117,7 @@ impl Part {
         let lacking = self.peers.iter().find(|peer| peer.lacking).map(|peer| (peer.member, true));
         match self.phase {
             Phase::Announcing => lacking,
-            Phase::Serving => self.wished.map(|member| (member, false)),
+            Phase::Serving => self.copy.wished.map(|member| (member, false)),
             _ => None,
         }
     }
@@ -135,7 +125,7 @@ impl Part {
     /// A pair that includes the wished head ends the wish.
     pub(super) fn joined(&mut self) {
         let members = &self.members;
-        self.wished.take_if(|wished| members.iter().any(|member| member.head == wished.head));
+        self.copy.wished.take_if(|wished| members.iter().any(|member| member.head == wished.head));
     }
 }
 
@@ -143,8 +133,9 @@ impl Part {
     /// Whether a copy is given, taken or wished here.
     #[inline]
     pub(super) fn copies(&self) -> bool {
-        let gives = self.learner.is_some() || self.wished.is_some() || self.phase == Phase::Announcing;
-        gives || self.guest().is_some() || self.join.is_some() || self.forgetting.is_some()
+        let gives =
+            self.copy.learner.is_some() || self.copy.wished.is_some() || self.phase == Phase::Announcing;
+        gives || self.guest().is_some() || self.copy.join.is_some() || self.copy.forgetting.is_some()
     }
 }
 
@@ -208,42 +199,46 @@ impl Core {
         let part = &mut self.parts[p];
         let included = part.members.contains(&member);
         if member.head != self.cfg.node && !included && !part.deleting {
-            part.wished = Some(member);
+            part.copy.wished = Some(member);
         }
     }
 
     pub(super) fn fill_status(&self, part: &Part) -> Option<FillStatus> {
         let wish = |member| FillStatus { member, blocks_done: 0, blocks_all: part.index.mapped(), rounds: 0 };
-        let wished = || part.wished.filter(|_| part.leads()).map(wish);
+        let wished = || part.copy.wished.filter(|_| part.leads()).map(wish);
         let of = |learner: &Learner| FillStatus {
             member: learner.member,
             blocks_done: learner.done,
             blocks_all: learner.all.max(learner.done),
             rounds: learner.rounds,
         };
-        part.learner.as_deref().map(of).or_else(wished)
+        part.copy.learner.as_deref().map(of).or_else(wished)
     }
 
     /// Which member of the pair cannot follow from its log.
     pub(super) fn needs_copy(&self, part: &Part) -> Option<NodeId> {
-        let own = (part.damaged || part.outdone).then_some(self.cfg.node);
+        let own = (part.damaged || part.copy.outdone).then_some(self.cfg.node);
         own.or_else(|| part.peers.iter().find(|peer| peer.lacking).map(|peer| peer.member.head))
     }
 
     /// Goes on with the copy, if one is wanted. Runs each turn.
     pub(super) fn teach(&mut self, now: Time, p: usize, out: &mut Out) {
         if self.mind_guest(now, p, out) {
-            self.parts[p].learner = None;
+            self.parts[p].copy.learner = None;
             return;
         }
         let part = &mut self.parts[p];
         let Some((member, lacking)) = part.to_fill() else {
-            part.learner = None;
+            part.copy.learner = None;
             return;
         };
-        if part.learner.as_ref().is_none_or(|learner| learner.member != member || learner.lacking != lacking)
+        if part
+            .copy
+            .learner
+            .as_ref()
+            .is_none_or(|learner| learner.member != member || learner.lacking != lacking)
         {
-            part.learner = Some(Box::new(Learner::new(member, lacking, now)));
+            part.copy.learner = Some(Box::new(Learner::new(member, lacking, now)));
         }
         self.begin_round(now, p);
         self.watch_learner(now, p, out);
@@ -257,7 +252,7 @@ impl Core {
     fn begin_round(&mut self, now: Time, p: usize) {
         let first = self.cfg.retry.first;
         let part = &mut self.parts[p];
-        let Some(learner) = part.learner.as_mut().filter(|learner| learner.session == 0) else { return };
+        let Some(learner) = part.copy.learner.as_mut().filter(|learner| learner.session == 0) else { return };
         if now < learner.begin_at {
             let at = learner.begin_at;
             return self.arm(at);
@@ -282,7 +277,7 @@ impl Core {
 
     /// Drops the round; another one begins after a pause.
     fn end_round(&mut self, now: Time, p: usize) {
-        let Some(learner) = &mut self.parts[p].learner else { return };
+        let Some(learner) = &mut self.parts[p].copy.learner else { return };
         let pause = ROUND_PAUSE * (1 << learner.rounds.min(6));
         let (member, lacking, rounds) = (learner.member, learner.lacking, learner.rounds);
         **learner = Learner { rounds, begin_at: now + pause, ..Learner::new(member, lacking, now) };
@@ -293,8 +288,8 @@ impl Core {
     fn watch_learner(&mut self, now: Time, p: usize, out: &mut Out) {
         let retry = self.cfg.retry;
         let part = &mut self.parts[p];
-        let reached = part.learner.as_ref().is_none_or(|learner| part.reaches(learner.durable));
-        let Some(learner) = part.learner.as_mut().filter(|learner| learner.session > 0) else { return };
+        let reached = part.copy.learner.as_ref().is_none_or(|learner| part.reaches(learner.durable));
+        let Some(learner) = part.copy.learner.as_mut().filter(|learner| learner.session > 0) else { return };
         let silent = now.since(learner.heard) >= retry.away && learner.is_open();
         if learner.begun && (silent || !reached) {
             return self.end_round(now, p);
@@ -330,122 +325,10 @@ impl Core {
         self.arm(again);
     }
 
-    /// Makes parts as far as the window and the clients' share allow.
-    fn make_parts(&mut self, now: Time, p: usize, out: &mut Out) {
-        while let Some(learner) = &self.parts[p].learner {
-            let busy = learner.taking.is_some() || learner.unacked.len() >= PARTS_OPEN;
-            if !learner.begun || busy || learner.next == Next::Done {
-                return;
-            }
-            let (at, answered) = (learner.part_at, self.parts[p].stats.counters.answered());
-            if now < at {
-                return self.arm(at);
-            }
-            let pause = if answered == learner.done_then { Duration::ZERO } else { SHARE };
-            if let Some(learner) = &mut self.parts[p].learner {
-                (learner.part_at, learner.done_then) = (now + pause, answered);
-            }
-            match self.next_part(p) {
-                (taking, wants) if wants.is_empty() => self.send_part(now, p, taking, None, out),
-                (taking, wants) => {
-                    let Some(learner) = &mut self.parts[p].learner else { return };
-                    learner.taking = Some(taking);
-                    let owner = ReadOwner::Part(p, learner.session);
-                    self.read_blocks(now, p, owner, &wants, out);
-                }
-            }
-        }
-    }
-
-    /// What the index holds next, and which blocks have to be read for it.
-    fn next_part(&self, p: usize) -> (Taking, Vec<(Lba, Mapping)>) {
-        let part = &self.parts[p];
-        let next = part.learner.as_ref().map_or(Next::Done, |learner| learner.next);
-        let mut made = CopyPart { at: part.committed, ..CopyPart::default() };
-        let mut from = Lba(0);
-        match next {
-            Next::Extents(after) => {
-                if let Some(last) = copy_extents(part, after, &mut made) {
-                    return (Taking { part: made, next: Next::Extents(last) }, Vec::new());
-                }
-            }
-            Next::Blocks(lba) => from = lba,
-            Next::Done => {}
-        }
-        let Some((first, count)) = part.index.next_range(from) else {
-            made.last = true;
-            return (Taking { part: made, next: Next::Done }, Vec::new());
-        };
-        let wants = copy_blocks(part, first, count, &mut made);
-        let next = Next::Blocks(Lba(first.0 + u64::from(made.count)));
-        (Taking { part: made, next }, wants)
-    }
-
-    /// The bytes of a part were read, or cannot be. Blocks that nobody can read are told as lost: the volume has
-    /// them no more.
-    pub(super) fn part_read(
-        &mut self,
-        now: Time,
-        p: usize,
-        session: u64,
-        result: Result<Buf, ClientError>,
-        out: &mut Out,
-    ) {
-        self.busy = true;
-        let part = &mut self.parts[p];
-        let Some(learner) = part.learner.as_mut().filter(|learner| learner.session == session) else {
-            return;
-        };
-        let Some(mut taking) = learner.taking.take() else { return };
-        match result {
-            Ok(data) => {
-                learner.rereads = 0;
-                return self.send_part(now, p, taking, Some(data), out);
-            }
-            // No buffer, and no fault of the bytes.
-            Err(ClientError::Device) => {}
-            Err(_) => learner.rereads += 1,
-        }
-        if learner.rereads > REREADS_ALONE {
-            learner.rereads = 0;
-            let mut lost = taking.part.blocks.iter_mut().filter(|block| block.place == Place::Sent);
-            if let Some(block) = lost.next() {
-                block.place = Place::Lost;
-                let lba = taking.part.lba + u64::from(block.at);
-                out.events.push(Event::Note(format!(
-                    "partition {}: block {lba} cannot be read, and is copied as lost",
-                    part.cfg.partition
-                )));
-            }
-            return self.send_part(now, p, taking, None, out);
-        }
-        // It may have moved meanwhile, or is being mended: it is looked up again.
-        learner.part_at = now + REREAD;
-        self.arm(now + REREAD);
-    }
-
-    fn send_part(&mut self, now: Time, p: usize, taking: Taking, data: Option<Buf>, out: &mut Out) {
-        let part = &mut self.parts[p];
-        let stamp = part.stamp;
-        let Some(learner) = &mut part.learner else { return };
-        let Taking { part: made, next } = taking;
-        learner.next = next;
-        let here = |block: &&CopiedBlock| !matches!(block.place, Place::Cleared | Place::Lost);
-        let mapped = made.blocks.iter().filter(here).count() as u64;
-        let (session, seq) = (learner.session, learner.made);
-        learner.made += 1;
-        part.stats.counters.copied_bytes += data.as_ref().map_or(0, |data| data.len() as u64);
-        let msg = Msg::CopyPart { stamp, session, seq, part: made, data };
-        out.net.push((learner.member.head, msg.clone()));
-        learner.unacked.push_back((seq, msg, mapped));
-        let at = learner.asked(now);
-        self.arm(at);
-    }
-
     /// Sends operations behind the base, as far as the window allows and they are in memory.
     fn send_ops(&mut self, now: Time, p: usize, out: &mut Out) {
         let part = &self.parts[p];
-        let Some(learner) = part.learner.as_ref().filter(|learner| learner.begun) else { return };
+        let Some(learner) = part.copy.learner.as_ref().filter(|learner| learner.begun) else { return };
         let (stamp, session, to) = (part.stamp, learner.session, learner.member.head);
         let (committed, parts) = (part.committed, learner.parts());
         let (mut messages, mut open) = (OPS_MESSAGES.saturating_sub(learner.open.len()), learner.open_blocks);
@@ -475,7 +358,7 @@ impl Core {
             sent.push((last, blocks));
         }
         if !sent.is_empty()
-            && let Some(learner) = &mut self.parts[p].learner
+            && let Some(learner) = &mut self.parts[p].copy.learner
         {
             (learner.sent, learner.open_blocks) = (last, open);
             learner.open.extend(sent);
@@ -492,7 +375,7 @@ impl Core {
     fn tell_learner(&mut self, now: Time, p: usize, out: &mut Out) {
         let part = &mut self.parts[p];
         let (stamp, committed) = (part.stamp, part.committed);
-        let Some(learner) = part.learner.as_mut().filter(|learner| learner.begun) else { return };
+        let Some(learner) = part.copy.learner.as_mut().filter(|learner| learner.begun) else { return };
         let parts = learner.parts();
         if learner.told == (committed, parts) {
             return;
@@ -522,7 +405,7 @@ impl Core {
         let first = self.cfg.retry.first;
         let part = &mut self.parts[p];
         let (held, tail) = (part.stamp, part.tail);
-        let Some(learner) = part.learner.as_mut().filter(|learner| learner.session == session) else {
+        let Some(learner) = part.copy.learner.as_mut().filter(|learner| learner.session == session) else {
             return;
         };
         if learner.member != (Member { head: from, log, boot }) || held != stamp {
@@ -555,7 +438,7 @@ impl Core {
     /// Bytes of an operation that the learner lacks are gone: it cannot go on from where it is.
     pub(super) fn learner_lost(&mut self, now: Time, p: usize, op: Op) {
         let lacks = |learner: &Learner| learner.begun && learner.durable < op;
-        if self.parts[p].learner.as_deref().is_some_and(lacks) {
+        if self.parts[p].copy.learner.as_deref().is_some_and(lacks) {
             self.end_round(now, p);
         }
     }
@@ -564,63 +447,17 @@ impl Core {
     fn end_copy(&mut self, now: Time, p: usize, out: &mut Out) {
         let counted = self.cfg.faults.counted_before_whole();
         let part = &mut self.parts[p];
-        let Some(learner) = part.learner.as_mut().filter(|l| l.whole || (counted && l.begun)) else { return };
+        let Some(learner) = part.copy.learner.as_mut().filter(|l| l.whole || (counted && l.begun)) else {
+            return;
+        };
         let (member, lacking) = (learner.member, learner.lacking);
         if !lacking {
             return self.invite(now, p, member, out);
         }
-        part.learner = None;
+        part.copy.learner = None;
         let Some(at) = part.peers.iter().position(|peer| peer.member == member) else { return };
         let peer = &mut part.peers[at];
         (peer.lacking, peer.away, peer.announced, peer.open_since) = (false, false, false, None);
         self.announce(now, p, at, out);
     }
-}
-
-/// Extents behind `after`; says the last one, if there is any.
-fn copy_extents(part: &Part, after: ExtentId, made: &mut CopyPart) -> Option<ExtentId> {
-    let mut bytes = 0;
-    for extent in part.index.extents_after(after).take(PART_EXTENTS) {
-        let absent = extent.absent[..extent.stripes as usize].to_vec();
-        bytes += 64 * (1 + extent.desc.columns.len()) + 2 * absent.len();
-        made.extents.push(CopiedExtent { desc: extent.desc.clone(), sealed: extent.sealed, absent });
-        if bytes > EXTENT_BYTES {
-            break;
-        }
-    }
-    made.extents.last().map(|last| last.desc.id)
-}
-
-/// Up to `count` blocks from `first`, and those of them whose bytes must be read. One whose bytes could not be
-/// read goes alone.
-fn copy_blocks(part: &Part, first: Lba, count: u32, made: &mut CopyPart) -> Vec<(Lba, Mapping)> {
-    let Some(learner) = &part.learner else { return Vec::new() };
-    let most = if learner.rereads > REREADS { 1 } else { IO_BLOCKS_MAX };
-    let mut wants = Vec::new();
-    made.lba = first.0;
-    for at in 0..count {
-        let lba = Lba(first.0 + u64::from(at));
-        let mapping = part.index.get(lba);
-        let sent = matches!(mapping.loc, Loc::Log(_)) && mapping.op <= learner.base;
-        if made.blocks.len() == PART_BLOCKS || (sent && wants.len() == most) {
-            break;
-        }
-        made.count = at + 1;
-        let place = match mapping.loc {
-            Loc::Hole => continue,
-            Loc::Cleared => Place::Cleared,
-            Loc::Lost => Place::Lost,
-            Loc::Log(_) if sent => Place::Sent,
-            Loc::Log(_) => Place::Known,
-            Loc::Extent { slot, block } => match part.index.extent(slot) {
-                Some(extent) => Place::Extent { id: extent.desc.id, block },
-                None => Place::Lost,
-            },
-        };
-        if sent {
-            wants.push((lba, mapping));
-        }
-        made.blocks.push(CopiedBlock { at, op: mapping.op, crc: mapping.crc, place });
-    }
-    wants
 }

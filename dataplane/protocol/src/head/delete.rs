@@ -16,7 +16,7 @@ impl Core {
         };
         let part = &mut self.parts[p];
         part.deleting = true;
-        part.wished = None;
+        part.copy.wished = None;
         part.deleted_told = false;
         let flushes = std::mem::take(&mut part.flushes);
         let waiting = std::mem::take(&mut part.waiting).into_iter().map(|(cmd, _)| cmd.tag);

@@ -64,7 +64,7 @@ impl Core {
     pub(super) fn invite(&mut self, now: Time, p: usize, member: Member, out: &mut Out) {
         let first = self.cfg.retry.first;
         let part = &mut self.parts[p];
-        part.learner = None;
+        part.copy.learner = None;
         let peer = Peer { standing: Standing::Guest(now), ..Peer::new(member, first) };
         part.peers.push(peer);
         let at = part.peers.len() - 1;
@@ -80,7 +80,7 @@ impl Core {
         let early = self.cfg.faults.counted_before_whole();
         let part = &mut self.parts[p];
         let (rest, tail, committed) = (part.rest_until(), part.tail, part.committed);
-        let (wished, reached) = (part.wished, part.reaches(part.peers[at].durable));
+        let (wished, reached) = (part.copy.wished, part.reaches(part.peers[at].durable));
         let peer = &mut part.peers[at];
         if wished != Some(peer.member) || peer.away || peer.lacking || (peer.announced && !reached) {
             self.dismiss(now, p, at, out);

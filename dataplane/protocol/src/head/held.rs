@@ -163,7 +163,7 @@ impl Core {
                 }
             }
             self.learner_lost(now, p, op);
-        } else if self.parts[p].learner.is_some() {
+        } else if self.parts[p].copy.learner.is_some() {
             self.learner_lost(now, p, op);
         } else {
             self.end_before(now, p, op, out);

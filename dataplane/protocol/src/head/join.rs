@@ -15,7 +15,7 @@
 use super::core::Core;
 use super::part::{Part, Phase};
 use super::secondary::sound;
-use crate::log::{Index, LogAddr, Lsn, Origin};
+use crate::log::{LogAddr, Lsn};
 use crate::wire::limits::BLOCK;
 use crate::wire::*;
 use palisade_dma::Buf;
@@ -86,7 +86,7 @@ impl Join {
 impl Part {
     /// Highest operation that may be applied while a copy is taken; otherwise what is committed.
     pub(super) fn join_limit(&self, unordered: bool) -> Op {
-        let Some(join) = self.join.as_ref().filter(|join| join.taking()) else { return self.committed };
+        let Some(join) = self.copy.join.as_ref().filter(|join| join.taking()) else { return self.committed };
         let limit = match join.parts.first_key_value() {
             _ if unordered => join.told.0,
             Some((&seq, (part, _))) if seq == join.next => part.at,
@@ -99,17 +99,17 @@ impl Part {
     /// Whether no checkpoint may begin: what it would name is being voided.
     pub(super) fn voiding(&self) -> bool {
         let void = |join: &Join| matches!(join.step, Step::Void | Step::Voiding(_));
-        self.join.as_deref().is_some_and(void) || self.forgetting.is_some()
+        self.copy.join.as_deref().is_some_and(void) || self.copy.forgetting.is_some()
     }
 
     /// Whether a checkpoint is what a copy waits for.
     pub(super) fn seals(&self) -> bool {
-        self.join.as_ref().is_some_and(|join| join.step == Step::Sealing)
+        self.copy.join.as_ref().is_some_and(|join| join.step == Step::Sealing)
     }
 
     /// A checkpoint begins: it may be the one that makes the copy whole.
     pub(super) fn sealing(&mut self, generation: u64) {
-        if let Some(join) = self.join.as_mut().filter(|join| join.step == Step::Sealing) {
+        if let Some(join) = self.copy.join.as_mut().filter(|join| join.step == Step::Sealing) {
             (join.step, join.covered) = (Step::Sealed(generation), self.committed);
             self.origin.filling = false;
         }
@@ -117,7 +117,7 @@ impl Part {
 
     /// A checkpoint ended; `generation` is the newest durable one.
     pub(super) fn sealed(&mut self, generation: u64) {
-        let Some(join) = &mut self.join else { return };
+        let Some(join) = &mut self.copy.join else { return };
         let Step::Sealed(before) = join.step else { return };
         if generation > before {
             (join.step, join.reply) = (Step::Whole, true);
@@ -129,24 +129,7 @@ impl Part {
 
     /// A pair above the copy's ends it; what is whole stays.
     pub(super) fn end_join(&mut self, number: Number) {
-        self.join.take_if(|join| join.adopt.number < number || join.step == Step::Whole);
-    }
-
-    /// Nothing of the partition is left here.
-    fn empty(&mut self, committed: Op) {
-        self.index = Index::new(self.cfg.blocks);
-        (self.committed, self.tail, self.local) = (committed, committed, committed);
-        (self.damaged, self.short) = (true, false);
-        self.stamp = Stamp { partition: self.cfg.partition, ..Stamp::default() };
-        self.members.clear();
-        (self.adopted, self.adoption, self.probing, self.owed, self.common) = (None, None, None, None, None);
-        self.pending.clear();
-        self.recent.clear();
-        self.follow = super::part::Follow::default();
-        self.bad.clear();
-        self.rot.clear();
-        self.lost.clear();
-        (self.loading, self.released_op, self.served_from, self.aged) = (Op(0), Op(0), Op(0), Op(0));
+        self.copy.join.take_if(|join| join.adopt.number < number || join.step == Step::Whole);
     }
 }
 
@@ -179,8 +162,8 @@ impl Core {
         }
         self.busy = true;
         // A copy that was begun once is not begun again: it may be whole by now, and counted on.
-        if part.copied.is_some_and(|(number, newest)| number == stamp.number && newest >= session) {
-            if let Some(join) = part.join.as_mut().filter(|join| join.session == session) {
+        if part.copy.copied.is_some_and(|(number, newest)| number == stamp.number && newest >= session) {
+            if let Some(join) = part.copy.join.as_mut().filter(|join| join.session == session) {
                 join.reply = true;
             }
             return;
@@ -189,9 +172,9 @@ impl Core {
         if stamp.number == part.stamp.number && part.phase == Phase::Following && !mine {
             return;
         }
-        part.copied = Some((stamp.number, session));
+        part.copy.copied = Some((stamp.number, session));
         part.promised = part.promised.max(stamp.number);
-        part.join = Some(Box::new(Join {
+        part.copy.join = Some(Box::new(Join {
             from,
             boot,
             told: (adopt.tail, 0),
@@ -212,7 +195,7 @@ impl Core {
     /// The copy of that session, if this message is of it.
     fn join_of(&mut self, from: NodeId, boot: BootId, stamp: Stamp, session: u64) -> Option<usize> {
         let p = self.parts.find(stamp.partition)?;
-        let join = self.parts[p].join.as_ref()?;
+        let join = self.parts[p].copy.join.as_ref()?;
         let same = join.from == from && join.session == session && self.same_boot(join.boot, boot);
         (same && join.stamp() == stamp && join.taking()).then_some(p)
     }
@@ -230,7 +213,7 @@ impl Core {
             self.parts[p].stats.counters.corrupt += 1;
             return;
         }
-        let Some(join) = &mut self.parts[p].join else { return };
+        let Some(join) = &mut self.parts[p].copy.join else { return };
         if seq < join.next {
             join.reply = true;
         } else if join.parts.len() < PARTS_MAX || seq == join.next {
@@ -248,7 +231,7 @@ impl Core {
     ) {
         let Some(p) = self.join_of(from, boot, stamp, session) else { return };
         let part = &mut self.parts[p];
-        let Some(join) = &mut part.join else { return };
+        let Some(join) = &mut part.copy.join else { return };
         join.reply |= entries.is_empty() && told == join.told;
         // Both rise together: an older message says nothing new.
         if told.0 >= join.told.0 && told.1 >= join.told.1 {
@@ -268,20 +251,20 @@ impl Core {
 
     /// Goes on with a copy, or with forgetting, as far as it can. Runs each turn.
     pub(super) fn join_on(&mut self, now: Time, p: usize, out: &mut Out) {
-        if self.parts[p].forgetting.is_some() {
+        if self.parts[p].copy.forgetting.is_some() {
             self.forget_on(now, p, out);
         }
-        let Some(join) = &self.parts[p].join else { return };
+        let Some(join) = &self.parts[p].copy.join else { return };
         match join.step {
             Step::Void => self.void(now, p, out),
             Step::Voiding(lsn) if lsn <= self.log.durable() => {
-                if let Some(join) = &mut self.parts[p].join {
+                if let Some(join) = &mut self.parts[p].copy.join {
                     (join.step, join.reply) = (Step::Filling, true);
                 }
             }
             _ => {}
         }
-        if self.parts[p].join.as_ref().is_some_and(|join| join.taking()) {
+        if self.parts[p].copy.join.as_ref().is_some_and(|join| join.taking()) {
             self.append_stuck(now, p);
             while self.take_part(now, p) {
                 self.commit(now, p, out);
@@ -294,42 +277,17 @@ impl Core {
     /// Voids what is here, in the log first.
     fn void(&mut self, now: Time, p: usize, out: &mut Out) {
         let Some(lsn) = self.void_log(now, p, out) else { return };
-        let Some(join) = &mut self.parts[p].join else { return };
+        let Some(join) = &mut self.parts[p].copy.join else { return };
         (join.step, join.lsn) = (Step::Voiding(lsn), lsn);
         let base = join.adopt.tail;
         self.parts[p].empty(base);
-    }
-
-    /// Stages the entry that voids the partition, and lets go of everything that the log holds of it.
-    fn void_log(&mut self, now: Time, p: usize, out: &mut Out) -> Option<Lsn> {
-        let id = self.parts[p].id();
-        if self.log.failed() {
-            return None;
-        }
-        let Ok(placed) = self.log.push_forget(id) else {
-            self.release_due = true;
-            self.arm(now + AGAIN);
-            return None;
-        };
-        self.stop(p, "is being filled", ClientError::NotServed, out);
-        let part = &mut self.parts[p];
-        part.phase = Phase::Idle;
-        self.log.forget(&part.index);
-        for pending in &part.pending {
-            if let Body::Write { crcs, .. } = &pending.entry.body {
-                self.log.dead(pending.addr, crcs.len() as u32);
-            }
-        }
-        part.origin = Origin { since: placed.lsn, filling: true };
-        self.release_due = true;
-        Some(placed.lsn)
     }
 
     /// Takes the next part, if everything before it is applied; says whether there was one.
     fn take_part(&mut self, now: Time, p: usize) -> bool {
         let early = self.cfg.faults.copy_overwrites();
         let part = &mut self.parts[p];
-        let Some(join) = &mut part.join else { return false };
+        let Some(join) = &mut part.copy.join else { return false };
         let Some(entry) = join.parts.first_entry().filter(|entry| *entry.key() == join.next) else {
             return false;
         };
@@ -345,18 +303,18 @@ impl Core {
         }
         match self.import(p, &copied, data.as_ref()) {
             Imported::Yes => {
-                let Some(join) = &mut self.parts[p].join else { return false };
+                let Some(join) = &mut self.parts[p].copy.join else { return false };
                 join.next += 1;
                 join.all |= copied.last;
                 true
             }
             Imported::Broken => {
-                let Some(join) = &mut self.parts[p].join else { return false };
+                let Some(join) = &mut self.parts[p].copy.join else { return false };
                 (join.broken, join.reply) = (true, true);
                 false
             }
             Imported::Full => {
-                let Some(join) = &mut self.parts[p].join else { return false };
+                let Some(join) = &mut self.parts[p].copy.join else { return false };
                 join.parts.insert(join.next, (copied, data));
                 self.release_due = true;
                 self.arm(now + AGAIN);
@@ -374,7 +332,7 @@ impl Core {
             return Imported::Full;
         }
         let part = &mut self.parts[p];
-        if let Some(join) = &mut part.join {
+        if let Some(join) = &mut part.copy.join {
             join.lsn = join.lsn.max(newest);
         }
         let mut sound = copied.extents.iter().all(|extent| part.index.import_extent(extent));
@@ -425,14 +383,14 @@ impl Core {
     /// All parts are in: once everything that the index stands on is durable, a checkpoint may begin.
     fn finish_copy(&mut self, now: Time, p: usize) {
         let durable = self.log.durable();
-        let Some(join) = &mut self.parts[p].join else { return };
+        let Some(join) = &mut self.parts[p].copy.join else { return };
         let all = join.all && join.parts.is_empty() && join.next >= join.told.1;
         if join.step == Step::Filling && all && join.lsn <= durable {
             join.step = Step::Sealing;
             (self.background_at, self.busy) = (now, true);
         }
         if self.cfg.faults.counted_before_whole()
-            && let Some(join) = &mut self.parts[p].join
+            && let Some(join) = &mut self.parts[p].copy.join
             && join.step == Step::Filling
         {
             (join.step, join.reply) = (Step::Whole, true);
@@ -445,7 +403,7 @@ impl Core {
         let log = self.log.id();
         let part = &mut self.parts[p];
         let covers = self.log.covers(part.cfg.partition);
-        let Some(join) = &mut part.join else { return };
+        let Some(join) = &mut part.copy.join else { return };
         if matches!(join.step, Step::Void | Step::Voiding(_)) {
             return;
         }
@@ -464,35 +422,6 @@ impl Core {
         let (parts, durable, whole) = (join.next, part.local, join.step == Step::Whole);
         let msg = Msg::Copied { stamp, session, log, parts, durable, covered, whole, broken };
         out.net.push((join.from, msg));
-    }
-
-    /// This head is no member any more: its copy goes, and with it the room in its log. Columns stay as they are.
-    pub(super) fn forget(&mut self, partition: PartitionId, out: &mut Out) {
-        let Some(p) = self.parts.find(partition) else { return };
-        let part = &mut self.parts[p];
-        if part.leads() || part.phase == Phase::Following || part.deleted || part.forgetting.is_some() {
-            return;
-        }
-        if part.origin.filling && part.join.is_none() {
-            return;
-        }
-        part.join = None;
-        part.forgetting = Some(Lsn(0));
-        (part.wished, self.busy) = (None, true);
-        out.events
-            .push(Event::Note(format!("partition {partition}: the copy of a head that left is forgotten")));
-    }
-
-    fn forget_on(&mut self, now: Time, p: usize, out: &mut Out) {
-        match self.parts[p].forgetting {
-            Some(Lsn(0)) => {
-                let Some(lsn) = self.void_log(now, p, out) else { return };
-                self.parts[p].empty(Op(0));
-                self.parts[p].forgetting = Some(lsn);
-            }
-            Some(lsn) if lsn <= self.log.durable() => self.parts[p].forgetting = None,
-            _ => {}
-        }
     }
 }
 

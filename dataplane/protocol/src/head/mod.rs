@@ -29,6 +29,7 @@ mod extent;
 mod failover;
 mod faults;
 mod flush;
+mod forget;
 mod guest;
 mod health;
 mod held;

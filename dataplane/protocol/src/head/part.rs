@@ -1,9 +1,8 @@
 //! What a head keeps of one partition, in either role. The verbs that change it live beside this file.
 
 use super::config::{DeviceTarget, PartitionConfig};
-use super::copy::Learner;
+use super::copy::Copies;
 use super::failover::Decision;
-use super::join::Join;
 use super::peers::Peers;
 use super::slab::Id;
 use super::stats::Stats;
@@ -294,17 +293,7 @@ pub(super) struct Part {
     pub(super) closing: BTreeSet<ExtentId>,
     pub(super) dying: Vec<Dying>,
     pub(super) bad: Vec<BadBlock>,
-    /// Whom control wishes to be filled.
-    pub(super) wished: Option<Member>,
-    /// The full copy that this head gives, and the one that it takes.
-    pub(super) learner: Option<Box<Learner>>,
-    pub(super) join: Option<Box<Join>>,
-    /// Number and session of the newest copy that was begun here.
-    pub(super) copied: Option<(Number, u64)>,
-    /// What is here is being voided: the record that says so, 0 before there is one.
-    pub(super) forgetting: Option<Lsn>,
-    /// A member holds more than this log, which it cannot fill.
-    pub(super) outdone: bool,
+    pub(super) copy: Copies,
     /// A checkpoint has to get past this, so that columns may be released (P-28).
     pub(super) released_op: Op,
     pub(super) deleting: bool,
@@ -315,12 +304,11 @@ pub(super) struct Part {
 
 impl Part {
     pub(super) fn new(cfg: PartitionConfig) -> Self {
-        let claims = cfg.devices.iter().copied().map(Claim::new).collect();
-        let index = Index::new(cfg.blocks);
         Self {
             stamp: Stamp { partition: cfg.partition, ..Stamp::default() },
+            claims: cfg.devices.iter().copied().map(Claim::new).collect(),
+            index: Index::new(cfg.blocks),
             cfg,
-            index,
             members: SmallVec::new(),
             phase: Phase::Idle,
             adoption: None,
@@ -348,7 +336,6 @@ impl Part {
             active: 0,
             unconfirmed: VecDeque::new(),
             last_read: 0,
-            claims,
             serving_since: Time::ZERO,
             served_from: Op(0),
             open: None,
@@ -368,12 +355,7 @@ impl Part {
             closing: BTreeSet::new(),
             dying: Vec::new(),
             bad: Vec::new(),
-            wished: None,
-            learner: None,
-            join: None,
-            copied: None,
-            forgetting: None,
-            outdone: false,
+            copy: Copies::default(),
             released_op: Op(0),
             deleting: false,
             deleted: false,

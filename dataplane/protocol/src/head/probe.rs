@@ -66,7 +66,7 @@ impl Core {
         part.owed = None;
         part.loading = Op(0);
         part.follow.early.clear();
-        (part.learner, part.outdone) = (None, false);
+        (part.copy.learner, part.copy.outdone) = (None, false);
         let probed = skip.then_some(Probed { end: part.tail, whole: false });
         let fresh = |&member: &Member| Peer { probed, ..Peer::new(member, first) };
         part.peers = adopt.members.iter().skip(1).map(fresh).collect();
@@ -287,7 +287,7 @@ impl Core {
             return self.probe_on(now, p, out);
         }
         if damaged || part.in_vain(at, whole) {
-            part.outdone = true;
+            part.copy.outdone = true;
             return self.peer_needs_copy(p, at, tail, out);
         }
         if part.voided(&entries) {

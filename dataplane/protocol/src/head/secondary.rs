@@ -78,7 +78,7 @@ impl Core {
     fn take_pair(&mut self, p: usize, adopt: Adopt, committed: Op, out: &mut Out) {
         self.step_down(p, adopt.number, out);
         let part = &mut self.parts[p];
-        part.join = None;
+        part.copy.join = None;
         let whole = adopt.tail;
         let cut = if self.cfg.faults.keep_divergence() { adopt.tail } else { part.cut_for(&adopt) };
         let adopt = Adopt { tail: cut, ..adopt };

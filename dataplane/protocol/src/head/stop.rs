@@ -21,7 +21,7 @@ impl Core {
         self.parts[p].adoption = None;
         self.parts[p].probing = None;
         self.parts[p].owed = None;
-        self.parts[p].learner = None;
+        self.parts[p].copy.learner = None;
         self.abort_background(p);
         let waiting = std::mem::take(&mut self.parts[p].waiting);
         out.done.extend(waiting.into_iter().map(|(cmd, _)| ClientDone { tag: cmd.tag, result: Err(error) }));

@@ -132,7 +132,7 @@ impl Core {
             committed: part.committed,
             adopted: part.adopted.clone(),
             // The checkpoint that begins now is what makes a copy whole.
-            damaged: part.damaged && (part.origin.filling || part.join.is_none()),
+            damaged: part.damaged && (part.origin.filling || part.copy.join.is_none()),
             origin: part.origin,
         };
         let all = self.parts.iter().filter(|part| !part.deleted).map(meta).collect();

@@ -59,13 +59,13 @@ impl Core {
         let mut others: Others = members().filter(|peer| !gone(peer)).map(|peer| peer.member).collect();
         if others.is_empty() {
             // Alone for want of answers only: then whoever is heard stays.
-            let stays = |peer: &&Peer| !silent(peer) && !(alone && lacking(peer));
+            let stays = |peer: &&Peer| !(silent(peer) || alone && lacking(peer));
             others.extend(members().filter(stays).map(|peer| peer.member));
         }
         if others.len() < members().count() && (alone || !others.is_empty()) {
             let left = members().find(|peer| lacking(peer) && !silent(peer)).map(|peer| peer.member);
             let part = &mut self.parts[p];
-            part.wished = part.wished.or(left);
+            part.copy.wished = part.copy.wished.or(left);
             self.propose(now, p, &others, Why::Silence, out);
         }
     }

@@ -20,6 +20,7 @@ impl Rack {
             config.partitions = vec![self.partition()];
             config.hot_bytes = self.shape.hot_bytes;
             config.faults = self.shape.faults;
+            config.log_faults = self.shape.log_faults;
             config.flush = self.shape.flush;
             config.stopwatch = self.shape.stopwatch;
             config.failover = self.shape.failover;

@@ -41,6 +41,7 @@ pub struct Shape {
     pub segment: u32,
     pub hot_bytes: usize,
     pub faults: Faults,
+    pub log_faults: palisade_protocol::log::Faults,
     pub flush: FlushConfig,
     pub secondary: bool,
     /// Heads beside the first two; they come behind the sleds in `nodes`.
@@ -68,6 +69,7 @@ impl Shape {
             segment: 512 << 10,
             hot_bytes: 1 << 20,
             faults: Faults::default(),
+            log_faults: palisade_protocol::log::Faults::default(),
             flush,
             secondary: true,
             reserves: 0,

@@ -1,0 +1,86 @@
+//! What a head holds of a partition is thrown away: before a full copy, or when the head is no member any more
+//! (BA-01, MA-21). The log says so first, so that a restart finds nothing either.
+
+use super::core::Core;
+use super::part::{Follow, Part, Phase};
+use crate::log::{Index, Lsn, Origin};
+use crate::wire::*;
+use std::time::Duration;
+
+/// Pause before the log is asked again.
+const AGAIN: Duration = Duration::from_millis(1);
+
+impl Part {
+    /// Nothing of the partition is left here.
+    pub(super) fn empty(&mut self, committed: Op) {
+        self.index = Index::new(self.cfg.blocks);
+        (self.committed, self.tail, self.local) = (committed, committed, committed);
+        (self.damaged, self.short) = (true, false);
+        self.stamp = Stamp { partition: self.cfg.partition, ..Stamp::default() };
+        self.members.clear();
+        (self.adopted, self.adoption, self.probing, self.owed, self.common) = (None, None, None, None, None);
+        self.pending.clear();
+        self.recent.clear();
+        self.follow = Follow::default();
+        self.bad.clear();
+        self.rot.clear();
+        self.lost.clear();
+        (self.loading, self.released_op, self.served_from, self.aged) = (Op(0), Op(0), Op(0), Op(0));
+    }
+}
+
+impl Core {
+    /// Stages the entry that voids the partition, and lets go of everything that the log holds of it.
+    pub(super) fn void_log(&mut self, now: Time, p: usize, out: &mut Out) -> Option<Lsn> {
+        let id = self.parts[p].id();
+        if self.log.failed() {
+            return None;
+        }
+        let Ok(placed) = self.log.push_forget(id) else {
+            self.release_due = true;
+            self.arm(now + AGAIN);
+            return None;
+        };
+        self.stop(p, "is being filled", ClientError::NotServed, out);
+        let part = &mut self.parts[p];
+        part.phase = Phase::Idle;
+        self.log.forget(&part.index);
+        for pending in &part.pending {
+            if let Body::Write { crcs, .. } = &pending.entry.body {
+                self.log.dead(pending.addr, crcs.len() as u32);
+            }
+        }
+        part.origin = Origin { since: placed.lsn, filling: true };
+        self.release_due = true;
+        Some(placed.lsn)
+    }
+
+    /// This head is no member any more: its copy goes, and with it the room in its log. Columns stay as they are.
+    pub(super) fn forget(&mut self, partition: PartitionId, out: &mut Out) {
+        let Some(p) = self.parts.find(partition) else { return };
+        let part = &mut self.parts[p];
+        if part.leads() || part.phase == Phase::Following || part.deleted || part.copy.forgetting.is_some() {
+            return;
+        }
+        if part.origin.filling && part.copy.join.is_none() {
+            return;
+        }
+        part.copy.join = None;
+        part.copy.forgetting = Some(Lsn(0));
+        (part.copy.wished, self.busy) = (None, true);
+        out.events
+            .push(Event::Note(format!("partition {partition}: the copy of a head that left is forgotten")));
+    }
+
+    pub(super) fn forget_on(&mut self, now: Time, p: usize, out: &mut Out) {
+        match self.parts[p].copy.forgetting {
+            Some(Lsn(0)) => {
+                let Some(lsn) = self.void_log(now, p, out) else { return };
+                self.parts[p].empty(Op(0));
+                self.parts[p].copy.forgetting = Some(lsn);
+            }
+            Some(lsn) if lsn <= self.log.durable() => self.parts[p].copy.forgetting = None,
+            _ => {}
+        }
+    }
+}
