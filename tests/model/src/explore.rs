@@ -31,13 +31,15 @@ pub enum Rule {
     FullStripes,
     /// A head is refused for a number that is not above its own (P-22).
     NoFalseFence,
+    /// Columns that nobody names stay, more with each take-over.
+    Bounded,
     /// Faults stop, and nobody serves though one lives who holds everything and may lead.
     ServiceReturns,
 }
 
 impl Rule {
     /// Every rule.
-    pub const ALL: [Self; 11] = [
+    pub const ALL: [Self; 12] = [
         Self::AckedIsDurable,
         Self::NewestWins,
         Self::OneWriter,
@@ -48,6 +50,7 @@ impl Rule {
         Self::SoloByLeave,
         Self::FullStripes,
         Self::NoFalseFence,
+        Self::Bounded,
         Self::ServiceReturns,
     ];
 
@@ -64,6 +67,7 @@ impl Rule {
             Self::SoloByLeave => "SoloByLeave",
             Self::FullStripes => "FullStripes",
             Self::NoFalseFence => "NoFalseFence",
+            Self::Bounded => "Bounded",
             Self::ServiceReturns => "ServiceReturns",
         }
     }
@@ -91,6 +95,7 @@ pub fn rules<M: Model<State: Judged>>() -> Vec<Property<M>> {
         Property::always("OneWinner", |_, state| keeps::<M>(state, Rule::OneWinner)),
         Property::always("SoloByLeave", |_, state| keeps::<M>(state, Rule::SoloByLeave)),
         Property::always("FullStripes", |_, state| keeps::<M>(state, Rule::FullStripes)),
+        Property::always("Bounded", |_, state| keeps::<M>(state, Rule::Bounded)),
         Property::always("NoFalseFence", |_, state| keeps::<M>(state, Rule::NoFalseFence)),
     ]
 }

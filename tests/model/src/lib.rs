@@ -6,6 +6,7 @@
 //! | [`fence`] | reservation of one device: drain, record, grant, rot, restart | the sled, whole |
 //! | [`authority`] | numbers over crashes and a restored store, sleds that compare grants | nothing |
 //! | [`group`] | replication, proposals, take-over, reconcile, confirmed reads | nothing |
+//! | [`claims`] | claims of six devices, late, returning and without record, against a stale primary | nothing |
 //! | [`extents`] | claims against flush acknowledgements, sealing | nothing |
 //! | [`roles`] | numbers, groups and roles that move over boots, proposals, switch-overs, returns | the authority, whole |
 //! | [`solo`] | running alone by leave, the copy on sleds | nothing |
@@ -15,6 +16,7 @@
 //! simulator looks at those, one seed at a time.
 
 pub mod authority;
+pub mod claims;
 pub mod explore;
 pub mod extents;
 pub mod fence;
