@@ -398,6 +398,24 @@ fn ba01_a_head_that_left_forgets_its_copy_and_its_log_has_room_again() {
     serves(&mut rack);
 }
 
+/// The wish to add a head that was filled is open, and that head is gone: whether a write is acknowledged that
+/// it lacks, though it may be a member by now.
+fn acknowledged_without_the_joiner(change: impl FnOnce(&mut Shape)) -> bool {
+    let mut rack = alone(103, change);
+    rack.fill(0, 1);
+    rack.vouched(0, 1);
+    rack.crash(1);
+    let tag = rack.write(0, 8);
+    rack.run_for(Duration::from_secs(1));
+    rack.done.contains_key(&tag)
+}
+
+#[test]
+fn p02_acknowledging_on_the_old_set_while_a_join_is_pending_is_seen() {
+    assert!(!acknowledged_without_the_joiner(|_| {}));
+    assert!(acknowledged_without_the_joiner(|shape| shape.faults.ack_on_old_set = true));
+}
+
 /// A head that is filled under load, and whether it can be served from.
 fn filled(seed: u64, change: impl Fn(&mut Shape)) {
     let mut rack = alone(seed, change);

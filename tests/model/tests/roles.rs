@@ -16,7 +16,7 @@ fn broken(breaks: fn(&mut Authority), bounds: Bounds) -> Bounds {
 
 /// Head 0 is alone, takes heads in, and is overtaken.
 fn join() -> Bounds {
-    Bounds { start: Start::Alone, heads: 3, joins: true, ..Bounds::default() }
+    Bounds { start: Start::Alone, heads: 3, declared: 3, joins: true, ..Bounds::default() }
 }
 
 /// The store is put back once.
@@ -43,7 +43,7 @@ fn solo_by_leave_the_first_group_is_whole() {
 
 #[test]
 fn ma18_ma19_d_secondaries_race_and_one_wins() {
-    let bounds = Bounds { start: Start::Three, heads: 3, grants: 2, ..Bounds::default() };
+    let bounds = Bounds { heads: 3, declared: 3, grants: 2, ..Bounds::default() };
     must_hold("three", bounds, 30_000, &[ACKED, MOVED, LOST, "a group of three"]);
 }
 
@@ -79,7 +79,7 @@ fn service_returns_from_every_state_once_faults_stop() {
     must_hold("a pair that reboots settles", bounds, 2000, &[]);
     let bounds = Bounds { start: Start::Fresh, reboots: 1, proposals: 1, ..settles.clone() };
     must_hold("a first group settles", bounds, 300, &[]);
-    let bounds = Bounds { start: Start::Three, heads: 3, grants: 2, ..settles.clone() };
+    let bounds = Bounds { heads: 3, declared: 3, grants: 2, ..settles.clone() };
     must_hold("three settle", bounds, 2000, &[]);
     let bounds = Bounds { settles: true, writes: 0, grants: 2, ..join() };
     must_hold("joins settle", bounds, 1000, &[]);

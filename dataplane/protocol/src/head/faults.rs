@@ -31,6 +31,8 @@ switches! {
     keep_divergence,
     /// Breaks P-02: acts on a proposal before its outcome is known.
     act_on_proposal,
+    /// Breaks P-02: while a wish to add a member is open, what the members of before hold is enough.
+    ack_on_old_set,
     /// Breaks MA-06: replication under a lower number than the pair's is taken.
     lower_number_taken,
     /// Breaks P-11: commands of a lost connection stay, numbered or not.

@@ -143,6 +143,7 @@ impl Part {
         let left_out = move |peer: &Peer| {
             (faults.solo_without_leave() && peer.away)
                 || (faults.act_on_proposal() && self.wishes_without(peer.member.head))
+                || (faults.ack_on_old_set() && peer.is_guest())
         };
         let most = if faults.first_peer_speaks_for_all() { 1 } else { usize::MAX };
         self.counted().filter(move |peer| !left_out(peer)).take(most)

@@ -137,7 +137,7 @@ impl Control {
             control.commit(&changes);
             control.format_log(head, 0);
         }
-        let changes = control.authority.create_volume(&request()).expect("a new volume");
+        let changes = control.authority.create_volume(&request(bounds)).expect("a new volume");
         control.commit(&changes);
         control
     }
@@ -216,13 +216,13 @@ impl Control {
     }
 }
 
-fn request() -> VolumeRequest {
+fn request(bounds: &Bounds) -> VolumeRequest {
     VolumeRequest {
         name: "vol".to_owned(),
         bytes: 1 << 20,
         primary: name_of(0),
         secondary: Some(name_of(1)),
-        reserves: Vec::new(),
+        reserves: (2..bounds.declared).map(name_of).collect(),
         code: Code {
             data: 4,
             parity: 2,
@@ -239,7 +239,7 @@ impl Rack {
     /// Carries a decision out, judges it, and tells whom it concerns. `asked` is the proposal that it follows.
     fn decided(&mut self, bounds: &Bounds, changes: &Changes, asked: Option<&Wish>) {
         let before = self.control.newest();
-        let declared: Vec<u8> = vec![0, 1];
+        let declared: Vec<u8> = (0..bounds.declared).collect();
         self.control.commit(changes);
         let after = self.control.newest();
         for pair in changes.assignments.iter().map(pair_of) {
@@ -387,15 +387,9 @@ impl Rack {
             return;
         }
         (0..bounds.heads).for_each(|head| self.ask(bounds, head, 0));
-        let seat = |head: u8| Seat { head, boot: 0, log: 0 };
-        let wanted = match bounds.start {
-            Start::Three => Some(vec![seat(0), seat(1), seat(2)]),
-            Start::Alone => Some(vec![seat(0)]),
-            Start::Fresh | Start::Pair => None,
-        };
-        if let Some(seats) = wanted {
-            let expected = self.control.newest().mark;
-            let wish = Wish { by: 0, boot: 0, nonce: 1, expected, seats, caught_up: true };
+        if bounds.start == Start::Alone {
+            let (expected, seats) = (self.control.newest().mark, vec![Seat { head: 0, boot: 0, log: 0 }]);
+            let wish = Wish { by: 0, boot: 0, nonce: 1, expected, seats, caught_up: false };
             self.judge_wish(bounds, &wish, false);
         }
         self.net.clear();

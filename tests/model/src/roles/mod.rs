@@ -29,12 +29,10 @@ pub const HEADS: usize = 3;
 /// How a run begins.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Start {
-    /// Nobody has booted; the volume is declared for heads 0 and 1.
+    /// Nobody has booted.
     Fresh,
-    /// Heads 0 and 1 are the group, 0 serves.
-    Pair,
-    /// Heads 0, 1 and 2 are the group, 0 serves.
-    Three,
+    /// The declared heads are the group, 0 serves.
+    Declared,
     /// Head 0 is alone by leave, head 1 was left out.
     Alone,
 }
@@ -46,6 +44,8 @@ pub struct Bounds {
     pub start: Start,
     /// Heads that there are.
     pub heads: u8,
+    /// Heads that the volume is declared with, two at least.
+    pub declared: u8,
     /// Grants beyond those of the start.
     pub grants: u64,
     /// Proposals.
@@ -83,8 +83,9 @@ pub struct Bounds {
 impl Default for Bounds {
     fn default() -> Self {
         Self {
-            start: Start::Pair,
+            start: Start::Declared,
             heads: 2,
+            declared: 2,
             grants: 3,
             proposals: 2,
             writes: 1,
