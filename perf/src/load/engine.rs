@@ -25,6 +25,8 @@ const DRAIN: Duration = Duration::from_secs(60);
 const INTERVAL_NS: u64 = 1_000_000_000;
 /// Findings that are kept word by word; the rest are counted.
 const WRONG_KEPT: usize = 16;
+/// Between two tries to come back after a lost connection.
+const AGAIN: Duration = Duration::from_millis(10);
 /// Tries to find a block that nobody is writing before a write becomes a read.
 const FREE_BLOCK_TRIES: usize = 8;
 
@@ -127,10 +129,12 @@ impl Outcome {
     }
 }
 
-/// Told about progress, about once a second.
+/// Told about progress.
 pub trait Observer {
-    /// The lanes' intervals hold what ended since the last call.
+    /// About once a second: the lanes' intervals hold what ended since the last call.
     fn interval(&mut self, elapsed: Duration, lanes: &[Lane; 3]);
+    /// A request ended well, `nanos` after its intended start.
+    fn ended(&mut self, _verb: Verb, _nanos: u64) {}
 }
 
 /// The observer that does not look.
@@ -254,7 +258,7 @@ impl<'a> Engine<'a> {
             if !done.is_empty() {
                 let now = self.now();
                 for done in done.drain(..) {
-                    self.finish(now, done);
+                    self.finish(now, done, observer);
                 }
             }
         }
@@ -324,7 +328,7 @@ impl<'a> Engine<'a> {
         self.spec.offset + self.addresses.next_place() * u64::from(self.spec.size)
     }
 
-    fn finish(&mut self, now: u64, done: Done) {
+    fn finish(&mut self, now: u64, done: Done, observer: &mut dyn Observer) {
         let end = self.end();
         let slot = &mut self.slots[done.slot as usize];
         assert!(slot.busy, "slot {} ended twice", done.slot);
@@ -349,6 +353,7 @@ impl<'a> Engine<'a> {
         } else if intended >= self.warm() {
             let lane = &mut self.outcome.lanes[op.verb as usize];
             lane.record(now - intended);
+            observer.ended(op.verb, now - intended);
             if now <= end {
                 lane.count += 1;
                 lane.bytes += u64::from(op.len);
@@ -386,7 +391,7 @@ impl<'a> Engine<'a> {
                     eprintln!("perf: {why}; back after {:.1} s", begin.elapsed().as_secs_f64());
                     return true;
                 }
-                Err(_not_yet) => std::thread::sleep(Duration::from_millis(50)),
+                Err(_not_yet) => std::thread::sleep(AGAIN),
             }
         }
         false
