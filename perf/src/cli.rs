@@ -5,6 +5,7 @@
 
 use crate::bench::micro::{MicroArgs, repeat};
 use crate::bench::{self, BenchArgs};
+use crate::faults::{self, FaultArgs};
 use crate::load::check::check;
 use crate::load::engine::{Ended, Engine, Outcome};
 use crate::load::model::Model;
@@ -44,6 +45,8 @@ pub enum PerfCommand {
     BareNbd(BareArgs),
     /// Measure this build against its goals and its peers.
     Bench(BenchArgs),
+    /// Hurt a rack of real processes under verified load in every way, and report what its clients saw.
+    Faults(FaultArgs),
     /// Repeat one small piece of work, for an instruction counter around it.
     #[command(hide = true)]
     Micro(MicroArgs),
@@ -172,6 +175,7 @@ pub fn run(args: &PerfArgs, factory: &dyn Factory) -> ExitCode {
         PerfCommand::Run(args) => load(args, factory, &stop),
         PerfCommand::BareNbd(args) => bare(args, &stop),
         PerfCommand::Bench(args) => bench::run(args, &stop),
+        PerfCommand::Faults(args) => faults::run(args, &stop),
         PerfCommand::Micro(args) => repeat(args),
     };
     ExitCode::from(code.unwrap_or_else(|(code, why)| {
@@ -377,6 +381,7 @@ mod tests {
             PerfCommand::Run(args) => load(args, &NoFactory, &stop),
             PerfCommand::BareNbd(args) => bare(args, &stop),
             PerfCommand::Bench(args) => bench::run(args, &stop),
+            PerfCommand::Faults(args) => faults::run(args, &stop),
             PerfCommand::Micro(args) => repeat(args),
         }
     }

@@ -11,6 +11,7 @@
 
 pub mod bench;
 pub mod cli;
+pub mod faults;
 pub mod load;
 pub mod nbd;
 pub mod report;

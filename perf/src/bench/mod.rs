@@ -81,7 +81,7 @@ pub fn run(args: &BenchArgs, stop: &AtomicBool) -> Result<u8, (u8, String)> {
 }
 
 /// The machine in one line.
-fn machine() -> String {
+pub(crate) fn machine() -> String {
     let text = |path: &str| std::fs::read_to_string(path).unwrap_or_default();
     let cpuinfo = text("/proc/cpuinfo");
     let model = cpuinfo.lines().find_map(|l| l.strip_prefix("model name")).unwrap_or("?");

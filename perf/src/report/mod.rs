@@ -4,3 +4,4 @@ pub mod hist;
 pub mod progress;
 pub mod summary;
 pub mod svg;
+pub mod timeline;

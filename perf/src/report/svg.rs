@@ -10,7 +10,7 @@ const RIGHT: f64 = 20.0;
 const TOP: f64 = 40.0;
 const BOTTOM: f64 = 50.0;
 /// Line colours that stay apart on paper and for most eyes.
-const COLOURS: [&str; 8] =
+pub(super) const COLOURS: [&str; 8] =
     ["#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#000000", "#7f7f7f"];
 /// Marks on the x axis: distance to 100 % as a power of ten, and its name.
 const NINES: [(f64, &str); 6] =
@@ -112,7 +112,7 @@ fn line(histogram: &Histogram<u64>) -> impl Iterator<Item = (f64, f64)> + '_ {
 }
 
 /// A time in words.
-fn span(nanos: f64) -> String {
+pub(super) fn span(nanos: f64) -> String {
     match nanos {
         n if n < 1e3 => format!("{n:.0} ns"),
         n if n < 1e6 => format!("{:.0} us", n / 1e3),
@@ -121,7 +121,7 @@ fn span(nanos: f64) -> String {
     }
 }
 
-fn escape(text: &str) -> String {
+pub(super) fn escape(text: &str) -> String {
     text.replace('&', "&amp;").replace('<', "&lt;").replace('>', "&gt;").replace('"', "&quot;")
 }
 

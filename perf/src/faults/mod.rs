@@ -1,0 +1,239 @@
+//! `palisade perf faults`: a rack of real processes under verified load, hurt in one way after the other, and a
+//! report of what its clients saw.
+//!
+//! Every fault has a rack of its own (`up --processes`, default timers, roles that move by themselves), and two
+//! clients: one reads, one mostly writes; both follow the volume to its other address and compare every block.
+//! What a host does not allow (namespaces, mounts, foreign clients) is skipped, aloud.
+
+mod calls;
+mod damage;
+mod foreign;
+mod kinds;
+mod load;
+mod rack;
+mod rpc;
+mod scene;
+mod timeline;
+mod write;
+
+use crate::units::seconds;
+use clap::Args;
+use kinds::Fault;
+use scene::{Pause, Scene, pauses};
+use serde::Serialize;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use calls::Call;
+use write::timeline_of;
+
+/// Arguments of `perf faults`.
+#[derive(Args, Clone, Debug)]
+pub struct FaultArgs {
+    /// How often a primary is killed, in each of the drills that do that
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub kills: u32,
+    /// How often the other faults are done
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=100))]
+    pub others: u32,
+    /// For how long a primary is stopped; one value for each time
+    #[arg(long, default_value = "1,5", value_delimiter = ',', value_parser = seconds)]
+    pub stops: Vec<Duration>,
+    /// Undisturbed load before and after each fault
+    #[arg(long, default_value = "1", value_parser = seconds)]
+    pub calm: Duration,
+    /// Requests in flight of each of the two clients
+    #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
+    pub depth: u32,
+    /// Only drills whose name contains this; repeatable
+    #[arg(long)]
+    pub only: Vec<String>,
+    /// Where racks have their files (default: the directory for temporary files)
+    #[arg(long)]
+    pub dir: Option<PathBuf>,
+    /// Leave the files of the racks where they are
+    #[arg(long)]
+    pub keep: bool,
+    /// Write FAULTS.md and faults/*.svg into this folder
+    #[arg(long)]
+    pub out: Option<PathBuf>,
+    /// Print all results as JSON in place of the table
+    #[arg(long)]
+    pub json: bool,
+}
+
+impl FaultArgs {
+    /// Where racks have their files.
+    fn folder(&self) -> PathBuf {
+        self.dir.clone().unwrap_or_else(std::env::temp_dir)
+    }
+
+    fn wants(&self, name: &str) -> bool {
+        self.only.is_empty() || self.only.iter().any(|only| name.contains(only.as_str()))
+    }
+
+    /// What a bench asks for.
+    pub(crate) fn of_bench(kills: u32) -> Self {
+        Self {
+            kills,
+            others: 1,
+            stops: Vec::new(),
+            calm: Duration::from_secs(1),
+            depth: 32,
+            only: Vec::new(),
+            dir: None,
+            keep: false,
+            out: None,
+            json: false,
+        }
+    }
+}
+
+/// Why a drill has no result.
+#[derive(Clone, Debug, PartialEq, thiserror::Error)]
+enum Trouble {
+    /// This host does not allow it.
+    #[error("skipped: {0}")]
+    Skipped(String),
+    /// The rack did not do what it must, or the drill itself failed.
+    #[error("failed: {0}")]
+    Failed(String),
+}
+
+impl<T: Into<String>> From<T> for Trouble {
+    fn from(why: T) -> Self {
+        Self::Failed(why.into())
+    }
+}
+
+/// What one drill showed.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Row {
+    /// Its name.
+    pub name: String,
+    /// What was done.
+    pub what: String,
+    /// Empty when all went well; else "skipped: …" or "failed: …".
+    pub trouble: String,
+    /// One for each time that the fault was done.
+    pub pauses: Vec<Pause>,
+    /// Error answers to clients.
+    pub errors: u64,
+    /// Blocks that were not what they must be.
+    pub wrong: u64,
+    /// Blocks that were compared.
+    pub compared: u64,
+    /// How often clients connected anew.
+    pub reconnects: u64,
+    /// The first errors and wrong blocks, in words.
+    pub findings: Vec<String>,
+    /// What is to be said beside the figures.
+    pub notes: Vec<String>,
+    /// What the rack told of the first time: milliseconds after its begin, and words.
+    pub events: Vec<(u64, String)>,
+    /// The timeline as SVG, for files.
+    #[serde(skip)]
+    pub svg: String,
+}
+
+impl Row {
+    fn bad(&self) -> bool {
+        self.errors > 0 || self.wrong > 0 || self.trouble.starts_with("failed")
+    }
+}
+
+/// Everything that was found.
+#[derive(Clone, Debug, Default, Serialize)]
+pub(crate) struct Results {
+    /// The machine, with its load before the run.
+    pub machine: String,
+    /// The version of the source, when it is known.
+    pub commit: String,
+    /// One for each drill.
+    pub rows: Vec<Row>,
+    /// Calls to control while reactors are saturated.
+    pub calls: Vec<Call>,
+}
+
+/// Runs the drills; the exit code is 0 when no client saw an error or a wrong block and no drill failed. Pauses
+/// are told and decide nothing: a busy machine has longer ones.
+pub fn run(args: &FaultArgs, stop: &AtomicBool) -> Result<u8, (u8, String)> {
+    let mut results =
+        Results { machine: crate::bench::machine(), commit: write::commit(), ..Results::default() };
+    let say = |row: &Row| {
+        if !args.json {
+            println!("{}", write::line(row));
+        }
+    };
+    if !args.json {
+        println!("faults: {}", results.machine);
+        println!("{}", write::HEAD);
+    }
+    for fault in kinds::all().iter().filter(|fault| args.wants(fault.name)) {
+        if stop.load(Ordering::Relaxed) {
+            return Err((1, "stopped".to_owned()));
+        }
+        let row = one(fault, args);
+        say(&row);
+        results.rows.push(row);
+    }
+    for (name, what, drill) in foreign::ALL {
+        if args.wants(name) && !stop.load(Ordering::Relaxed) {
+            let row = Row { name: name.to_owned(), what: what.to_owned(), ..Row::default() };
+            let row = drill(args, row.clone())
+                .unwrap_or_else(|trouble| Row { trouble: trouble.to_string(), ..row });
+            say(&row);
+            results.rows.push(row);
+        }
+    }
+    if args.wants("control-calls") && !stop.load(Ordering::Relaxed) {
+        results.calls = calls::measure(args).map_err(|trouble| (1, format!("control calls: {trouble}")))?;
+    }
+    if args.json {
+        println!("{}", serde_json::to_string_pretty(&results).map_err(|e| (1, e.to_string()))?);
+    } else {
+        print!("{}", write::calls(&results.calls));
+    }
+    if let Some(out) = &args.out {
+        write::files(out, &results).map_err(|e| (1, format!("cannot write to {}: {e}", out.display())))?;
+    }
+    Ok(u8::from(results.rows.iter().any(Row::bad)))
+}
+
+/// One drill from its rack's start to its end.
+fn one(fault: &Fault, args: &FaultArgs) -> Row {
+    let mut row = Row { name: fault.name.to_owned(), what: fault.what.to_owned(), ..Row::default() };
+    if let Err(trouble) = drill(fault, args, &mut row) {
+        row.trouble = trouble.to_string();
+    }
+    row
+}
+
+fn drill(fault: &Fault, args: &FaultArgs, row: &mut Row) -> Result<(), Trouble> {
+    let mut scene = Scene::set(fault.shape, args)?;
+    let done = (fault.deed)(&mut scene, args);
+    let (both, rounds, notes) = match scene.finish() {
+        Ok(found) => found,
+        Err(trouble) => return Err(done.err().unwrap_or(trouble)),
+    };
+    row.errors = both.sum(|outcome| outcome.errors);
+    row.wrong = both.sum(|outcome| outcome.wrong_count);
+    row.compared = both.sum(|outcome| outcome.compared);
+    row.reconnects = both.sum(|outcome| outcome.reconnects);
+    (row.findings, row.notes) = (both.findings(), notes);
+    row.events = rounds.first().map(|round| round.events.clone()).unwrap_or_default();
+    row.svg = timeline_of(fault.what, &both, &rounds);
+    row.pauses = pauses(&both, &rounds)?;
+    done
+}
+
+/// The drills that a bench holds against its goals.
+pub(crate) fn killed_primaries(kills: u32) -> Vec<Row> {
+    let args = FaultArgs::of_bench(kills);
+    kinds::all()
+        .iter()
+        .filter(|fault| fault.name.starts_with("kill-primary"))
+        .map(|fault| one(fault, &args))
+        .collect()
+}
