@@ -4,13 +4,15 @@
 mod support;
 
 use palisade_control::Control;
-use palisade_control::agent::{Command, Report};
+use palisade_control::agent::{Command, NodeHello, Report};
+use palisade_control::api::client::Client;
 use palisade_control::api::events::EventEntry;
 use palisade_control::check;
 use palisade_control::config::{self, Severity};
-use palisade_protocol::wire::{Assignment, NodeId, PartitionId, Proposal, Why};
+use palisade_protocol::wire::{Assignment, BootId, NodeId, PartitionId, Proposal, Why};
 use serde_json::{Value, json};
 use std::path::Path;
+use std::time::Duration;
 use support::{FakeHead, call, rack, status, text, wait_for};
 
 const VOLUME: PartitionId = PartitionId(1);
@@ -269,4 +271,28 @@ fn ma15_a_living_head_that_was_left_out_is_taken_back_when_it_reports() {
         (query["heads"] == json!(["head-2", "head-1"])).then_some(query["number"].clone())
     });
     assert_ne!(back, json!(lone.stamp.number.to_string()));
+}
+
+#[test]
+fn ma15_heads_hear_at_once_of_a_process_that_ended_without_a_word() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let rack = rack(dir.path());
+    let socket = rack.socket();
+    let _control = Control::start(&rack).expect("started");
+    let second = FakeHead::start(&socket, "head-2", 2);
+    let boot = BootId(77);
+    let mut dying = Client::connect(&socket).expect("connected");
+    let hello = NodeHello { name: "head-1".to_owned(), boot };
+    let params = json!({ "pid": std::process::id(), "nodes": [hello] });
+    let admission = dying.call("node.register", params, Duration::from_secs(30)).expect("admitted");
+    assert_eq!(admission["nodes"][0]["name"], "head-1");
+    let id = status(&socket).nodes.iter().find(|node| node.name == "head-1").expect("known").node;
+    drop(dying); // as a process that is killed: its connection ends, and it did not take its leave
+    let (gone, of) = loop {
+        if let Command::Gone { node, gone, boot } = second.next() {
+            assert_eq!(node, second.node);
+            break (gone, boot);
+        }
+    };
+    assert_eq!((gone, of), (NodeId(id), boot));
 }

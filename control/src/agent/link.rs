@@ -146,6 +146,9 @@ fn read(
                         if !hand_over(commands, command, stop) {
                             return;
                         }
+                        if let Some(wake) = &*shared.wake.lock().unwrap_or_else(PoisonError::into_inner) {
+                            wake();
+                        }
                     }
                     Err(error) => tracing::warn!(%error, "control sent a command that cannot be read"),
                 }

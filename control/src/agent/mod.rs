@@ -69,6 +69,8 @@ struct Shared {
     standing: Mutex<Vec<Report>>,
     /// The answer to the last registration, or why there is none.
     admission: Mutex<Result<Admission, AgentError>>,
+    /// Called when a command came.
+    wake: Mutex<Option<Box<dyn Fn() + Send>>>,
 }
 
 /// The agent of a process.
@@ -124,6 +126,7 @@ impl Agent {
             connected: AtomicBool::new(false),
             standing: Mutex::new(Vec::new()),
             admission: Mutex::new(Err(AgentError::Unreachable("not asked yet".to_owned()))),
+            wake: Mutex::new(None),
         });
         let links = Arc::clone(&shared);
         let thread = std::thread::Builder::new()
@@ -153,6 +156,11 @@ impl Agent {
     /// Commands of control, in order.
     pub fn commands(&self) -> &Receiver<Command> {
         &self.commands
+    }
+
+    /// Whoever reads the commands is woken by this when one came, and need not look for it often.
+    pub fn wake_by(&self, wake: impl Fn() + Send + 'static) {
+        *self.shared.wake.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(wake));
     }
 
     /// A sender of reports.

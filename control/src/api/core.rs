@@ -10,7 +10,7 @@ use palisade_protocol::wire::{Assignment, BootId, NodeId, PartitionId, RackId};
 use serde_json::Value;
 
 use super::events::{Events, now_ms};
-use super::model::{Command, RosterEntry};
+use super::model::{Command, Role, RosterEntry};
 use super::rpc::{self, RpcError};
 use super::status::{ControlStatus, Live, Status};
 use super::upgrade::{Pauses, Program};
@@ -345,7 +345,8 @@ impl Core {
 
     /// A process takes its leave: its nodes are away, as they should be.
     pub(super) fn leave(&mut self, link: u64) {
-        let names = self.forget_link(link);
+        let gone = self.forget_link(link);
+        let names: Vec<String> = gone.iter().map(|(id, _)| self.authority.name_of(*id)).collect();
         if !names.is_empty() {
             self.event("control", false, format!("{} stopped", names.join(", ")));
         }
@@ -353,21 +354,32 @@ impl Core {
 
     /// A connection ended without a word: its nodes are away.
     pub(super) fn drop_link(&mut self, link: u64) {
-        for name in self.forget_link(link) {
-            self.event(&name, true, "its process is gone".to_owned());
+        for (gone, boot) in self.forget_link(link) {
+            self.event(&self.authority.name_of(gone), true, "its process is gone".to_owned());
+            self.tell_gone(gone, boot);
         }
     }
 
-    fn forget_link(&mut self, link: u64) -> Vec<String> {
-        let gone: Vec<u32> =
-            self.nodes.iter().filter(|(_, node)| node.link == link).map(|(id, _)| *id).collect();
-        let mut names = Vec::new();
-        for id in gone {
-            self.absent(NodeId(id));
-            self.nodes.remove(&id);
-            names.extend(self.authority.node(NodeId(id)).map(|node| node.name.clone()));
+    /// Heads need not wait for the silence of one whose process ended. Those that share nothing with it shrug.
+    fn tell_gone(&mut self, gone: NodeId, boot: BootId) {
+        let is_head = |id: &u32| self.authority.node(NodeId(*id)).is_some_and(|node| node.role == Role::Head);
+        if !is_head(&gone.0) {
+            return;
         }
-        names
+        let heads: Vec<u32> = self.nodes.keys().copied().filter(is_head).collect();
+        for node in heads.into_iter().map(NodeId) {
+            self.send(node, &Command::Gone { node, gone, boot });
+        }
+    }
+
+    fn forget_link(&mut self, link: u64) -> Vec<(NodeId, BootId)> {
+        let of_link = self.nodes.iter().filter(|(_, node)| node.link == link);
+        let gone: Vec<(NodeId, BootId)> = of_link.map(|(id, node)| (NodeId(*id), node.boot)).collect();
+        for (id, _) in &gone {
+            self.absent(*id);
+            self.nodes.remove(&id.0);
+        }
+        gone
     }
 
     /// Keeps and logs an event.

@@ -231,6 +231,19 @@ pub enum Command {
         #[serde(with = "json::maybe_assignment", default)]
         pair: Option<Assignment>,
     },
+    /// The connection of another head's process ended: it is dead, or cut off from control. A hint, by which the
+    /// head asks it at once instead of waiting for its silence; repeated by nobody.
+    Gone {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The other head.
+        #[serde(with = "json::node")]
+        gone: NodeId,
+        /// Its boot of then.
+        #[serde(with = "json::uuid")]
+        boot: BootId,
+    },
     /// A partition that concerns the head exists, or what is said of it changed. Its primary exports it.
     CreatePartition {
         /// For whom.

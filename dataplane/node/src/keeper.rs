@@ -15,12 +15,23 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
-/// Pauses before a dead node is started again.
-const BACK_OFF: (Duration, Duration) = (Duration::from_millis(200), Duration::from_secs(10));
+/// First and longest pause before a dead node is started again: while one is dead, writes may wait for it.
+const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::from_secs(10));
+/// A node that lived for so long, and for so many times its last pause, died of something new.
+const LIVED: (Duration, u32) = (Duration::from_secs(2), 10);
 /// How long children may take to stop.
 const STOP: Duration = Duration::from_secs(15);
 /// How long another binary may take until its node is ready: it reads its log or its devices first.
 const TRIAL: Duration = Duration::from_secs(60);
+
+/// How long a node that lived for so long stays dead, after the pause of the last time: the first time it is back
+/// at once, and one that dies again and again is started ever more rarely.
+fn pause(lived: Duration, last: Duration) -> Duration {
+    if lived >= LIVED.0 && lived >= last * LIVED.1 {
+        return BACK_OFF.0;
+    }
+    (last * 2).clamp(BACK_OFF.0, BACK_OFF.1)
+}
 
 /// Another binary that has not shown yet that it can be this node.
 struct Trial {
@@ -38,6 +49,7 @@ pub(crate) struct Keeper {
     binary: Option<PathBuf>,
     trial: Option<Trial>,
     child: Option<Pid>,
+    /// Before it was started last; zero at first.
     pause: Duration,
     next_start: Instant,
     started: Instant,
@@ -56,7 +68,7 @@ impl Keeper {
             binary: None,
             trial: None,
             child: None,
-            pause: BACK_OFF.0,
+            pause: Duration::ZERO,
             next_start: now,
             started: now,
         }
@@ -97,15 +109,9 @@ impl Keeper {
         if self.trial.is_some() {
             return self.roll_back(&format!("ended ({})", status.text));
         }
-        if now.duration_since(self.started) > BACK_OFF.1 {
-            self.pause = BACK_OFF.0;
-        }
-        eprintln!(
-            "palisade: node {} ended ({}); starting it again in {:?}",
-            self.name, status.text, self.pause
-        );
-        self.next_start = now + self.pause;
-        self.pause = (self.pause * 2).min(BACK_OFF.1);
+        let pause = pause(now.duration_since(self.started), self.pause);
+        eprintln!("palisade: node {} ended ({}); starting it again in {pause:?}", self.name, status.text);
+        (self.pause, self.next_start) = (pause, now + pause);
     }
 
     fn take_note(&self) -> Option<PathBuf> {
@@ -125,7 +131,7 @@ impl Keeper {
             i32::try_from(node.pid) == Ok(child.as_raw_nonzero().get()) && works(&node.state)
         }) {
             self.trial = None;
-            self.pause = BACK_OFF.0;
+            self.pause = Duration::ZERO;
         } else if now >= trial.ends {
             // It is waited for, so that its devices and addresses are free.
             let _gone = kill_process(child, Signal::KILL);
@@ -160,8 +166,8 @@ impl Keeper {
             Err(error) if self.trial.is_some() => self.roll_back(&format!("cannot be started: {error}")),
             Err(error) => {
                 eprintln!("palisade: node {} cannot be started: {error}", self.name);
+                self.pause = pause(Duration::ZERO, self.pause);
                 self.next_start = self.started + self.pause;
-                self.pause = (self.pause * 2).min(BACK_OFF.1);
             }
         }
     }
@@ -230,4 +236,26 @@ fn ended(child: Pid) -> Option<Ended> {
 pub(crate) fn own_program() -> PathBuf {
     let named = std::env::current_exe().ok().filter(|path| path.exists());
     named.unwrap_or_else(|| PathBuf::from("/proc/self/exe"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_node_that_was_well_is_back_at_once_and_one_that_keeps_dying_ever_more_rarely() {
+        let ms = Duration::from_millis;
+        assert_eq!(pause(Duration::from_secs(60), Duration::ZERO), BACK_OFF.0);
+        let mut last = Duration::ZERO;
+        let pauses: Vec<Duration> = (0..10)
+            .map(|_| {
+                last = pause(ms(300), last);
+                last
+            })
+            .collect();
+        assert_eq!(pauses[..4], [ms(50), ms(100), ms(200), ms(400)]);
+        assert_eq!(pauses[9], BACK_OFF.1, "and no more than that");
+        assert_eq!(pause(ms(2500), ms(100)), BACK_OFF.0, "it was well in between");
+        assert_eq!(pause(ms(2500), ms(400)), ms(800), "not for long, after so long a pause");
+    }
 }

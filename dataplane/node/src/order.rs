@@ -6,7 +6,8 @@ use palisade_protocol::fabric::{PathId, PathState, PathStatus};
 use palisade_protocol::head::{Clients, DeviceTarget, HeadStatus, PartitionConfig};
 use palisade_protocol::sled::SledStatus;
 use palisade_protocol::wire::{
-    Assignment, ClientCmd, ClientDone, ClientError, Envelope, Event, NodeId, PartitionId, ProposalOutcome,
+    Assignment, BootId, ClientCmd, ClientDone, ClientError, Envelope, Event, NodeId, PartitionId,
+    ProposalOutcome,
 };
 use palisade_runtime::ring::{Receiver, Sender};
 
@@ -22,6 +23,8 @@ pub enum HeadOrder {
     Assign(Assignment),
     /// What became of a proposal (P-02).
     Outcome(PartitionId, u64, ProposalOutcome),
+    /// The process of another head, of that boot, is gone, as far as control sees.
+    Gone(NodeId, BootId),
     /// Whether roles of a partition moved too often lately (MA-17).
     Pause(PartitionId, bool),
     /// A partition exists or changed.

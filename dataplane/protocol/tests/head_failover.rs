@@ -61,6 +61,37 @@ fn ma19_c_a_dead_primary_is_replaced_within_the_default_times() {
 }
 
 #[test]
+fn ma15_a_primary_whose_process_is_said_to_be_gone_is_replaced_without_waiting_for_its_silence() {
+    for seed in 0..4 {
+        let mut rack = rack(seed, |_| {});
+        rack.workload(30, 100, 4);
+        rack.run_for(Duration::from_secs(1));
+        let (boot, id) = (rack.assigned.clone().expect("granted").members[0].boot, NodeId(1));
+        rack.crash(0);
+        let now = rack.now;
+        rack.head(1).peer_gone(now, id, boot);
+        let (wish, took) = proposal(&mut rack, 1);
+        assert!(took >= Duration::from_millis(50) && took <= Duration::from_millis(80), "{took:?}");
+        assert_eq!((wish.why, wish.members.len()), (Why::Silence, 1));
+    }
+}
+
+#[test]
+fn ma13_a_head_that_lives_is_left_in_place_whoever_says_that_its_process_is_gone() {
+    let mut rack = rack(1, |shape| shape.solo = Solo::Local);
+    rack.run_for(Duration::from_secs(1));
+    let members = rack.assigned.clone().expect("granted").members;
+    for (at, other) in [(1, 0), (0, 1)] {
+        let (now, other) = (rack.now, members[other]);
+        rack.head(at).peer_gone(now, other.head, other.boot);
+        rack.head(at).peer_gone(now, other.head, BootId(99));
+        rack.run_for(Duration::from_secs(1));
+        assert!(rack.proposals(at).is_empty(), "it answers");
+    }
+    assert_eq!(rack.sent["health_ask"], 1, "the secondary asked its primary, once");
+}
+
+#[test]
 fn ma13_members_that_live_are_not_taken_for_dead_idle_or_busy() {
     let mut rack = rack(1, |shape| shape.solo = Solo::Local);
     rack.run_for(Duration::from_secs(2));

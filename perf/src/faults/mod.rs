@@ -46,7 +46,7 @@ pub struct FaultArgs {
     /// Requests in flight of each of the two clients
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub depth: u32,
-    /// Only drills whose name contains this; repeatable
+    /// Only this drill, or those whose names contain this; repeatable
     #[arg(long)]
     pub only: Vec<String>,
     /// Where racks have their files (default: the directory for temporary files)
@@ -69,8 +69,17 @@ impl FaultArgs {
         self.dir.clone().unwrap_or_else(std::env::temp_dir)
     }
 
+    /// Whether a drill is asked for: by its whole name, or by a part of it that is no drill's whole name.
     fn wants(&self, name: &str) -> bool {
-        self.only.is_empty() || self.only.iter().any(|only| name.contains(only.as_str()))
+        let whole = |only: &str| {
+            kinds::all()
+                .iter()
+                .map(|fault| fault.name)
+                .chain(foreign::ALL.map(|(name, ..)| name))
+                .any(|n| n == only)
+        };
+        let fits = |only: &String| if whole(only) { name == only } else { name.contains(only.as_str()) };
+        self.only.is_empty() || self.only.iter().any(fits)
     }
 
     /// What a bench asks for.

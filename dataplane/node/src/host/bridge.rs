@@ -31,7 +31,7 @@ use std::time::{Duration, Instant};
 
 /// How often pictures of all services are taken.
 const PICTURE_EVERY: Duration = Duration::from_secs(1);
-/// How often the agent's channel is looked at; a service's report wakes the thread at once.
+/// How often the agent's channel is looked at; a command and a service's report wake the thread at once.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
 /// The rings towards a head.
@@ -177,6 +177,8 @@ impl Bridge {
         let stop = Arc::new(AtomicBool::new(false));
         let waker = parker.waker();
         let asked = Arc::clone(&stop);
+        let woken = parker.waker();
+        agent.wake_by(move || woken.wake());
         let (asks, asked_for) = mpsc::channel();
         let (upgrade, upgrades) = mpsc::channel();
         let control = agent.reporter();
@@ -295,6 +297,7 @@ impl State {
                 };
                 self.order(node, HeadOrder::Outcome(partition, nonce, outcome));
             }
+            Command::Gone { node, gone, boot } => self.order(node, HeadOrder::Gone(gone, boot)),
             Command::CreatePartition { node, spec } => self.create(node, &spec),
             Command::DeletePartition { node, partition } => {
                 self.forget(node, partition);

@@ -119,6 +119,7 @@ impl HeadService {
                 HeadOrder::Outcome(partition, nonce, outcome) => {
                     self.head.outcome(at, partition, nonce, outcome, &mut self.out);
                 }
+                HeadOrder::Gone(head, boot) => self.head.peer_gone(at, head, boot),
                 HeadOrder::Pause(partition, paused) => self.head.set_rate_pause(partition, paused),
                 HeadOrder::Create(config) => self.head.create_partition(at, config),
                 HeadOrder::Serve(partition, ring) => {

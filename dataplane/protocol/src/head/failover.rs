@@ -143,6 +143,15 @@ impl Core {
         }
     }
 
+    /// The process of that boot is said to be gone: it counts as silent from now on, so that it is asked at once. One
+    /// that lives after all speaks before the check is over, and nothing comes of it.
+    pub(super) fn gone(&mut self, now: Time, head: NodeId, boot: BootId) {
+        let Some(cfg) = self.cfg.failover else { return };
+        let Some(life) = self.watch.lives.get_mut(&head).filter(|life| life.boot == boot) else { return };
+        life.heard = life.heard.min(Time(now.0.saturating_sub(cfg.silence.as_nanos() as u64)));
+        (self.busy, self.watch.at) = (true, Time::ZERO);
+    }
+
     /// Sends heartbeats and looks who is silent, every while. Runs each turn, after the turn's messages.
     pub(super) fn watch(&mut self, now: Time, out: &mut Out) {
         let Some(cfg) = self.cfg.failover else { return };

@@ -220,6 +220,13 @@ impl Head {
         }
     }
 
+    /// Another head's process, of that boot, is said to have ended. Only a hint: a head that lives is left in place.
+    pub fn peer_gone(&mut self, now: Time, head: NodeId, boot: BootId) {
+        if let State::Ready(core) = &mut self.state {
+            core.gone(now, head, boot);
+        }
+    }
+
     /// What became of a proposal of this boot (`Event::Propose`, P-02). Late and doubled answers are harmless.
     pub fn outcome(
         &mut self,
