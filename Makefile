@@ -1,6 +1,6 @@
 # Palisade: up · test · bench · sim · guest · lint. Every target says what it does; all logic that is
 # longer than a few lines lives in scripts/.
-.PHONY: help up test bench sim guest lint deps tidy
+.PHONY: help up test bench faults sim guest lint deps tidy
 
 CONFIG ?= configs/one-box.toml
 
@@ -8,6 +8,7 @@ help:
 	@echo "make up      install what is missing, build, start the rack of $(CONFIG)"
 	@echo "make test    format, lints, every test (one summary at the end)"
 	@echo "make bench   figures and ratios against the peers, in one run"
+	@echo "make faults  real processes hurt in every way under verified load; writes perf/FAULTS.md and perf/faults/"
 	@echo "make sim     SECONDS=n: fresh simulator seeds for that time;  SEED=n [MOVING=1]: replay one"
 	@echo "make lint    format check, clippy and the house rules only"
 	@echo "make guest   kernel-bypass tests in a virtual machine (they come with kernel bypass)"
@@ -34,6 +35,10 @@ tidy:
 bench: deps
 	cargo build --release
 	@target/release/palisade perf bench $(BENCH)
+
+faults: deps
+	cargo build --release -p palisade-node
+	@target/release/palisade perf faults --kills 50 --others 5 --stops 1,5,60 --out perf $(FAULTS)
 
 sim:
 	@if [ -n "$(SEED)" ]; then \

@@ -12,6 +12,7 @@ pub mod fio;
 pub mod micro;
 pub mod nbd;
 mod ratios;
+mod recovery;
 pub mod servers;
 pub mod verdict;
 
@@ -31,7 +32,7 @@ pub struct BenchArgs {
     /// Rounds; the median counts
     #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=99))]
     pub rounds: u32,
-    /// Only sections whose name contains this: micro, nbd, idle
+    /// Only sections whose name contains this: micro, nbd, idle, failover, rebuild
     #[arg(long)]
     pub only: Option<String>,
     /// The rack of the full path and the bare volume
@@ -69,6 +70,12 @@ pub fn run(args: &BenchArgs, stop: &AtomicBool) -> Result<u8, (u8, String)> {
     }
     if wanted("nbd") {
         results.nbd = nbd::run(args, stop, &mut results.verdicts).map_err(|why| (1, why))?;
+    }
+    if wanted("failover") {
+        recovery::failover(args.rounds, &mut results.verdicts);
+    }
+    if wanted("rebuild") {
+        recovery::rebuild(&mut results.verdicts);
     }
     println!();
     results.verdicts.print();

@@ -26,6 +26,8 @@ pub(super) struct Fault {
 const AWAY: Duration = Duration::from_secs(2);
 /// A flush is in the midst of its column writes so long after it was asked for.
 const FLUSHING: Duration = Duration::from_millis(12);
+/// Rot is over when none was found for so long.
+const QUIET: Duration = Duration::from_secs(4);
 /// How long a network stays cut.
 const CUT: Duration = Duration::from_secs(3);
 
@@ -282,15 +284,16 @@ fn corrupt_sled(scene: &mut Scene, _args: &FaultArgs) -> Result<(), Trouble> {
     flush(scene)?;
     let before = counter(&scene.rack.status()?, "corrupt");
     let file = scene.rack.sled_file("sled-3");
-    let passes = |status: &Value| devices(status, "scrub_passes");
     scene.begin();
     let flipped = damage::flip(&file, 200)?;
-    let start = passes(&scene.rack.status()?);
-    // Every device is looked through twice: what was found in the first pass is written anew by then.
-    let found = scene.rack.wait("scrub finds it and heads write it anew", |status| {
-        counter(status, "corrupt") > before
-            && passes(status) >= start + 14
-            && status["volumes"][0]["degraded"] == false
+    // Found by readers and by scrub, and written anew, until nothing more is found for a while.
+    let (mut last, mut since) = (before, Instant::now());
+    let found = scene.rack.wait("what rotted is found and written anew", |status| {
+        let now = counter(status, "corrupt");
+        if now != last {
+            (last, since) = (now, Instant::now());
+        }
+        now > before && since.elapsed() >= QUIET && status["volumes"][0]["degraded_extents"] == 0
     })?;
     scene.end()?;
     scene.notes.push(format!(

@@ -11,6 +11,7 @@ mod foreign;
 mod kinds;
 mod load;
 mod rack;
+pub(crate) mod rebuild;
 mod rpc;
 mod scene;
 mod timeline;
@@ -19,7 +20,8 @@ mod write;
 use crate::units::seconds;
 use clap::Args;
 use kinds::Fault;
-use scene::{Pause, Scene, pauses};
+pub(crate) use scene::Pause;
+use scene::{Scene, pauses};
 use serde::Serialize;
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -101,7 +103,7 @@ impl FaultArgs {
 
 /// Why a drill has no result.
 #[derive(Clone, Debug, PartialEq, thiserror::Error)]
-enum Trouble {
+pub(crate) enum Trouble {
     /// This host does not allow it.
     #[error("skipped: {0}")]
     Skipped(String),

@@ -8,6 +8,8 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 /// Most events of a round that are kept.
 const EVENTS_MAX: usize = 24;
+/// Of these, so many about paths between nodes.
+const PATHS_MAX: usize = 4;
 
 /// One fault, from its begin until the rack is whole again.
 #[derive(Clone, Debug)]
@@ -79,6 +81,12 @@ impl Scene {
             return Err(Trouble::Failed("a client of the load ended by itself".to_owned()));
         }
         let mut events = self.rack.events(since_ms)?;
+        // Every node tells of every path: the first few stand for all.
+        let mut paths = 0;
+        events.retain(|(_, what)| {
+            paths += usize::from(what.contains(": network "));
+            !what.contains(": network ") || paths <= PATHS_MAX
+        });
         events.truncate(EVENTS_MAX);
         let events = events.into_iter().map(|(at, what)| (at.saturating_sub(since_ms), what)).collect();
         self.rounds.push(Round { from, to, events });

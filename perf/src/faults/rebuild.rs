@@ -1,0 +1,100 @@
+//! How fast the columns of a lost device are rebuilt elsewhere, and what clients feel of it (DESIGN section 6).
+
+use super::rack::Shape;
+use super::scene::Scene;
+use super::{FaultArgs, Trouble};
+use serde_json::{Value, json};
+use std::fs::File;
+use std::io::Write;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+/// Requests in flight of each client meanwhile: a load that leaves room.
+const DEPTH: u32 = 4;
+/// Calm before, for the latency to compare with.
+const CALM: Duration = Duration::from_secs(4);
+/// Bytes written to see what the disk below the devices gives.
+const PROBE: usize = 96 << 20;
+/// Bytes of one of these writes.
+const CHUNK: usize = 1 << 20;
+/// The device that is lost.
+const LOST: &str = "sled-2/0";
+
+/// What a rebuild showed.
+#[derive(Clone, Copy, Debug, Default, PartialEq)]
+pub(crate) struct Rebuild {
+    /// Bytes written anew.
+    pub(crate) bytes: u64,
+    /// MiB a second, from when the device counted as failed until nothing lacked a column.
+    pub(crate) mib_s: f64,
+    /// MiB a second that the disk takes from one writer, synced at the end.
+    pub(crate) device_mib_s: f64,
+    /// 99 % of reads: before, and meanwhile, in microseconds.
+    pub(crate) read_p99_us: [f64; 2],
+    /// 99 % of writes.
+    pub(crate) write_p99_us: [f64; 2],
+}
+
+/// What the disk below a folder takes from one writer.
+fn disk_mib_s(folder: &Path) -> Result<f64, Trouble> {
+    let path = folder.join("probe");
+    let failed = |e: std::io::Error| format!("{}: {e}", path.display());
+    let chunk = vec![0x5a; CHUNK];
+    let begin = Instant::now();
+    let mut file = File::create(&path).map_err(failed)?;
+    for _ in 0..PROBE / CHUNK {
+        file.write_all(&chunk).map_err(failed)?;
+    }
+    file.sync_data().map_err(failed)?;
+    let took = begin.elapsed().as_secs_f64();
+    std::fs::remove_file(&path).map_err(failed)?;
+    Ok((PROBE / CHUNK) as f64 / took.max(1e-9))
+}
+
+fn lost(status: &Value) -> &Value {
+    let devices = status["devices"].as_array();
+    devices.into_iter().flatten().find(|device| device["name"] == LOST).unwrap_or(&Value::Null)
+}
+
+fn rebuilt(status: &Value) -> u64 {
+    status["volumes"][0]["counters"]["rebuilt_bytes"].as_u64().unwrap_or(0)
+}
+
+/// Loses a device under load.
+pub(crate) fn measure() -> Result<Rebuild, Trouble> {
+    let args = FaultArgs { depth: DEPTH, calm: CALM, ..FaultArgs::of_bench(0) };
+    let mut scene = Scene::set(Shape { sleds: 8, ..Shape::default() }, &args)?;
+    let flush = json!({ "name": "vol0", "wait": true, "timeout_s": 60 });
+    scene.rack.call("volume.flush", &flush)?;
+    scene.rest();
+    let device_mib_s = disk_mib_s(&scene.rack.data())?;
+    let before = rebuilt(&scene.rack.status()?);
+    scene.begin();
+    scene.rack.call("device.drill", &json!({ "name": LOST, "drill": "error" }))?;
+    scene.rack.wait("the device counts as failed", |status| lost(status)["state"] == "failed")?;
+    let begin = Instant::now();
+    let end = scene.rack.wait("all its columns are elsewhere", |status| {
+        let whole = status["volumes"][0]["degraded_extents"] == 0 && status["volumes"][0]["redundancy"] == 2;
+        whole && lost(status)["held"] == 0
+    })?;
+    let took = begin.elapsed();
+    scene.end()?;
+    let (both, rounds, _) = scene.finish()?;
+    let bad = both.sum(|outcome| outcome.errors + outcome.wrong_count);
+    if bad > 0 {
+        return Err(Trouble::Failed(format!("{bad} errors or wrong blocks: {:?}", both.findings())));
+    }
+    let round = rounds.first().ok_or("no round")?;
+    let calm = (round.from.saturating_sub(CALM), round.from);
+    let p99 = |line: &super::timeline::Timeline| {
+        [line.quantile(calm.0, calm.1, 0.99), line.quantile(round.from, round.to, 0.99)]
+    };
+    let bytes = rebuilt(&end) - before;
+    Ok(Rebuild {
+        bytes,
+        mib_s: bytes as f64 / f64::from(1 << 20) / took.as_secs_f64().max(1e-9),
+        device_mib_s,
+        read_p99_us: p99(&both.reads.timeline),
+        write_p99_us: p99(&both.writes.timeline),
+    })
+}
