@@ -105,7 +105,7 @@ fn main() {
         bench.turn();
     }
     let members: Vec<Member> = [member(1), member(2)].into();
-    bench.head.assign(bench.now, Assignment { stamp, members }, &mut bench.out);
+    bench.head.assign(bench.now, Assignment::plain(stamp, members), &mut bench.out);
     for _ in 0..100 {
         bench.turn();
     }

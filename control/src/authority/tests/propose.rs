@@ -93,7 +93,7 @@ fn ma05_only_the_newest_pair_can_be_changed_and_the_next_number_is_durable() {
     let why = rack.refused("head-1", 1, &wish(&pair, &[pair.members[0]], 1));
     assert!(why.contains("another pair"), "{why}");
     let forged = Stamp { grant: GrantId(next.stamp.grant.0 ^ 1), ..next.stamp };
-    let forged = Assignment { stamp: forged, members: next.members.clone() };
+    let forged = Assignment::plain(forged, next.members.clone());
     rack.refused("head-2", 2, &wish(&forged, &turned(&next), 2));
 }
 

@@ -6,6 +6,7 @@ use super::core::Core;
 use super::part::{Adoption, Phase};
 use super::peers::Peer;
 use super::replicate::cost;
+use super::salvage::Salvage;
 use crate::wire::*;
 
 /// Of a head that led and has to follow: it waits for the new primary's probe.
@@ -47,17 +48,20 @@ impl Core {
 
     fn adopt_as_primary(&mut self, now: Time, p: usize, assignment: &Assignment, out: &mut Out) {
         let alone = assignment.members.len() < 2;
+        let salvages = assignment.salvage.is_some();
         if self.parts[p].damaged || (self.parts[p].short && alone) {
             let why = "log damaged: a full copy from the peer is needed";
             return self.stop(p, why, ClientError::Unreadable, out);
         }
-        if alone && self.parts[p].behind() {
+        // What it lacks of its last primary's log was either never acknowledged, or lies on sleds.
+        if alone && !salvages && self.parts[p].behind() {
             let why = "lacks operations that its last primary had: alone it would serve old data";
             return self.stop(p, why, ClientError::Unreadable, out);
         }
         self.parts[p].copy.join = None;
         self.abort_background(p);
-        if alone && self.parts[p].cfg.solo == Solo::Wait {
+        self.parts[p].journal.on = alone && assignment.copies;
+        if alone && !assignment.copies && self.parts[p].cfg.solo != Solo::Local {
             self.fail_changes(now, p, out);
         }
         if self.parts[p].phase == Phase::Following && self.cfg.faults.takeover_unreconciled() {
@@ -72,6 +76,7 @@ impl Core {
             members: assignment.members.iter().copied().collect(),
             tail: part.tail,
         };
+        self.parts[p].salvage = assignment.salvage.map(|base| Box::new(Salvage::new(now, base)));
         self.begin_probe(now, p, adopt, out);
     }
 
@@ -88,6 +93,7 @@ impl Core {
         out.events.push(Event::Adopted { stamp: part.stamp });
         if part.members.first().is_some_and(|first| first.head == self.cfg.node) {
             part.phase = Phase::Announcing;
+            part.journal.begin(part.committed);
             self.reset_claims(now, p);
             (0..self.parts[p].peers.len()).for_each(|at| self.announce(now, p, at, out));
         } else if part.stamp.number >= part.promised {
@@ -177,7 +183,8 @@ impl Core {
     /// The peers' logs and ours hold the whole tail under the new number: commit it, then serve (P-13).
     pub(super) fn reconciled(&self, p: usize) -> bool {
         let part = &self.parts[p];
-        part.phase == Phase::Announcing && part.local >= part.tail && part.refilled()
+        let copied = part.copied() >= part.tail || self.cfg.faults.solo_before_copies();
+        part.phase == Phase::Announcing && part.local >= part.tail && copied && part.refilled()
     }
 
     pub(super) fn serve(&mut self, now: Time, p: usize, out: &mut Out) {

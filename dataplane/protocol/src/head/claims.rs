@@ -5,6 +5,7 @@ use super::config::DeviceTarget;
 use super::core::Core;
 use super::part::{Claim, Dying, MakeColumn, Part, Phase};
 use super::sleds::{Ask, What};
+use super::unit::chapter_of;
 use crate::fence::token;
 use crate::wire::msg::OwnedColumn;
 use crate::wire::*;
@@ -49,7 +50,8 @@ impl Core {
 
     /// Asks devices that are not claimed, and lists those that were claimed newly.
     pub(super) fn claim_devices(&mut self, now: Time, p: usize, out: &mut Out) {
-        if !matches!(self.parts[p].phase, Phase::Announcing | Phase::Serving) {
+        let salvages = self.parts[p].salvages();
+        if !matches!(self.parts[p].phase, Phase::Announcing | Phase::Serving) && !salvages {
             return;
         }
         for at in 0..self.parts[p].claims.len() {
@@ -57,7 +59,7 @@ impl Core {
             let claim = &part.claims[at];
             let (sled, device) = (claim.target.sled, claim.target.device);
             if claim.secret.is_none() && claim.asking.is_none() && claim.ask_at <= now {
-                let msg = Msg::Reserve { req: ReqId(0), device, stamp: part.stamp };
+                let msg = Msg::Reserve { req: ReqId(0), device, stamp: part.claims_as() };
                 let id = self.ask(now, Ask::new(p, sled, device, What::Reserve, msg), out);
                 self.parts[p].claims[at].asking = Some(id);
             }
@@ -85,7 +87,7 @@ impl Core {
     ) {
         let Msg::Reserve { stamp, .. } = ask.msg else { return };
         let p = ask.part;
-        if self.parts[p].stamp != stamp {
+        if self.parts[p].claims_as() != stamp {
             return;
         }
         let retry = self.cfg.retry;
@@ -217,11 +219,26 @@ impl Core {
         let (sled, device) = (ask.to, ask.device);
         let part = &mut self.parts[p];
         let (number, gone) = (part.stamp.number, part.deleted);
+        // Both logs hold what a journal does as soon as a group of two serves; until then it is all there is
+        // beside one log (P-30).
+        let two = part.members.len() > 1 || self.cfg.faults.journal_given_back();
         let mut orphans = Vec::new();
         for owned in columns {
             let column = ColumnRef { sled, device, column: owned.column, generation: owned.generation };
             let older = owned.number < number || gone;
             let strays = owned.number == number && !part.asks_for(owned.extent, device);
+            if chapter_of(owned.extent, owned.position).is_some() {
+                if two && owned.number < number && !part.knows(&column) {
+                    orphans.push(Dying {
+                        column,
+                        extent: owned.extent,
+                        after: Op(0),
+                        asking: false,
+                        retry_at: now,
+                    });
+                }
+                continue;
+            }
             if (older || strays) && !part.knows(&column) {
                 // Of an own reservation that came too late no checkpoint ever knew.
                 let after = if older { part.served_from } else { Op(0) };

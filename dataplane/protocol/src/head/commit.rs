@@ -53,7 +53,12 @@ impl Core {
                 if faults.ack_before_peer() {
                     return local;
                 }
-                part.needed(*faults).map(|peer| peer.durable).fold(local, Op::min)
+                let copied = if faults.solo_before_copies() { Op(u64::MAX) } else { part.copied() };
+                part.needed(*faults).map(|peer| peer.durable).fold(local.min(copied), Op::min)
+            }
+            // What a salvage has read is committed, whatever comes of the rest of it.
+            Phase::Probing => {
+                part.salvage.as_ref().map_or(part.committed, |salvage| part.local.min(salvage.sure))
             }
             Phase::Following => part.local.min(part.follow.committed),
             _ => part.join_limit(faults.copy_overwrites()),

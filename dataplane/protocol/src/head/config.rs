@@ -126,6 +126,8 @@ pub enum Solo {
     /// Reads are served; writes and trims wait until the group has two members again.
     #[default]
     Wait,
+    /// They are acknowledged once `m + 1` sleds hold a copy of each, from which another head can salvage them.
+    Sleds,
     /// They are acknowledged from one copy: an explicit choice, or a volume that never has a second member.
     Local,
 }

@@ -33,7 +33,8 @@ impl Core {
         }
         let part = &mut self.parts[p];
         let acts_early = self.cfg.faults.act_on_proposal() && part.needed(self.cfg.faults).next().is_none();
-        if part.counted().next().is_none() || acts_early {
+        let nobody = part.counted().next().is_none() && !(part.journal.on && !self.cfg.faults.solo_unvouched());
+        if nobody || acts_early {
             return false;
         }
         part.last_read += 1;
@@ -155,7 +156,9 @@ impl Core {
 
     /// Lets go of the reads that every peer confirmed.
     pub(super) fn release_reads(&mut self, now: Time, p: usize, out: &mut Out) {
-        let upto = self.parts[p].needed(self.cfg.faults).map(|peer| peer.confirmed).min().unwrap_or(u64::MAX);
+        let part = &self.parts[p];
+        let peers = part.needed(self.cfg.faults).map(|peer| peer.confirmed);
+        let upto = peers.min().unwrap_or(u64::MAX).min(part.vouched());
         while let Some(&(at, read)) = self.parts[p].unconfirmed.front() {
             if at > upto {
                 break;
@@ -192,7 +195,8 @@ impl Core {
                 }
             }
         }
-        // In a group of one nobody is asked.
+        self.parts[p].vouch.anew();
+        // In a group of one nobody is asked, or sleds are.
         self.release_reads(now, p, out);
     }
 

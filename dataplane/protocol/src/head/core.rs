@@ -313,9 +313,11 @@ impl Core {
                 self.join_on(now, p, out);
                 self.teach(now, p, out);
             }
+            self.step_journal(now, p, out);
             self.step_batches(now, p, out);
         }
         self.send_confirms(now, out);
+        self.send_vouches(now, out);
         self.watch(now, out);
         if timed {
             self.repeat(now, out);
@@ -435,14 +437,24 @@ fn role_of(part: &Part) -> (RoleState, &'static str) {
     let peer_away = part.peer_away();
     match part.phase {
         Phase::Idle => (RoleState::Idle, "waits for a number"),
+        Phase::Probing if part.salvage.is_some() => {
+            (RoleState::Reconciling, "takes over from sleds what was acknowledged alone")
+        }
         Phase::Probing if peer_away => (RoleState::Reconciling, "secondary is away"),
         Phase::Probing => (RoleState::Reconciling, "asks the secondary where the log ends"),
         Phase::Adopting => (RoleState::Reconciling, "number on its way into the log"),
         Phase::Announcing if peer_away => (RoleState::Reconciling, "secondary is away"),
+        Phase::Announcing if part.journal.on => {
+            (RoleState::Reconciling, "alone: copies what it holds to sleds")
+        }
         Phase::Announcing => (RoleState::Reconciling, "secondary is catching up"),
         Phase::Serving if part.frozen() => {
             (RoleState::Serving, "runs alone: writes wait for a second member")
         }
+        Phase::Serving if part.rests() && part.journal.waits => {
+            (RoleState::Serving, "runs alone: writes wait for sleds that take copies")
+        }
+        Phase::Serving if part.rests() => (RoleState::Serving, "runs alone, copies on sleds"),
         Phase::Serving if peer_away => (RoleState::Serving, "secondary is away: requests wait"),
         Phase::Serving => (RoleState::Serving, ""),
         Phase::Following => (RoleState::Following, ""),

@@ -6,7 +6,9 @@
 //! whether the pair still holds. Behind them: `claims`, `extent`, `flush`, `batch`, `stripe`, `collect`, `release`;
 //! `devices` judges the sleds' devices, `rebuild` says what has to leave them.
 //! The side that follows is `secondary`; how a pair is taken over is `assign`, after `probe` has found where
-//! the log ends; `peers` are the other members; `held` keeps what they may lack; `solo` is a group of one. `failover` notices silent peers
+//! the log ends; `peers` are the other members; `held` keeps what they may lack; `solo` is a group of one,
+//! `journal` its copies on sleds (`unit` is their format), `vouch` how it knows that it was not superseded, and
+//! `salvage` how another head takes over from those copies. `failover` notices silent peers
 //! and proposes another group, `wish` says which, and `health` is what it judges by.
 //! A head that cannot follow from its log, or is no member yet, is filled: `copy` gives, `join` takes, and
 //! `guest` is the way from there to a member.
@@ -34,6 +36,7 @@ mod guest;
 mod health;
 mod held;
 mod join;
+mod journal;
 mod merge;
 mod part;
 mod peers;
@@ -44,6 +47,7 @@ mod rebuild;
 mod release;
 mod repair;
 mod replicate;
+mod salvage;
 mod secondary;
 mod slab;
 mod sleds;
@@ -51,7 +55,9 @@ mod solo;
 mod stats;
 mod stop;
 mod stripe;
+mod unit;
 mod upkeep;
+mod vouch;
 mod wish;
 mod write;
 

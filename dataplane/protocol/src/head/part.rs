@@ -3,9 +3,12 @@
 use super::config::{DeviceTarget, PartitionConfig};
 use super::copy::Copies;
 use super::failover::Decision;
+use super::journal::Journal;
 use super::peers::Peers;
+use super::salvage::Salvage;
 use super::slab::Id;
 use super::stats::Stats;
+use super::vouch::Vouch;
 use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn, Origin};
 use crate::wire::*;
 use palisade_dma::Buf;
@@ -259,6 +262,11 @@ pub(super) struct Part {
     pub(super) loading: Op,
     /// The other members of the pair, while this head leads.
     pub(super) peers: Peers,
+    /// Copies on sleds while it is alone, and whether sleds vouch for its reads then (P-30).
+    pub(super) journal: Journal,
+    pub(super) vouch: Vouch,
+    /// What was acknowledged alone elsewhere is taken over from sleds first.
+    pub(super) salvage: Option<Box<Salvage>>,
     pub(super) follow: Follow,
     pub(super) waiting: VecDeque<(ClientCmd, Time)>,
     pub(super) stalled: VecDeque<Stalled>,
@@ -330,6 +338,9 @@ impl Part {
             recent: VecDeque::new(),
             loading: Op(0),
             peers: Peers::new(),
+            journal: Journal::default(),
+            vouch: Vouch::default(),
+            salvage: None,
             follow: Follow::default(),
             waiting: VecDeque::new(),
             stalled: VecDeque::new(),

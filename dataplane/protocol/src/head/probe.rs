@@ -81,6 +81,9 @@ impl Core {
             return;
         }
         self.append_stuck(now, p);
+        if self.parts[p].salvages() {
+            return self.step_salvage(now, p, out);
+        }
         let part = &mut self.parts[p];
         let Some(probing) = &part.probing else { return };
         if !part.peers.iter().any(|peer| part.lacks(peer)) {

@@ -48,6 +48,16 @@ pub(super) enum What {
     Fetch { piece: Id, at: usize },
     /// A block of a column, to see how its device is.
     Try { column: ColumnRef },
+    /// A column for copy `at` of a chapter of the journal.
+    JournalColumn { chapter: u32, at: usize },
+    /// A unit of the journal for copy `at`.
+    JournalWrite { chapter: u32, unit: u32, at: usize },
+    /// Whether the number still holds, before reads of a lone head are answered.
+    Vouch { round: u64 },
+    /// Columns that a device holds, for a salvage.
+    Survey,
+    /// A unit for a salvage: the copy `copy` of chapter `chapter`, by their places in its table.
+    SalvageRead { chapter: usize, unit: u32, copy: usize },
 }
 
 /// What is known of a sled.
@@ -120,11 +130,18 @@ impl Core {
             Msg::Reserved { req, status, secret, free, .. } => {
                 if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::Reserve) {
                     self.on_reserved(now, &ask, status, secret, free, out);
+                } else if let Some(ask) =
+                    self.answered(now, from, req, status, |what| matches!(what, What::Vouch { .. }))
+                {
+                    self.on_vouched(now, &ask, status, out);
                 }
             }
             Msg::ColumnListed { req, status, columns, more } => {
                 if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::List) {
                     self.on_listed(now, &ask, status, &columns, more);
+                } else if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::Survey)
+                {
+                    self.on_surveyed(now, &ask, status, &columns, more, out);
                 }
             }
             Msg::ColumnReserved { req, status, column } => {
@@ -135,11 +152,19 @@ impl Core {
                     self.answered(now, from, req, status, |what| matches!(what, What::MakeColumn { .. }))
                 {
                     self.on_column_reserved(now, &ask, status, column, out);
+                } else if let Some(ask) =
+                    self.answered(now, from, req, status, |what| matches!(what, What::JournalColumn { .. }))
+                {
+                    self.on_journal_column(now, &ask, status, column, out);
                 } else if status.is_ok() {
                     self.stray_column(now, from, &column);
                 }
             }
-            Msg::ColumnWritten { req, status } => self.on_written(now, from, req, status, out),
+            Msg::ColumnWritten { req, status } => {
+                if !self.on_copied(now, from, req, status, out) {
+                    self.on_written(now, from, req, status, out);
+                }
+            }
             Msg::ColumnData { req, status, data } => {
                 if let Some(ask) =
                     self.answered(now, from, req, status, |what| matches!(what, What::Read { .. }))
@@ -150,6 +175,10 @@ impl Core {
                     self.answered(now, from, req, status, |what| matches!(what, What::Try { .. }))
                 {
                     self.tried(&ask, status);
+                } else if let Some(ask) =
+                    self.answered(now, from, req, status, |what| matches!(what, What::SalvageRead { .. }))
+                {
+                    self.on_salvaged(now, &ask, status, data, out);
                 }
             }
             Msg::ColumnReleased { req, status } => {
@@ -271,7 +300,9 @@ impl Core {
         let retry = self.cfg.retry;
         let Some(ask) = self.asks.get_mut(id) else { return };
         let timeout = match ask.what {
-            What::Read { .. } | What::Fetch { .. } | What::Try { .. } => retry.read_timeout,
+            What::Read { .. } | What::Fetch { .. } | What::Try { .. } | What::SalvageRead { .. } => {
+                retry.read_timeout
+            }
             _ => retry.column_timeout,
         };
         if now.since(ask.since) >= timeout {
@@ -335,6 +366,16 @@ impl Core {
             }
             What::Release { .. } => self.on_column_released(now, &ask, Status::Retry, out),
             What::Try { .. } => self.tried(&ask, Status::DeviceError),
+            What::JournalColumn { .. } => {
+                self.on_journal_column(now, &ask, Status::DeviceError, ColumnRef::default(), out);
+            }
+            What::JournalWrite { chapter, .. } => {
+                self.suspect(now, ask.part, ask.device);
+                self.copy_refused(now, ask.part, chapter);
+            }
+            What::Vouch { .. } => self.on_vouched(now, &ask, Status::DeviceError, out),
+            What::Survey => self.on_surveyed(now, &ask, Status::Retry, &[], None, out),
+            What::SalvageRead { .. } => self.on_salvaged(now, &ask, Status::DeviceError, None, out),
         }
     }
 }

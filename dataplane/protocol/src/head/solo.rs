@@ -1,8 +1,9 @@
 //! A group of one (P-30), and how a head that was left behind comes back from it.
 //!
-//! Alone means one copy. Unless the volume's configuration says that this is enough, a head that runs alone
-//! serves reads only: what changes blocks waits, bounded and counted, until there are two again, and nothing
-//! is flushed, collected or given back meanwhile, so that the other's index stays true.
+//! Alone means one copy. Unless the volume's configuration says that this is enough, or that sleds hold copies
+//! (`journal`), a head that runs alone serves reads only: what changes blocks waits, bounded and counted, until
+//! there are two again. Unless one copy is enough nothing is flushed, collected or given back meanwhile, so that
+//! the other's index stays true.
 //!
 //! The head that comes back may hold operations that the pair of then never committed, under the same
 //! operation numbers that the lone head gave out again. So when its log ended under an older pair than the
@@ -19,7 +20,7 @@ impl Part {
     /// Serves reads alone, and lets what changes blocks wait (P-30).
     #[inline]
     pub(super) fn frozen(&self) -> bool {
-        self.cfg.solo == Solo::Wait && self.members.len() == 1
+        self.members.len() == 1 && !self.journal.on && self.cfg.solo != Solo::Local
     }
 
     /// Last operation here that was surely numbered at or below `number`. Numbers rise along operations, so

@@ -145,6 +145,12 @@ counters! {
     slow,
     /// Checkpoints completed.
     checkpoints,
+    /// Units of copies that were sent to sleds while running alone (P-30).
+    journal_units,
+    /// Operations taken over from such copies.
+    salvaged,
+    /// Questions to sleds whether the number still holds, for reads while running alone.
+    vouches,
 }
 
 impl Counters {

@@ -20,6 +20,7 @@ impl Core {
         self.parts[p].phase = Phase::Stopped(why);
         self.parts[p].adoption = None;
         self.parts[p].probing = None;
+        self.parts[p].salvage = None;
         self.parts[p].owed = None;
         self.parts[p].copy.learner = None;
         self.abort_background(p);

@@ -51,7 +51,10 @@ impl Core {
             if matches!(self.parts[p].phase, Phase::Announcing | Phase::Serving) {
                 self.claim_devices(now, p, out);
             }
-            if self.parts[p].phase != Phase::Serving || self.parts[p].frozen() {
+            if self.parts[p].phase == Phase::Serving && self.cfg.faults.journal_given_back() {
+                self.release_columns(now, p, out);
+            }
+            if self.parts[p].phase != Phase::Serving || self.parts[p].rests() {
                 continue;
             }
             self.poll_delete(now, p, out);
@@ -175,7 +178,7 @@ impl Core {
             let part = &self.parts[p];
             // A repoint needs the peer, too.
             let away = part.peer_away();
-            let served = part.phase == Phase::Serving && !part.frozen();
+            let served = part.phase == Phase::Serving && !part.rests();
             let flushed_here = served && part.no_columns_since.is_none() && !away;
             if flushed_here || blocks + run.blocks as usize > COPY_BLOCKS {
                 continue;

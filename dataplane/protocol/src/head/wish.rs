@@ -1,7 +1,7 @@
 //! Whom a head wants in the next group (MA-15, MA-16, MA-20).
 //!
 //! A primary goes on without a secondary that says nothing: with the others where there are others, for every
-//! volume, and alone only where one copy is enough (P-30). A secondary whose primary is silent takes the
+//! volume, and alone only where one copy is enough, or sleds take others (P-30). A secondary whose primary is silent takes the
 //! secondaries along that it hears. Hearing nobody at all it may well be the one that is cut off, and gives
 //! the others time to go on without it before it proposes to be alone.
 //!
@@ -55,7 +55,7 @@ impl Core {
         if !members().any(gone) {
             return;
         }
-        let alone = part.cfg.solo == Solo::Local && !probing;
+        let alone = part.cfg.solo != Solo::Wait && !probing;
         let mut others: Others = members().filter(|peer| !gone(peer)).map(|peer| peer.member).collect();
         if others.is_empty() {
             // Alone for want of answers only: then whoever is heard stays.

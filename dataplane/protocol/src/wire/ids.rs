@@ -129,9 +129,20 @@ pub struct Assignment {
     pub stamp: Stamp,
     /// Primary first. Never empty.
     pub members: Vec<Member>,
+    /// Of a group of one: it acknowledges nothing that sleds do not hold copies of (P-30). Said with the
+    /// grant, so that authority and head mean the same whenever the volume's policy changes.
+    pub copies: bool,
+    /// Before the primary serves it has to take over from the sleds what was acknowledged alone under numbers
+    /// above this one, the last under which it was a full member (P-30).
+    pub salvage: Option<Number>,
 }
 
 impl Assignment {
+    /// A pair that is served as it is: no copies on sleds are made or needed.
+    pub fn plain(stamp: Stamp, members: Vec<Member>) -> Self {
+        Self { stamp, members, copies: false, salvage: None }
+    }
+
     /// The primary.
     pub fn primary(&self) -> Option<&Member> {
         self.members.first()

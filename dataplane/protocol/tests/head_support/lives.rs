@@ -112,7 +112,30 @@ impl Rack {
             grant: GrantId(self.number + 1000),
         };
         let members = heads.iter().map(|&at| member(&self.nodes[at])).collect();
-        self.assigned.insert(Assignment { stamp, members }).clone()
+        let copies = heads.len() == 1 && self.shape.solo == Solo::Sleds;
+        let salvage = None;
+        self.assigned.insert(Assignment { stamp, members, copies, salvage }).clone()
+    }
+
+    /// The authority lets a head take over what was acknowledged alone since the pair `base`, and tells it.
+    pub fn decide_salvage(&mut self, at: usize, base: u64) {
+        let mut assignment = self.decide(&[at]);
+        assignment.salvage = Some(Number { epoch: 1, counter: base });
+        self.assigned = Some(assignment);
+        self.primary = at;
+        self.tell(at);
+    }
+
+    /// As [`Rack::decide_salvage`], and waits for service.
+    pub fn salvage_to(&mut self, at: usize, base: u64) {
+        self.decide_salvage(at, base);
+        let number = self.number;
+        self.run_until("service after a salvage", move |rack| rack.serving(number));
+    }
+
+    /// The number that was granted last.
+    pub fn newest(&self) -> u64 {
+        self.number
     }
 
     /// Grants a group of these heads, tells all, and waits until the first one serves clients.

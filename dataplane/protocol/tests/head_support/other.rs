@@ -27,7 +27,7 @@ impl Rack {
             let now = self.now;
             let node = &mut self.nodes[at];
             if let Machine::Head(head) = &mut node.machine {
-                head.assign(now, Assignment { stamp, members: members.clone() }, &mut node.out);
+                head.assign(now, Assignment::plain(stamp, members.clone()), &mut node.out);
             }
         }
         let number = self.number;
@@ -66,7 +66,7 @@ impl Rack {
         let node = &mut self.nodes[at];
         let members = vec![Member { head: node.id, log: node.log, boot: node.boot }];
         if let Machine::Head(head) = &mut node.machine {
-            head.assign(now, Assignment { stamp, members }, &mut node.out);
+            head.assign(now, Assignment::plain(stamp, members), &mut node.out);
         }
         let number = self.number;
         self.run_until("service of the other", move |rack| rack.serving(number));

@@ -1,0 +1,610 @@
+//! Taking over what a lone head acknowledged and took with it: its copies are read from the sleds (P-30, MA-20).
+//!
+//! The authority grants a number to a head that was a full member before the other one ran alone, and says so:
+//! `salvage` is the last number under which it was one. Then, before anything else:
+//!
+//! 1. **Claims.** All devices but `m` at most are claimed under the new number, and list their journal columns
+//!    only after that. From here on the old head cannot get a copy on `m + 1` sleds any more, and everything that
+//!    it did get there is on a device that was asked (see `journal`).
+//! 2. **Order.** Columns of the same number and chapter are copies of one another; chapters are read by number,
+//!    then in order. A head that restarted alone began a new number behind what it knew to be committed: what an
+//!    older number says from there on is void.
+//! 3. **Reading.** Each unit comes from any copy that is whole. The own log is compared and cut as the logs of a
+//!    pair are: operation and number name an operation (P-01, P-06), so that every unit says under which number
+//!    the operation before it was given out, and a missing one cannot go unnoticed. What follows is appended,
+//!    and committed as it becomes durable: it was, or nobody heard of it.
+//! 4. Only then the number goes into the log, and the head reconciles and serves as any other.
+//!
+//! A chapter ends where a copy of it does: that copy was never acknowledged further, so nothing was. A unit that
+//! every copy should hold and none gives is a hole. With devices that were not asked yet, those may have it, and
+//! the head waits; with none, it stops and says so: old data is never served for new.
+//!
+//! The number of units is bounded by the columns of the rack; one unit is read at a time, and appended before the
+//! next one is asked for. A crash begins it anew: what was appended agrees with what is read again.
+
+use super::core::Core;
+use super::part::{Part, Phase};
+use super::sleds::{Ask, What};
+use super::unit::{self, Deed, Piece, Place};
+use crate::wire::limits::BLOCK;
+use crate::wire::msg::OwnedColumn;
+use crate::wire::*;
+use palisade_dma::{Buf, BufMut};
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+/// Slow sleds get this long to grant and list when there are enough without them.
+const GRACE: Duration = Duration::from_millis(500);
+/// Pause before devices that did not answer are asked again.
+const AGAIN: Duration = Duration::from_millis(200);
+
+/// The reading side.
+#[derive(Debug)]
+pub(super) struct Salvage {
+    base: Number,
+    started: Time,
+    surveys: Vec<Survey>,
+    stage: Stage,
+    chapters: Vec<Chapter>,
+    /// What is read: a place in `chapters`, and the unit.
+    at: (usize, u32),
+    asking: bool,
+    /// Copies that could not give that unit, a bit each.
+    failed: u64,
+    /// One of them may give it another time.
+    silent: bool,
+    /// Nothing is asked before.
+    again_at: Time,
+    partial: Option<Partial>,
+    /// Everything up to here is as the lone head had it.
+    pub(super) sure: Op,
+    /// Devices that have to be asked, beside the rule, since a hole was met.
+    wanted: usize,
+    taken: u64,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Stage {
+    /// Claims, and lists of what is there.
+    Survey,
+    /// First unit of each chapter: where it begins.
+    Begins,
+    /// All units, in order.
+    Units,
+}
+
+/// What a device holds.
+#[derive(Debug)]
+struct Survey {
+    device: DeviceId,
+    sled: NodeId,
+    from: u32,
+    asking: bool,
+    done: bool,
+    columns: Vec<OwnedColumn>,
+}
+
+/// A chapter and its copies.
+#[derive(Debug)]
+struct Chapter {
+    number: Number,
+    chapter: u32,
+    copies: Vec<(ColumnRef, u32)>,
+    /// First operation of it.
+    first: Option<Op>,
+    /// Last operation that counts.
+    limit: Op,
+}
+
+/// An operation of which some pieces came.
+#[derive(Debug)]
+struct Partial {
+    op: Op,
+    number: Number,
+    deed: Deed,
+    filled: u16,
+    all: u16,
+    /// None of an operation that is here already.
+    bytes: Option<BufMut>,
+}
+
+/// What a unit came to.
+enum Came {
+    /// All of it was taken over.
+    Whole,
+    /// What follows in this chapter is void.
+    Void,
+    /// An operation before it is missing.
+    Hole,
+    /// There is no buffer now.
+    Later,
+}
+
+impl Salvage {
+    pub(super) fn new(now: Time, base: Number) -> Self {
+        Self {
+            base,
+            started: now,
+            surveys: Vec::new(),
+            stage: Stage::Survey,
+            chapters: Vec::new(),
+            at: (0, 0),
+            asking: false,
+            failed: 0,
+            silent: false,
+            again_at: now,
+            partial: None,
+            sure: Op(0),
+            wanted: 0,
+            taken: 0,
+        }
+    }
+
+    /// Copies of what is read, best first: the next one to ask.
+    fn next_copy(&self) -> Option<usize> {
+        let chapter = self.chapters.get(self.at.0)?;
+        (0..chapter.copies.len().min(64))
+            .find(|&copy| self.failed & (1 << copy) == 0 && chapter.copies[copy].1 > self.at.1)
+    }
+
+    /// Whether the chapter ends before the unit: some copy never had it.
+    fn ends(&self) -> bool {
+        self.chapters
+            .get(self.at.0)
+            .is_some_and(|chapter| chapter.copies.iter().any(|copy| copy.1 <= self.at.1))
+    }
+
+    fn go_to(&mut self, at: (usize, u32)) {
+        (self.at, self.failed, self.silent) = (at, 0, false);
+    }
+
+    /// Orders what was found, and begins to read.
+    fn order(&mut self, own: Number) {
+        let mut found: BTreeMap<(Number, u32), Vec<(ColumnRef, u32)>> = BTreeMap::new();
+        for survey in self.surveys.iter().filter(|survey| survey.done) {
+            for column in &survey.columns {
+                let Some(chapter) = unit::chapter_of(column.extent, column.position) else { continue };
+                if column.number <= self.base || column.number >= own {
+                    continue;
+                }
+                let place = ColumnRef {
+                    sled: survey.sled,
+                    device: survey.device,
+                    column: column.column,
+                    generation: column.generation,
+                };
+                found.entry((column.number, chapter)).or_default().push((place, column.stripes));
+            }
+        }
+        let chapter = |((number, chapter), copies)| Chapter {
+            number,
+            chapter,
+            copies,
+            first: None,
+            limit: Op(u64::MAX),
+        };
+        self.chapters = found.into_iter().map(chapter).collect();
+        self.stage = Stage::Begins;
+        self.partial = None;
+        self.go_to((0, 0));
+    }
+
+    /// Knows where every chapter begins: what an older number says from there on is void.
+    fn limit(&mut self, trusts: bool) {
+        let mut next: Option<(Number, Op)> = None;
+        let mut limit = Op(u64::MAX);
+        for chapter in self.chapters.iter_mut().rev() {
+            if let Some((number, first)) = next
+                && chapter.number < number
+            {
+                limit = limit.min(Op(first.0 - 1));
+            }
+            if !trusts {
+                chapter.limit = limit;
+            }
+            if let Some(first) = chapter.first {
+                next = Some(match next {
+                    Some((number, other)) if number == chapter.number => (number, other.min(first)),
+                    _ => (chapter.number, first),
+                });
+            }
+        }
+        self.stage = Stage::Units;
+        self.go_to((0, 0));
+    }
+}
+
+impl Part {
+    /// Whether it reads copies on sleds before it takes its number.
+    pub(super) fn salvages(&self) -> bool {
+        self.phase == Phase::Probing && self.salvage.is_some()
+    }
+
+    /// The pair under which devices are claimed: a salvage claims before the pair is adopted.
+    pub(super) fn claims_as(&self) -> Stamp {
+        match &self.probing {
+            Some(probing) if self.salvages() => {
+                let (number, grant) = (probing.adopt.number, probing.adopt.grant);
+                Stamp { partition: self.cfg.partition, number, grant }
+            }
+            _ => self.stamp,
+        }
+    }
+
+    /// Whether the own log is the lone head's up to `op`, which was given out under `number`.
+    fn agrees(&self, op: Op, number: Number) -> bool {
+        op <= self.committed || (op <= self.tail && self.number_of(op) == number && number != Number::ZERO)
+    }
+}
+
+impl Core {
+    /// Goes on as far as it can.
+    pub(super) fn step_salvage(&mut self, now: Time, p: usize, out: &mut Out) {
+        self.claim_devices(now, p, out);
+        let part = &mut self.parts[p];
+        let tail = part.tail;
+        part.unload_upto(tail);
+        let Some(salvage) = &part.salvage else { return };
+        if !part.follow.early.is_empty() || salvage.asking {
+            return;
+        }
+        if now < salvage.again_at {
+            let at = salvage.again_at;
+            return self.arm(at);
+        }
+        match salvage.stage {
+            Stage::Survey => self.survey(now, p, out),
+            Stage::Begins | Stage::Units => self.read_on(now, p, out),
+        }
+    }
+
+    /// Asks devices what they hold, each after its claim; begins to read when enough have answered.
+    fn survey(&mut self, now: Time, p: usize, out: &mut Out) {
+        let unclaimed = self.cfg.faults.salvage_unclaimed();
+        let part = &mut self.parts[p];
+        let (partition, own, m) =
+            (part.cfg.partition, part.claims_as().number, usize::from(part.cfg.geometry.m));
+        let Some(salvage) = &mut part.salvage else { return };
+        salvage.surveys.retain(|survey| part.claims.iter().any(|claim| claim.target.device == survey.device));
+        let mut asks = Vec::new();
+        for claim in part.claims.iter().filter(|claim| claim.secret.is_some() || unclaimed) {
+            let (sled, device) = (claim.target.sled, claim.target.device);
+            let known = salvage.surveys.iter().position(|survey| survey.device == device);
+            let known = known.unwrap_or_else(|| {
+                let (from, columns) = (0, Vec::new());
+                salvage.surveys.push(Survey { device, sled, from, asking: false, done: false, columns });
+                salvage.surveys.len() - 1
+            });
+            let survey = &mut salvage.surveys[known];
+            if !survey.asking && !survey.done {
+                survey.asking = true;
+                let msg = Msg::ColumnList { req: ReqId(0), device, partition, from: survey.from };
+                asks.push(Ask::new(p, sled, device, What::Survey, msg));
+            }
+        }
+        let (all, done) = (part.claims.len(), salvage.surveys.iter().filter(|survey| survey.done).count());
+        let enough = all > m && (done + m >= all || unclaimed && done > m) && done >= salvage.wanted;
+        let graced = unclaimed || now.since(salvage.started) >= GRACE;
+        if done > m && (done == all || (enough && graced)) {
+            salvage.order(own);
+            self.busy = true;
+        }
+        for ask in asks {
+            self.ask(now, ask, out);
+        }
+        self.arm(now + AGAIN / 4);
+    }
+
+    /// What a device holds, or a part of it.
+    pub(super) fn on_surveyed(
+        &mut self,
+        now: Time,
+        ask: &Ask,
+        status: Status,
+        columns: &[OwnedColumn],
+        more: Option<u32>,
+        out: &mut Out,
+    ) {
+        let p = ask.part;
+        let Some(salvage) = self.parts[p].salvage.as_mut() else { return };
+        let Some(survey) = salvage.surveys.iter_mut().find(|survey| survey.device == ask.device) else {
+            return;
+        };
+        survey.asking = false;
+        if status.is_ok() {
+            survey.columns.extend_from_slice(columns);
+            survey.done = more.is_none();
+            survey.from = more.unwrap_or(survey.from);
+            self.probe_on(now, p, out);
+        } else {
+            self.arm(now + AGAIN);
+        }
+    }
+
+    /// Asks for the next unit, or ends.
+    fn read_on(&mut self, now: Time, p: usize, out: &mut Out) {
+        let trusts = self.cfg.faults.salvage_trusts_older();
+        loop {
+            let part = &mut self.parts[p];
+            let (partition, unit_blocks) = (part.cfg.partition, u32::from(part.cfg.geometry.unit_blocks));
+            let Some(salvage) = &mut part.salvage else { return };
+            let (at, unit) = salvage.at;
+            let begins = salvage.stage == Stage::Begins;
+            if at >= salvage.chapters.len() {
+                if begins {
+                    salvage.limit(trusts);
+                    continue;
+                }
+                return self.salvaged(now, p, out);
+            }
+            let Some(copy) = salvage.next_copy() else {
+                if !salvage.ends() && !salvage.chapters[at].copies.iter().all(|copy| copy.1 <= unit) {
+                    return self.on_hole(now, p, out);
+                }
+                salvage.go_to((at + 1, 0));
+                continue;
+            };
+            salvage.asking = true;
+            let column = salvage.chapters[at].copies[copy].0;
+            let count = if begins { 1 } else { unit_blocks };
+            let block = unit * unit_blocks;
+            let msg = Msg::ColumnRead { req: ReqId(0), partition, column, block, count };
+            let what = What::SalvageRead { chapter: at, unit, copy };
+            self.ask(now, Ask::new(p, column.sled, column.device, what, msg), out);
+            return;
+        }
+    }
+
+    /// A unit, or the first block of one.
+    pub(super) fn on_salvaged(
+        &mut self,
+        now: Time,
+        ask: &Ask,
+        status: Status,
+        data: Option<Buf>,
+        out: &mut Out,
+    ) {
+        let What::SalvageRead { chapter, unit, copy } = ask.what else { return };
+        let p = ask.part;
+        let Some(salvage) = self.parts[p].salvage.as_mut().filter(|salvage| salvage.at == (chapter, unit))
+        else {
+            return;
+        };
+        salvage.asking = false;
+        let begins = salvage.stage == Stage::Begins;
+        let read = data.filter(|_| status.is_ok()).and_then(|data| {
+            let (place, pieces) = unit::decode(&data).ok()?;
+            (self.fits(p, chapter, unit, &place) && (begins || unit::sound(&data, &pieces)))
+                .then_some((place, pieces, data))
+        });
+        match read {
+            Some((_, pieces, _)) if begins => self.begins_with(p, pieces[0].op),
+            Some((place, pieces, data)) => self.take_unit(now, p, &place, &pieces, &data, out),
+            None => self.copy_failed(p, copy, status),
+        }
+        self.probe_on(now, p, out);
+    }
+
+    /// Whether a unit is the one that was asked for.
+    fn fits(&self, p: usize, chapter: usize, unit: u32, place: &Place) -> bool {
+        let part = &self.parts[p];
+        part.salvage.as_ref().and_then(|salvage| salvage.chapters.get(chapter)).is_some_and(|known| {
+            place.stamp.partition == part.cfg.partition
+                && (place.stamp.number, place.chapter, place.unit) == (known.number, known.chapter, unit)
+        })
+    }
+
+    fn begins_with(&mut self, p: usize, first: Op) {
+        if let Some(salvage) = &mut self.parts[p].salvage {
+            let at = salvage.at.0;
+            salvage.chapters[at].first = Some(first);
+            salvage.go_to((at + 1, 0));
+        }
+    }
+
+    fn copy_failed(&mut self, p: usize, copy: usize, status: Status) {
+        let part = &mut self.parts[p];
+        let Some(salvage) = &mut part.salvage else { return };
+        salvage.failed |= 1 << copy;
+        if status.is_ok() || status == Status::Corrupt {
+            part.stats.counters.corrupt += 1;
+        } else {
+            salvage.silent = true;
+        }
+    }
+
+    /// A unit of the lone head: what is new in it is appended.
+    fn take_unit(&mut self, now: Time, p: usize, place: &Place, pieces: &[Piece], data: &Buf, out: &mut Out) {
+        let came = self.take_pieces(now, p, place, pieces, data);
+        let part = &mut self.parts[p];
+        let Some(salvage) = &mut part.salvage else { return };
+        let (at, unit) = salvage.at;
+        match came {
+            Came::Whole => salvage.go_to((at, unit + 1)),
+            Came::Void => {
+                salvage.partial = None;
+                salvage.go_to((at + 1, 0));
+            }
+            Came::Hole => return self.on_hole(now, p, out),
+            // A piece of an operation may be in hand: what is here by then is passed over.
+            Came::Later => {
+                salvage.again_at = now + Duration::from_millis(1);
+                salvage.partial = None;
+                salvage.go_to((0, 0));
+            }
+        }
+        self.append(now, p);
+    }
+
+    fn take_pieces(&mut self, now: Time, p: usize, place: &Place, pieces: &[Piece], data: &Buf) -> Came {
+        let (limit, continues) = {
+            let Some(salvage) = &self.parts[p].salvage else { return Came::Hole };
+            let continues = |piece: &Piece, partial: &Partial| {
+                (piece.op, piece.number, piece.first) == (partial.op, partial.number, partial.filled)
+            };
+            let first = pieces.first().zip(salvage.partial.as_ref());
+            (
+                salvage.chapters[salvage.at.0].limit,
+                first.is_some_and(|(piece, partial)| continues(piece, partial)),
+            )
+        };
+        let begun = pieces.first().is_some_and(|piece| piece.first == 0);
+        if pieces[0].op <= limit && !(begun || continues && pieces[0].first > 0) {
+            return Came::Hole;
+        }
+        if pieces[0].op <= limit && !self.parts[p].agrees(place.prior.0, place.prior.1) {
+            return Came::Hole;
+        }
+        let mut block = 1;
+        for piece in pieces {
+            if piece.op > limit {
+                return Came::Void;
+            }
+            let payload = data.slice(block * BLOCK..(block + piece.crcs.len()) * BLOCK);
+            block += piece.crcs.len();
+            match self.take_piece(now, p, piece, &payload) {
+                Came::Whole => {}
+                other => return other,
+            }
+        }
+        Came::Whole
+    }
+
+    /// One piece; an operation is taken over with its last one.
+    fn take_piece(&mut self, now: Time, p: usize, piece: &Piece, payload: &[u8]) -> Came {
+        let ahead = self.parts[p].follow.early.last_key_value().map(|(op, _)| *op);
+        if piece.first == 0 {
+            let part = &mut self.parts[p];
+            let known = ahead.is_some_and(|ahead| piece.op <= ahead)
+                || piece.op <= part.committed
+                || (piece.op <= part.tail && part.number_of(piece.op) == piece.number);
+            if !known && piece.op <= part.tail {
+                // The own log went another way from here on.
+                self.cut_back(p, Op(piece.op.0 - 1));
+            }
+            let part = &mut self.parts[p];
+            if !known && piece.op.0 != ahead.unwrap_or(part.tail).0 + 1 {
+                return Came::Hole;
+            }
+            let all = usize::from(piece.all);
+            let bytes = match (known, all) {
+                (true, _) | (_, 0) => None,
+                _ => match self.pool.alloc(all * BLOCK) {
+                    Some(bytes) => Some(bytes),
+                    None => return Came::Later,
+                },
+            };
+            let Piece { op, number, deed, all, .. } = *piece;
+            let part = &mut self.parts[p];
+            if let Some(salvage) = &mut part.salvage {
+                salvage.partial = Some(Partial { op, number, deed, filled: 0, all, bytes });
+                if known {
+                    salvage.sure = salvage.sure.max(op);
+                }
+            }
+        }
+        let partition = self.parts[p].cfg.partition;
+        let Some(salvage) = &mut self.parts[p].salvage else { return Came::Hole };
+        let Some(partial) = &mut salvage.partial else { return Came::Hole };
+        if (partial.op, partial.filled, partial.all) != (piece.op, piece.first, piece.all) {
+            return Came::Hole;
+        }
+        if let Some(bytes) = &mut partial.bytes {
+            let from = usize::from(partial.filled) * BLOCK;
+            bytes[from..from + payload.len()].copy_from_slice(payload);
+        }
+        partial.filled += piece.crcs.len() as u16;
+        if partial.filled < partial.all {
+            return Came::Whole;
+        }
+        let Some(partial) = salvage.partial.take() else { return Came::Hole };
+        if partial.all > 0 && partial.bytes.is_none() {
+            return Came::Whole;
+        }
+        let Some(entry) = partial.entry(partition) else { return Came::Hole };
+        self.take_operation(now, p, entry)
+    }
+
+    fn take_operation(&mut self, _now: Time, p: usize, entry: Entry) -> Came {
+        let part = &mut self.parts[p];
+        let known = entry.op <= part.tail || part.follow.early.contains_key(&entry.op);
+        let Some(salvage) = &mut part.salvage else { return Came::Hole };
+        salvage.sure = salvage.sure.max(entry.op);
+        if !known {
+            salvage.taken += 1;
+            part.stats.counters.salvaged += 1;
+            part.follow.early.insert(entry.op, entry);
+        }
+        Came::Whole
+    }
+
+    /// Something that was acknowledged may be missing: other devices may have it.
+    fn on_hole(&mut self, now: Time, p: usize, out: &mut Out) {
+        let part = &mut self.parts[p];
+        let partition = part.cfg.partition;
+        let all = part.claims.len();
+        let Some(salvage) = &mut part.salvage else { return };
+        let done = salvage.surveys.iter().filter(|survey| survey.done).count();
+        let (at, unit) = salvage.at;
+        let what = match salvage.chapters.get(at) {
+            Some(chapter) => format!(
+                "partition {partition}: copies of what was acknowledged alone under {} are incomplete (chapter {}, unit {unit})",
+                chapter.number, chapter.chapter
+            ),
+            None => format!("partition {partition}: copies of what was acknowledged alone are incomplete"),
+        };
+        salvage.partial = None;
+        if done < all || salvage.silent {
+            if salvage.wanted == 0 {
+                out.events
+                    .push(Event::Note(format!("{what}; waits for the devices that did not answer yet")));
+            }
+            salvage.wanted = if salvage.silent { done.max(1) } else { done + 1 };
+            salvage.stage = Stage::Survey;
+            salvage.again_at = now + AGAIN;
+            return self.arm(now + AGAIN);
+        }
+        out.events.push(Event::Corrupt { place: "journal", what });
+        self.stop(p, "copies of what was acknowledged alone are incomplete", ClientError::Unreadable, out);
+    }
+
+    /// All of it is here: the number may be taken.
+    fn salvaged(&mut self, now: Time, p: usize, out: &mut Out) {
+        let part = &mut self.parts[p];
+        let Some(salvage) = part.salvage.take() else { return };
+        out.events.push(Event::Note(format!(
+            "partition {}: {} operations that were acknowledged alone taken over from {} chapters on sleds",
+            part.cfg.partition,
+            salvage.taken,
+            salvage.chapters.len()
+        )));
+        let tail = part.tail;
+        if let Some(probing) = &mut part.probing {
+            (probing.readable, probing.asked) = (tail, None);
+        }
+        self.busy = true;
+        self.probe_on(now, p, out);
+    }
+}
+
+impl Partial {
+    /// The operation; `None`: its bytes are not what they should be.
+    fn entry(self, partition: PartitionId) -> Option<Entry> {
+        let Self { op, number, deed, bytes, .. } = self;
+        let data = bytes.map(BufMut::freeze);
+        let body = match (deed, data) {
+            (Deed::Write(lba), Some(data)) => {
+                let crcs = data.chunks_exact(BLOCK).map(palisade_isal::crc32c).collect();
+                Body::Write { lba, crcs, data }
+            }
+            (Deed::Clear(lba, count), _) => Body::Clear { lba, count },
+            (Deed::Other(len), Some(data)) => {
+                let entry = unit::decode_other(&data[..len as usize]).ok()?;
+                let same = (entry.partition, entry.number, entry.op) == (partition, number, op);
+                return same.then_some(entry);
+            }
+            _ => return None,
+        };
+        Some(Entry { partition, number, op, body })
+    }
+}
