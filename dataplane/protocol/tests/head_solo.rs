@@ -51,7 +51,10 @@ fn lose_and_salvage(rack: &mut Rack, base: u64) {
 /// Columns in use on all sleds that run.
 fn used(rack: &mut Rack) -> u32 {
     let sleds = rack.shape.sleds;
-    (0..sleds).map(|at| rack.sled(at).status().devices[0]).map(|device| device.columns - device.free).sum()
+    (0..sleds)
+        .map(|at| rack.sled(at).status().devices.remove(0))
+        .map(|device| device.columns - device.free)
+        .sum()
 }
 
 #[test]

@@ -240,7 +240,9 @@ impl Part {
 impl Core {
     /// Goes on as far as it can.
     pub(super) fn step_salvage(&mut self, now: Time, p: usize, out: &mut Out) {
-        self.claim_devices(now, p, out);
+        if !self.cfg.faults.salvage_unclaimed() {
+            self.claim_devices(now, p, out);
+        }
         let part = &mut self.parts[p];
         let tail = part.tail;
         part.unload_upto(tail);
