@@ -545,3 +545,33 @@ fn p30_a_journal_of_many_times_the_log_is_taken_over_block_by_block() {
     assert!(rack.counters().salvaged >= 90, "{}", rack.counters().salvaged);
     rack.verify();
 }
+
+#[test]
+fn p01_what_both_heads_acknowledged_after_the_solo_run_outlives_copies_of_older_numbers() {
+    for seed in 0..8 {
+        let mut rack = rack(seed, |_| {});
+        rack.workload(20, 100, 4);
+        alone(&mut rack);
+        rack.workload(10, 100, 4);
+        // Copies of what its own log never gets.
+        rack.nodes[0].stall = true;
+        begin(&mut rack, 12, 20_000);
+        rack.nodes[0].stall = false;
+        rack.crash(0);
+        (0..2).for_each(|at| rack.start(at, false));
+        rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+        // Nothing is given back before the primary dies, and its secondary does not hear what is committed.
+        rack.drop_msg = Some(|msg, _, _| matches!(msg, Msg::ColumnRelease { .. }));
+        rack.move_to(&[0, 1]);
+        rack.drop_msg = Some(|msg, _, _| {
+            let watermark = matches!(msg, Msg::Replicate { entries, .. } if entries.is_empty());
+            watermark || matches!(msg, Msg::ColumnRelease { .. })
+        });
+        let tags: Vec<u64> = (0..12).rev().map(|at| rack.write(at * 8, 8)).collect();
+        rack.wait_all(&tags);
+        rack.crash(0);
+        rack.drop_msg = None;
+        rack.salvage_to(1, 1);
+        rack.verify();
+    }
+}

@@ -11,8 +11,10 @@
 //!    older number says from there on is void.
 //! 3. **Reading.** Each unit comes from any copy that is whole. The own log is compared and cut as the logs of a
 //!    pair are: operation and number name an operation (P-01, P-06), so that every unit says under which number
-//!    the operation before it was given out, and a missing one cannot go unnoticed. What follows is appended,
-//!    and committed as it becomes durable: it was, or nobody heard of it.
+//!    the operation before it was given out, and a missing one cannot go unnoticed. Where the own log has an
+//!    operation of a newer number it was refilled before that was given out, and copies of older numbers are
+//!    void from there on. What follows is appended, and committed as it becomes durable: it was, or nobody heard
+//!    of it.
 //! 4. Only then the number goes into the log, and the head reconciles and serves as any other.
 //!
 //! A chapter ends where a copy of it does: that copy was never acknowledged further, so nothing was. A unit that
@@ -237,6 +239,13 @@ impl Part {
     }
 }
 
+impl Part {
+    /// Whether an operation that is not committed was given out here under a newer number.
+    fn outruns(&self, op: Op, number: Number) -> bool {
+        op > self.committed && op <= self.tail && number != Number::ZERO && self.number_of(op) > number
+    }
+}
+
 impl Core {
     /// Goes on as far as it can.
     pub(super) fn step_salvage(&mut self, now: Time, p: usize, out: &mut Out) {
@@ -454,6 +463,9 @@ impl Core {
         if pieces[0].op <= limit && !(begun || continues && pieces[0].first > 0) {
             return Came::Hole;
         }
+        if pieces[0].op <= limit && self.parts[p].outruns(place.prior.0, place.prior.1) {
+            return self.void_from(p, place.prior.0);
+        }
         if pieces[0].op <= limit && !self.parts[p].agrees(place.prior.0, place.prior.1) {
             return Came::Hole;
         }
@@ -476,6 +488,9 @@ impl Core {
     fn take_piece(&mut self, now: Time, p: usize, piece: &Piece, payload: &[u8]) -> Came {
         let ahead = self.parts[p].follow.early.last_key_value().map(|(op, _)| *op);
         if piece.first == 0 {
+            if self.parts[p].outruns(piece.op, piece.number) {
+                return self.void_from(p, piece.op);
+            }
             let part = &mut self.parts[p];
             let known = ahead.is_some_and(|ahead| piece.op <= ahead)
                 || piece.op <= part.committed
@@ -525,6 +540,18 @@ impl Core {
         }
         let Some(entry) = partial.entry(partition) else { return Came::Hole };
         self.take_operation(now, p, entry)
+    }
+
+    /// The own log has `op` under a newer number: what older ones say of it and of all behind it is void.
+    fn void_from(&mut self, p: usize, op: Op) -> Came {
+        let part = &mut self.parts[p];
+        let newer = part.number_of(op);
+        if let Some(salvage) = &mut part.salvage {
+            for chapter in salvage.chapters.iter_mut().filter(|chapter| chapter.number < newer) {
+                chapter.limit = chapter.limit.min(Op(op.0.saturating_sub(1)));
+            }
+        }
+        Came::Void
     }
 
     fn take_operation(&mut self, _now: Time, p: usize, entry: Entry) -> Came {
