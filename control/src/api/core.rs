@@ -49,6 +49,8 @@ pub struct Core {
     pub(super) pauses: Pauses,
     /// What is to take this process's place.
     pub(super) successor: Option<PathBuf>,
+    /// Lone heads that could be followed from sleds, and since when they are away.
+    pub(super) gone: BTreeMap<u32, Instant>,
     /// Sleds that are drained, as was told last.
     pub(super) drained: Vec<String>,
     /// Set when a commit failed and the state could not be read again, and while the lease is another's:
@@ -131,6 +133,7 @@ impl Core {
             rests: BTreeMap::new(),
             pauses: Pauses::default(),
             successor: None,
+            gone: BTreeMap::new(),
             drained: Vec::new(),
             broken: None,
             missed: false,

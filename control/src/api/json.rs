@@ -158,6 +158,16 @@ pub mod assignment {
     struct AssignmentJson {
         stamp: StampJson,
         members: Vec<MemberJson>,
+        #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+        copies: bool,
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        salvage: Option<NumberJson>,
+    }
+
+    #[derive(Serialize, Deserialize)]
+    struct NumberJson {
+        epoch: u32,
+        counter: u64,
     }
 
     /// Writes one.
@@ -166,6 +176,8 @@ pub mod assignment {
         AssignmentJson {
             stamp: StampJson::from(&assignment.stamp),
             members: assignment.members.iter().map(member).collect(),
+            copies: assignment.copies,
+            salvage: assignment.salvage.map(|Number { epoch, counter }| NumberJson { epoch, counter }),
         }
         .serialize(to)
     }
@@ -178,7 +190,9 @@ pub mod assignment {
             return Err(D::Error::custom("a group has 1 to 4 members"));
         }
         let member = |json: MemberJson| Member { head: json.head, log: json.log, boot: json.boot };
-        Ok(Assignment { stamp, members: json.members.into_iter().map(member).collect() })
+        let members = json.members.into_iter().map(member).collect();
+        let salvage = json.salvage.map(|NumberJson { epoch, counter }| Number { epoch, counter });
+        Ok(Assignment { stamp, members, copies: json.copies, salvage })
     }
 }
 

@@ -160,6 +160,7 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "volume.delete" => delete(core, &parse::<NameParams>(params)?.name),
         "volume.flush" => return flush(core, &parse(params)?),
         "volume.failover" => Core::json(&core.failover(&parse::<NameParams>(params)?.name, "planned")?),
+        "volume.salvage" => Core::json(&core.salvage(&parse::<NameParams>(params)?.name)?),
         "volume.query" => core.query(&parse::<NameParams>(params)?.name),
         "head.drain" => Core::json(&core.drain(&parse::<NameParams>(params)?.name)?),
         "sled.drain" => Core::json(&core.drain_sled(&parse::<NameParams>(params)?.name)?),
@@ -402,6 +403,7 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             for report in nodes {
                 take_report(core, link, report)?;
             }
+            core.follow_lone_heads();
             if core.authority.nodes().any(|node| node.draining) || !core.drained.is_empty() {
                 core.tell_drained();
             }

@@ -3,6 +3,7 @@
 //! `rpc` and `line` are the envelope, `model` and `report` what is said, `core` the state behind it,
 //! `methods`, `moving` (roles), `upgrade` and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
 
+mod alone;
 pub mod apply;
 pub mod client;
 mod core;

@@ -143,6 +143,7 @@ impl PartitionSpec {
             devices: self.devices.iter().map(DeviceSpec::target).collect(),
             solo: match (self.secondary, self.solo) {
                 (Some(_), crate::config::Solo::Wait) => head::Solo::Wait,
+                (Some(_), crate::config::Solo::Sleds) => head::Solo::Sleds,
                 _ => head::Solo::Local,
             },
             heads: self.heads,

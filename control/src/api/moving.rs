@@ -60,7 +60,7 @@ pub(super) struct Rest {
     span: Duration,
 }
 
-fn refused(error: &RoleError) -> RpcError {
+pub(super) fn refused(error: &RoleError) -> RpcError {
     match error {
         RoleError::NoVolume(_) | RoleError::NoHead(_) => RpcError::not_found(error.to_string()),
         _ => RpcError::refused(error.to_string()),
@@ -94,6 +94,11 @@ impl Core {
         self.check_pair(name)?;
         let changes = self.authority.switch_over(name, why).map_err(|error| refused(&error))?;
         self.carry_out(&changes)?;
+        self.moved(name)
+    }
+
+    /// Who has a volume now, and under which number.
+    pub(super) fn moved(&self, name: &str) -> Result<Moved, RpcError> {
         let volume = self.authority.volume_by_name(name);
         let volume = volume.ok_or_else(|| refused(&RoleError::NoVolume(name.to_owned())))?;
         let heads: Vec<String> =

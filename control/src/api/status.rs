@@ -275,7 +275,11 @@ impl Status {
 impl VolumeStatus {
     /// Its policy as the file would say it.
     pub fn policy(&self) -> Solo {
-        if self.solo == "local" { Solo::Local } else { Solo::Wait }
+        match self.solo.as_str() {
+            "local" => Solo::Local,
+            "sleds" => Solo::Sleds,
+            _ => Solo::Wait,
+        }
     }
 
     /// The members beside the primary, in order.
@@ -402,6 +406,7 @@ fn named(authority: &Authority, rack: Option<&Rack>, volume: &VolumeRecord) -> V
     let declared = volume.secondary.map(|head| authority.name_of(NodeId(head)));
     let solo = match volume.solo {
         Solo::Wait => "wait",
+        Solo::Sleds => "sleds",
         Solo::Local => "local",
     };
     VolumeStatus {

@@ -54,6 +54,7 @@ impl Grant<'_> {
             assert!(volume.number() > before.number(), "numbers rise (EF-14)");
             volume.grant = grant_id(self.meta.incarnation, self.authority.opening, &volume);
         }
+        volume.remember_alone(before);
         self.changes.assignments.extend(volume.assignment());
         let from = if first { Vec::new() } else { before.current() };
         let to = volume.current();

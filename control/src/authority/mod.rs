@@ -7,6 +7,7 @@
 //! never gives it twice. One serial caller; no clock, no socket, no randomness in here: the simulator
 //! runs it as it is.
 
+mod alone;
 mod boot;
 mod device;
 mod faults;
@@ -26,6 +27,7 @@ use std::collections::BTreeMap;
 
 use palisade_protocol::wire::{Assignment, NodeId, PartitionId, RackId};
 
+pub use alone::AloneRecord;
 pub use boot::BootError;
 pub use device::DeviceError;
 pub use faults::Faults;

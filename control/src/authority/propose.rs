@@ -132,8 +132,9 @@ impl Authority {
         let mut changes = Changes::default();
         let Some(volume) = self.volumes.get(&stamp.partition.0) else { return changes };
         let serves = volume.stamp() == Some(stamp) && volume.current_primary() == head;
-        if serves && volume.members.iter().any(|member| member.joining) {
-            let mut volume = volume.clone();
+        let alone = self.alone_served(volume, stamp);
+        if serves && (alone.is_some() || volume.members.iter().any(|member| member.joining)) {
+            let mut volume = alone.unwrap_or_else(|| volume.clone());
             volume.members.iter_mut().for_each(|member| member.joining = false);
             changes.put(Record::Volume(volume));
         }

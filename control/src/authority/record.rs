@@ -5,6 +5,7 @@ use palisade_protocol::wire::{
 };
 use serde::{Deserialize, Serialize};
 
+use super::alone::AloneRecord;
 use crate::api::events::EventEntry;
 use crate::api::json;
 use crate::api::model::Role;
@@ -271,6 +272,9 @@ pub struct VolumeRecord {
     /// Whether one head may serve it alone (P-30).
     #[serde(default)]
     pub solo: Solo,
+    /// One head runs alone, or did until the group that is coming up serves.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<AloneRecord>,
 }
 
 impl VolumeRecord {
@@ -331,7 +335,8 @@ impl VolumeRecord {
             return None;
         }
         let stamp = Stamp { partition: self.partition(), number: self.number(), grant: GrantId(self.grant) };
-        Some(Assignment { stamp, members: self.members.iter().map(MemberRecord::member).collect() })
+        let members = self.members.iter().map(MemberRecord::member).collect();
+        Some(Assignment { stamp, members, copies: self.copies(), salvage: self.salvage_above() })
     }
 
     /// Its code and geometry.

@@ -26,6 +26,12 @@ pub enum RoleError {
     /// The second head is being drained.
     #[error("`{1}` is being drained: volume `{0}` stays where it is")]
     Draining(String, String),
+    /// No head of it runs alone with copies on sleds.
+    #[error("nothing to salvage: no head of volume `{0}` runs alone with copies on sleds")]
+    NoCopies(String),
+    /// Nobody who was a full member is there.
+    #[error("no head that was a full member of volume `{0}` before is there, with the log it had")]
+    NoHeir(String),
     /// A member started again and has no number yet.
     #[error("`{1}` started again and has no number of volume `{0}` yet")]
     Stale(String, String),

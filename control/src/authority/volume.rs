@@ -107,6 +107,7 @@ impl Authority {
                 permissions: old.permissions.clone(),
                 moved_ms: old.moved_ms.clone(),
                 solo: old.solo,
+                alone: old.alone.clone(),
                 ..volume
             } == *old;
             return if same {
@@ -178,6 +179,7 @@ impl Authority {
             permissions: Vec::new(),
             moved_ms: Vec::new(),
             solo: request.solo,
+            alone: None,
         }
     }
 

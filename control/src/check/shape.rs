@@ -98,6 +98,7 @@ fn timers(judge: &mut Judge<'_>) {
         ("slow_io_ms", timers.slow_io_ms),
         ("health_ms", timers.health_ms),
         ("device_fail_ms", timers.device_fail_ms),
+        ("salvage_after_ms", timers.salvage_after_ms),
     ];
     for (key, value) in rows {
         if value == 0 {

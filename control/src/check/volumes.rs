@@ -27,7 +27,7 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
             VolumeKind::Replicated { primary, secondary, reserves, code, solo } => {
                 members(judge, &path, volume, primary, secondary.as_deref());
                 reserve_heads(judge, &path, volume, reserves);
-                alone(judge, &path, secondary.is_some(), *solo);
+                alone(judge, &path, secondary.is_some(), *solo, *code);
                 if (code.data, code.parity) != (rack.code.data, rack.code.parity) {
                     shape::code(judge, &path, *code);
                 }
@@ -122,7 +122,7 @@ fn reserve_heads(judge: &mut Judge<'_>, path: &str, volume: &Volume, reserves: &
 }
 
 /// P-30: alone without a copy on the sleds is a choice that is worth a word.
-fn alone(judge: &mut Judge<'_>, path: &str, pair: bool, solo: Solo) {
+fn alone(judge: &mut Judge<'_>, path: &str, pair: bool, solo: Solo, code: Code) {
     let at = format!("{path}.solo");
     match (pair, solo) {
         (false, Solo::Local) => {
@@ -137,7 +137,26 @@ fn alone(judge: &mut Judge<'_>, path: &str, pair: bool, solo: Solo) {
             "while all but one of its heads are gone, what is acknowledged stands on that one only (P-30)",
             "leave it out if the volume should wait instead",
         ),
+        (false, Solo::Sleds) => {
+            let what = "solo = \"sleds\" lets another head take over, and the volume has one head";
+            judge.error(&at, what, "add a secondary, or leave solo out");
+        }
+        (true, Solo::Sleds) => copies(judge, &at, code),
         (_, Solo::Wait) => {}
+    }
+}
+
+/// P-30: copies of what a lone head acknowledges lie on one sled more than may be lost.
+fn copies(judge: &mut Judge<'_>, at: &str, code: Code) {
+    let (wanted, sleds) = (usize::from(code.parity) + 1, judge.rack.sleds.len());
+    if sleds < wanted {
+        let what =
+            format!("solo = \"sleds\" needs {wanted} sleds, one more than may be lost; there are {sleds}");
+        judge.error(at, what, "add sleds, or leave solo out");
+    }
+    if code.unit_bytes < 2 * BLOCK as u64 {
+        let what = format!("a stripe unit of {} bytes holds no copy beside its header", code.unit_bytes);
+        judge.error(at, what, "give unit = \"64 KiB\", or leave solo out");
     }
 }
 

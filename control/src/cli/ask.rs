@@ -93,6 +93,15 @@ pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
             };
             ask(args, "volume.failover", json!({ "name": name }), PATIENCE, human)
         }
+        VolumeVerb::Salvage { name, ask: args } => {
+            let human = |moved: &Moved| {
+                let Moved { volume, primary, number, .. } = moved;
+                format!(
+                    "volume {volume}: {primary} takes it over under number {number}, from copies on sleds"
+                )
+            };
+            ask(args, "volume.salvage", json!({ "name": name }), PATIENCE, human)
+        }
         VolumeVerb::Flush { name, wait, timeout, ask: args } => {
             let params = json!({ "name": name, "wait": wait, "timeout_s": timeout });
             let patience = Duration::from_secs((*timeout).min(86_400)) + PATIENCE;

@@ -222,6 +222,14 @@ pub enum VolumeVerb {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Let another head take over a volume whose lone head is gone, from its copies on sleds (`solo = "sleds"`).
+    Salvage {
+        /// Name.
+        name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
     /// Move everything acknowledged so far from the log to the sleds.
     Flush {
         /// Name.

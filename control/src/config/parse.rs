@@ -147,6 +147,7 @@ fn timers(reader: &mut Reader, root: &mut Section<'_>) -> Timers {
         confirm_ms: ms("confirm_ms", 50),
         health_ms: ms("health_ms", 3000),
         device_fail_ms: ms("device_fail_ms", 30_000),
+        salvage_after_ms: ms("salvage_after_ms", 10_000),
     };
     reader.finish(&section);
     timers
@@ -323,7 +324,11 @@ fn volume(
         let secondary = reader.string(section, "secondary");
         let reserves = head_names(reader, section);
         let code = volume_code(reader, section, code);
-        let solo = reader.word(section, "solo", &[("wait", Solo::Wait), ("local", Solo::Local)]);
+        let solo = reader.word(
+            section,
+            "solo",
+            &[("wait", Solo::Wait), ("sleds", Solo::Sleds), ("local", Solo::Local)],
+        );
         VolumeKind::Replicated { primary, secondary, reserves, code, solo }
     };
     reader.finish(section);

@@ -120,6 +120,8 @@ pub struct Timers {
     /// `device_fail_ms`: a device that was suspect for so long counts as failed and is rebuilt elsewhere
     /// (EF-22; default 30000).
     pub device_fail_ms: u64,
+    /// `salvage_after_ms`: a lone head that was away for so long is followed from its copies on sleds.
+    pub salvage_after_ms: u64,
 }
 
 /// Bounds that depend on the host rather than on the protocol.
@@ -303,7 +305,7 @@ pub enum VolumeKind {
         reserves: Vec<String>,
         /// `k`, `m`: its own code, otherwise the rack's.
         code: Code,
-        /// `solo`: `"wait"` (default) or `"local"`.
+        /// `solo`: `"wait"` (default), `"sleds"` or `"local"`.
         solo: Solo,
     },
     /// A memory device exported without heads: the baseline of benches.
@@ -323,6 +325,9 @@ pub enum Solo {
     /// heads.
     #[default]
     Wait,
+    /// That one serves everything, and acknowledges a write when sleds hold copies of it, from which another
+    /// head can take over.
+    Sleds,
     /// That one serves everything: what it acknowledges alone and is not on the sleds yet is lost with
     /// it.
     Local,
