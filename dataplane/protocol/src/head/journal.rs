@@ -359,7 +359,7 @@ impl Core {
     }
 
     /// Answer to a unit; says whether it was one. A refused token waits for a new claim, as in `batch` (P-22).
-    pub(super) fn on_copied(
+    pub(super) fn on_unit_written(
         &mut self,
         now: Time,
         from: NodeId,

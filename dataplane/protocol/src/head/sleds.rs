@@ -161,7 +161,7 @@ impl Core {
                 }
             }
             Msg::ColumnWritten { req, status } => {
-                if !self.on_copied(now, from, req, status, out) {
+                if !self.on_unit_written(now, from, req, status, out) {
                     self.on_written(now, from, req, status, out);
                 }
             }
