@@ -79,8 +79,8 @@ fn p30_what_a_lone_head_acknowledged_with_copies_on_sleds_is_salvaged_when_its_d
 
 /// A lone head writes while nothing that it sends to the sleds but claims and reserves arrives. Says how many
 /// writes it acknowledged meanwhile.
-fn without_copies(before: bool) -> usize {
-    let mut rack = rack(3, |shape| shape.faults.solo_before_copies = before);
+fn without_copies(change: impl FnOnce(&mut Shape)) -> usize {
+    let mut rack = rack(3, change);
     rack.workload(20, 100, 4);
     alone(&mut rack);
     rack.drop_msg = Some(|msg, _, _| matches!(msg, Msg::ColumnWritten { .. }));
@@ -94,12 +94,12 @@ fn without_copies(before: bool) -> usize {
 
 #[test]
 fn p30_a_lone_head_acknowledges_nothing_before_the_sleds_hold_its_copies() {
-    assert_eq!(without_copies(false), 0);
+    assert_eq!(without_copies(|_| {}), 0);
 }
 
 #[test]
 fn p30_a_lone_head_that_acknowledges_before_the_copies_is_seen() {
-    assert!(without_copies(true) > 0);
+    assert!(without_copies(|shape| shape.faults.solo_before_copies = true) > 0);
 }
 
 #[test]
@@ -139,8 +139,8 @@ fn p30_a_lone_head_may_die_at_any_point() {
 }
 
 /// Two sleds are gone for good when the other head salvages.
-fn two_sleds_lost(seed: u64, gone: [usize; 2], m_copies: bool) {
-    let mut rack = rack(seed, |shape| shape.faults.solo_m_copies = m_copies);
+fn two_sleds_lost(seed: u64, gone: [usize; 2], change: impl FnOnce(&mut Shape)) {
+    let mut rack = rack(seed, change);
     rack.workload(10, 100, 4);
     alone(&mut rack);
     rack.workload(20, 100, 4);
@@ -157,12 +157,13 @@ fn pairs() -> impl Iterator<Item = [usize; 2]> {
 
 #[test]
 fn op12_any_m_sleds_may_be_lost_with_the_lone_head() {
-    pairs().for_each(|gone| two_sleds_lost(5, gone, false));
+    pairs().for_each(|gone| two_sleds_lost(5, gone, |_| {}));
 }
 
 #[test]
 fn p30_one_copy_fewer_than_is_needed_is_seen() {
-    assert!(pairs().any(|gone| catch_unwind(|| two_sleds_lost(5, gone, true)).is_err()));
+    let lost = |gone| two_sleds_lost(5, gone, |shape| shape.faults.solo_m_copies = true);
+    assert!(pairs().any(|gone| catch_unwind(|| lost(gone)).is_err()));
 }
 
 #[test]
@@ -260,8 +261,8 @@ fn p30_with_too_few_sleds_writes_wait_and_go_on_when_one_is_back() {
 
 /// A lone head sleeps, cut off from all, while the other one salvages and serves newer data; then it wakes with
 /// reads and writes in its queue. Says how many of them it answered well.
-fn sleeps(seed: u64, unvouched: bool) -> usize {
-    let mut rack = rack(seed, |shape| shape.faults.solo_unvouched = unvouched);
+fn sleeps(seed: u64, change: impl FnOnce(&mut Shape)) -> usize {
+    let mut rack = rack(seed, change);
     rack.workload(20, 100, 4);
     alone(&mut rack);
     rack.workload(20, 100, 4);
@@ -290,12 +291,12 @@ fn sleeps(seed: u64, unvouched: bool) -> usize {
 
 #[test]
 fn p22_a_lone_head_that_slept_through_a_salvage_acknowledges_and_reads_nothing_more() {
-    (0..4).for_each(|seed| assert_eq!(sleeps(seed, false), 0, "seed {seed}"));
+    (0..4).for_each(|seed| assert_eq!(sleeps(seed, |_| {}), 0, "seed {seed}"));
 }
 
 #[test]
 fn p12_reads_of_a_superseded_lone_head_are_seen_when_no_sled_vouches_for_them() {
-    assert!(sleeps(1, true) > 0);
+    assert!(sleeps(1, |shape| shape.faults.solo_unvouched = true) > 0);
 }
 
 #[test]
@@ -347,8 +348,8 @@ fn p30_journal_columns_that_are_given_back_while_one_head_is_alone_are_missed() 
 }
 
 /// Copies of what the lone head's own log never got: after its restart those operation numbers name other writes.
-fn torn(seed: u64, trusts: bool) {
-    let mut rack = rack(seed, |shape| shape.faults.salvage_trusts_older = trusts);
+fn torn(seed: u64, change: impl FnOnce(&mut Shape)) {
+    let mut rack = rack(seed, change);
     rack.workload(20, 100, 4);
     alone(&mut rack);
     rack.workload(10, 100, 4);
@@ -367,17 +368,18 @@ fn torn(seed: u64, trusts: bool) {
 
 #[test]
 fn p01_copies_of_an_older_number_are_void_where_a_newer_one_begins() {
-    (0..4).for_each(|seed| torn(seed, false));
+    (0..4).for_each(|seed| torn(seed, |_| {}));
 }
 
 #[test]
 fn p01_a_salvage_that_trusts_older_numbers_is_seen() {
-    assert!((0..4).any(|seed| catch_unwind(|| torn(seed, true)).is_err()));
+    let trusts = |seed| torn(seed, |shape| shape.faults.salvage_trusts_older = true);
+    assert!((0..4).any(|seed| catch_unwind(|| trusts(seed)).is_err()));
 }
 
 /// The old head lives on, cut off from the other one only, and goes on writing while that one salvages.
-fn lives_on(seed: u64, unclaimed: bool) {
-    let mut rack = rack(seed, |shape| shape.faults.salvage_unclaimed = unclaimed);
+fn lives_on(seed: u64, change: impl FnOnce(&mut Shape)) {
+    let mut rack = rack(seed, change);
     rack.workload(20, 100, 4);
     alone(&mut rack);
     rack.workload(20, 100, 4);
@@ -402,12 +404,13 @@ fn lives_on(seed: u64, unclaimed: bool) {
 
 #[test]
 fn op01_what_the_old_head_writes_during_a_salvage_is_taken_over_or_refused() {
-    (0..6).for_each(|seed| lives_on(seed, false));
+    (0..6).for_each(|seed| lives_on(seed, |_| {}));
 }
 
 #[test]
 fn op01_a_salvage_without_claims_is_seen() {
-    assert!((0..6).any(|seed| catch_unwind(|| lives_on(seed, true)).is_err()));
+    let unclaimed = |seed| lives_on(seed, |shape| shape.faults.salvage_unclaimed = true);
+    assert!((0..6).any(|seed| catch_unwind(|| unclaimed(seed)).is_err()));
 }
 
 #[test]

@@ -31,13 +31,13 @@ switches! {
     solo_before_copies,
     /// Breaks P-30: one copy fewer than whoever salvages needs to find one.
     solo_m_copies,
-    /// Breaks P-30: a lone head answers reads without asking whether it was superseded.
+    /// Breaks P-12: a lone head answers reads without asking whether it was superseded.
     solo_unvouched,
-    /// Breaks P-30: salvages before the sleds are claimed.
+    /// Breaks OP-01: salvages before the sleds are claimed.
     salvage_unclaimed,
-    /// Breaks P-30: trusts units of an older number beyond where a newer one begins.
+    /// Breaks P-01: trusts units of an older number beyond where a newer one begins.
     salvage_trusts_older,
-    /// Breaks P-30: gives journal columns back while one head is still alone.
+    /// Breaks P-28: gives journal columns back while one head is still alone.
     journal_given_back,
     /// Breaks P-30: a log that went another way is not cut.
     keep_divergence,
