@@ -191,7 +191,7 @@ mod tests {
             "deleting": false,
         });
         let spec = serde_json::from_value(spec).expect("a spec");
-        Led { spec, pair: Some(Assignment { stamp, members }) }
+        Led { spec, pair: Some(Assignment::plain(stamp, members)) }
     }
 
     #[test]
