@@ -33,8 +33,16 @@ const CUT: Duration = Duration::from_secs(3);
 
 /// All of them, in the order of the report.
 pub(super) fn all() -> Vec<Fault> {
+    processes().into_iter().chain(below()).collect()
+}
+
+fn fault(name: &'static str, what: &'static str, shape: Shape, deed: Deed) -> Fault {
+    Fault { name, what, shape, deed }
+}
+
+/// Processes that are killed or stopped.
+fn processes() -> Vec<Fault> {
     let wait = Shape::default();
-    let fault = |name, what, shape, deed| Fault { name, what, shape, deed };
     vec![
         fault("kill-primary", "SIGKILL of the primary head, `solo = \"wait\"`", wait, kill_primary),
         fault(
