@@ -110,7 +110,7 @@ pub enum NodeVerb {
     /// Start a node again as another binary while the rack serves: a head gives its volumes to their other heads
     /// first; when the binary does not come up, the one of before is started again.
     Upgrade {
-        /// Name of the node.
+        /// Name of the node, or `control`.
         name: String,
         /// How.
         #[command(flatten)]

@@ -226,12 +226,14 @@ impl Core {
         let heard = self.heard_of(now, &primary);
         let decision = &self.parts[p].decision;
         let wanted = decision.requester.is_some() || now.since(heard) >= cfg.silence;
-        let why = if decision.requester.is_some() { Why::ClientAsked } else { Why::Silence };
+        let asks = decision.requester.is_some();
         match decision.asked {
             _ if !wanted => self.parts[p].decision.asked = None,
             None => self.ask_health(now, p, primary.head, out),
             // A client waits: what counts then is the answer, not that there are other messages.
-            Some((_, at)) if now.since(at) >= cfg.confirm && (heard <= at || why == Why::ClientAsked) => {
+            Some((_, at)) if now.since(at) >= cfg.confirm && (heard <= at || asks) => {
+                // A move away from a primary that said nothing since is none that MA-17 counts.
+                let why = if heard <= at { Why::Silence } else { Why::ClientAsked };
                 let others = self.heard_others(now, p, primary.head, cfg);
                 let isolated = others.is_empty() && self.parts[p].members.len() > 2;
                 if !isolated || now.since(at) >= 2 * (cfg.confirm + cfg.silence) {
