@@ -5,7 +5,7 @@
 use crate::clients::Volume;
 use palisade_control::api::model::Role;
 use palisade_control::authority::{Authority, Changes, NodeDeclaration, VolumeRequest};
-use palisade_control::config::Code;
+use palisade_control::config::{Code, Solo};
 use palisade_control::store::{Memory, Store};
 use palisade_protocol::wire::limits::BLOCK;
 use palisade_protocol::wire::*;
@@ -36,7 +36,7 @@ impl From<Changes> for Decision {
 
 impl Grants {
     /// The store of a new rack: `heads` heads, named 1 to `heads`, and the volumes in order.
-    pub fn found(rack: RackId, heads: u32, volumes: &[Volume], code: (u8, u8)) -> Self {
+    pub fn found(rack: RackId, heads: u32, volumes: &[Volume], code: (u8, u8), solo: Solo) -> Self {
         let mut store = Memory::default();
         let first = Authority::found(rack, 1, "sim");
         store.commit(&first.records).expect("memory does not fail");
@@ -54,7 +54,8 @@ impl Grants {
             grants.keep(changes);
         }
         for volume in volumes {
-            let changes = grants.authority.create_volume(&request(volume, code)).expect("a fresh volume");
+            let changes =
+                grants.authority.create_volume(&request(volume, code, solo)).expect("a fresh volume");
             assert_eq!(changes.created, [volume.partition], "volumes are numbered in order");
             grants.keep(changes);
         }
@@ -76,6 +77,13 @@ impl Grants {
     /// Primary and secondary change places, if they may (MA-16).
     pub fn flip(&self, partition: PartitionId) -> Option<Decision> {
         self.authority.switch_over(&volume_name(partition), "drill").ok().map(Decision::from)
+    }
+
+    /// A head that is gone ran alone with copies on sleds: another one that is there takes over from them (P-30).
+    pub fn follow_lone(&self, gone: impl Fn(NodeId) -> bool) -> Option<Decision> {
+        let lone = self.authority.salvageable().find(|volume| gone(volume.current_primary()))?;
+        let changes = self.authority.salvage(&lone.name, "gone", |member| !gone(member.head)).ok()?;
+        Some(Decision::from(changes))
     }
 
     /// The newest pair of a partition.
@@ -125,7 +133,7 @@ fn head_name(head: NodeId) -> String {
     format!("head-{head}")
 }
 
-fn request(volume: &Volume, (data, parity): (u8, u8)) -> VolumeRequest {
+fn request(volume: &Volume, (data, parity): (u8, u8), solo: Solo) -> VolumeRequest {
     VolumeRequest {
         name: volume_name(volume.partition),
         bytes: volume.history.sectors() * limits::SECTOR as u64,
@@ -140,6 +148,6 @@ fn request(volume: &Volume, (data, parity): (u8, u8)) -> VolumeRequest {
             min_columns: data + 1,
             shared_shelves: true,
         },
-        solo: Default::default(),
+        solo,
     }
 }

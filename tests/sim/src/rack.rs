@@ -16,10 +16,10 @@ use palisade_control::identity::{Decision, Identity, Known, Medium, decide};
 use palisade_dma::{Pool, PoolConfig};
 use palisade_protocol::fabric::{self, Fabric};
 use palisade_protocol::fence::record::{RecordPage, page_of};
-use palisade_protocol::head::RetryConfig;
 use palisade_protocol::head::{
     DeviceTarget, FlushConfig, Head, HeadConfig, HeadLog, LogStart, PartitionConfig,
 };
+use palisade_protocol::head::{RetryConfig, Solo};
 use palisade_protocol::log;
 use palisade_protocol::sled::format::{self, FormatSpec, Superblock, Verdict};
 use palisade_protocol::sled::{self, DeviceSpec, Sled, SledConfig};
@@ -61,6 +61,8 @@ impl Shape {
         let dice = &mut Dice::new(seed ^ 0x7261_636b);
         let (k, m) = scenario.code;
         let unit_blocks = *dice.pick(&[1u16, 2, 4]);
+        // A copy of what is written alone needs a block beside its header (P-30).
+        let unit_blocks = if scenario.solo == Solo::Sleds { unit_blocks.max(2) } else { unit_blocks };
         let stripes = *dice.pick(&[4u32, 8, 16]);
         let geometry = Geometry { k, m, unit_blocks, stripes };
         let volume_extents = scenario.volume_blocks * u64::from(scenario.heads.max(scenario.volumes).max(1))

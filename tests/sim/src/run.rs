@@ -57,6 +57,11 @@ impl Setup {
         Self { scenario, ..Self::new(seed) }
     }
 
+    /// The run of a seed in which heads go on alone with copies on sleds.
+    pub fn lone(seed: u64) -> Self {
+        Self { scenario: faults::LONE[(seed % faults::LONE.len() as u64) as usize], ..Self::new(seed) }
+    }
+
     /// The run of a seed that is dense in failovers.
     pub fn dense(seed: u64) -> Self {
         Self { scenario: DENSE[(seed % DENSE.len() as u64) as usize], ..Self::new(seed) }

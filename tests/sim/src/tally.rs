@@ -114,6 +114,8 @@ pub struct Tally {
     pub in_flight_max: u64,
     /// Events handled.
     pub steps: u64,
+    /// Heads that served after they took over from the copies of a lone one.
+    pub salvages: u64,
     /// Flips that the authority granted.
     pub flips: u64,
     /// Times that another head became primary and served without the old one's agreement.
@@ -170,6 +172,7 @@ impl Tally {
         self.steps += other.steps;
         self.flips += other.flips;
         self.failovers += other.failovers;
+        self.salvages += other.salvages;
         self.moves += other.moves;
         self.granted += other.granted;
         self.declined += other.declined;

@@ -4,6 +4,7 @@ use super::{Happening, World};
 use crate::grants::Decision;
 use crate::host::Input;
 use crate::links::AUTHORITY;
+use palisade_protocol::head::Solo;
 use palisade_protocol::wire::*;
 
 /// Members of a full group.
@@ -32,6 +33,14 @@ impl World {
         }
         if self.deciding.is_some() {
             return self.after(500_000, Happening::Grant { head, boot, log });
+        }
+        // Not at once: often the lone head is followed while it sleeps, often it is back in time.
+        if self.scenario.solo == Solo::Sleds && self.net_dice.chance(0.5) {
+            let gone = |id: NodeId| !self.nodes[&id].up() || self.nodes[&id].asleep.is_some();
+            if let Some(decision) = self.grants.follow_lone(gone) {
+                self.store(decision);
+                return self.after(500_000, Happening::Grant { head, boot, log });
+            }
         }
         match self.grants.boot(head, boot, log) {
             Ok(decision) => self.store(decision),
@@ -132,6 +141,9 @@ impl World {
         for assignment in changes.assignments {
             let others = assignment.members.iter().skip(1).map(|member| member.head).collect();
             self.others.insert((assignment.stamp.partition, assignment.stamp.number), others);
+            if assignment.salvage.is_some() {
+                self.salvaged.insert((assignment.stamp.partition, assignment.stamp.number));
+            }
             self.tell(|| format!("authority grants {assignment:?}"));
             let verdict = self.numbers.assigned(&assignment);
             self.judge(verdict);

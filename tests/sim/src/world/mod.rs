@@ -18,6 +18,7 @@ use crate::links::Links;
 use crate::node::{Doom, Node};
 use crate::tally::{Moment, Tally};
 use crate::tape::Tape;
+use palisade_control::config;
 use palisade_dma::Pool;
 use palisade_protocol::head::Solo;
 use palisade_protocol::wire::*;
@@ -101,6 +102,8 @@ pub struct World {
     authority_gone: u32,
     /// Numbers under which a head that did not lead was made primary without the leading one's agreement.
     taken_over: BTreeSet<(PartitionId, Number)>,
+    /// Numbers under which a head was to take over from the copies of a lone one.
+    pub(super) salvaged: BTreeSet<(PartitionId, Number)>,
     /// The authority's decision that is not durable yet.
     deciding: Option<Box<Decision>>,
     /// Who was granted a number beside its primary; nobody: it is to be alone (`SoloByLeave`).
@@ -139,7 +142,12 @@ impl World {
         probe: RecordProbe,
     ) -> Self {
         let mut dice = Dice::new(seed);
-        let grants = Grants::found(RackId(1), scenario.heads, &volumes, scenario.code);
+        let solo = match scenario.solo {
+            Solo::Wait => config::Solo::Wait,
+            Solo::Sleds => config::Solo::Sleds,
+            Solo::Local => config::Solo::Local,
+        };
+        let grants = Grants::found(RackId(1), scenario.heads, &volumes, scenario.code, solo);
         Self {
             now: Time(1_000_000_000),
             scenario,
@@ -164,6 +172,7 @@ impl World {
             authority_up: true,
             authority_gone: 0,
             taken_over: BTreeSet::new(),
+            salvaged: BTreeSet::new(),
             deciding: None,
             others: BTreeMap::new(),
             newest_boot: BTreeMap::new(),

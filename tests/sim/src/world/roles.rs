@@ -60,6 +60,7 @@ impl World {
             return;
         }
         self.tally.alone += u64::from(alone);
+        self.tally.salvages += u64::from(self.salvaged.contains(&(stamp.partition, stamp.number)));
         self.tally.moves += u64::from(volume.primary != id);
         let before = std::mem::replace(&mut volume.primary, id);
         volume.head_serves(now);
