@@ -1,7 +1,6 @@
 //! The authority against its rules: EF-13, EF-14, P-01, P-03, P-04, and media decisions.
 
 mod groups;
-mod alone;
 mod late;
 mod propose;
 mod roles;

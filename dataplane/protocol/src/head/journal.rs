@@ -358,7 +358,7 @@ impl Core {
         self.busy = true;
     }
 
-    /// Answer to a unit; says whether it was one. A refused token waits for a new claim, as in `batch` (P-22).
+    /// Answer to a unit. A refused token waits for a new claim, as in `batch` (P-22).
     pub(super) fn on_unit_written(
         &mut self,
         now: Time,
@@ -366,10 +366,10 @@ impl Core {
         req: ReqId,
         status: Status,
         out: &mut Out,
-    ) -> bool {
+    ) {
         let id = Id(req.0);
-        let Some(ask) = self.asks.get_mut(id).filter(|ask| ask.to == from) else { return false };
-        let What::JournalWrite { chapter, unit, at } = ask.what else { return false };
+        let Some(ask) = self.asks.get_mut(id).filter(|ask| ask.to == from) else { return };
+        let What::JournalWrite { chapter, unit, at } = ask.what else { return };
         let (p, device, sent) = (ask.part, ask.device, ask.sent);
         match status {
             Status::Ok => {
@@ -395,7 +395,6 @@ impl Core {
                 self.copy_refused(now, p, chapter);
             }
         }
-        true
     }
 
     fn copy_durable(&mut self, p: usize, chapter: u32, unit: u32, at: usize) {

@@ -8,7 +8,7 @@
 //! The side that follows is `secondary`; how a pair is taken over is `assign`, after `probe` has found where
 //! the log ends; `peers` are the other members; `held` keeps what they may lack; `solo` is a group of one,
 //! `journal` its copies on sleds (`unit` is their format), `vouch` how it knows that it was not superseded, and
-//! `salvage` how another head takes over from those copies. `failover` notices silent peers
+//! `salvage` and `take` how another head takes over from those copies. `failover` notices silent peers
 //! and proposes another group, `wish` says which, and `health` is what it judges by.
 //! A head that cannot follow from its log, or is no member yet, is filled: `copy` gives, `join` takes, and
 //! `guest` is the way from there to a member.
@@ -55,6 +55,7 @@ mod solo;
 mod stats;
 mod stop;
 mod stripe;
+mod take;
 mod unit;
 mod upkeep;
 mod vouch;

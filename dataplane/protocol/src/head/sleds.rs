@@ -60,6 +60,20 @@ pub(super) enum What {
     SalvageRead { chapter: usize, unit: u32, copy: usize },
 }
 
+impl What {
+    /// Whether it is about a journal: what a lone head copies, asks before it reads, or left behind.
+    fn lone(&self) -> bool {
+        matches!(
+            self,
+            Self::JournalColumn { .. }
+                | Self::JournalWrite { .. }
+                | Self::Vouch { .. }
+                | Self::Survey
+                | Self::SalvageRead { .. }
+        )
+    }
+}
+
 /// What is known of a sled.
 #[derive(Debug, Default)]
 pub(super) struct Sled {
@@ -126,22 +140,18 @@ impl Core {
     pub(super) fn on_sled(&mut self, now: Time, from: NodeId, boot: BootId, msg: Msg, out: &mut Out) {
         self.devices.tick(now);
         self.heard(now, from, boot);
+        if self.for_lone(&msg) {
+            return self.on_lone_answer(now, from, msg, out);
+        }
         match msg {
             Msg::Reserved { req, status, secret, free, .. } => {
                 if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::Reserve) {
                     self.on_reserved(now, &ask, status, secret, free, out);
-                } else if let Some(ask) =
-                    self.answered(now, from, req, status, |what| matches!(what, What::Vouch { .. }))
-                {
-                    self.on_vouched(now, &ask, status, out);
                 }
             }
             Msg::ColumnListed { req, status, columns, more } => {
                 if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::List) {
                     self.on_listed(now, &ask, status, &columns, more);
-                } else if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::Survey)
-                {
-                    self.on_surveyed(now, &ask, status, &columns, more, out);
                 }
             }
             Msg::ColumnReserved { req, status, column } => {
@@ -152,19 +162,11 @@ impl Core {
                     self.answered(now, from, req, status, |what| matches!(what, What::MakeColumn { .. }))
                 {
                     self.on_column_reserved(now, &ask, status, column, out);
-                } else if let Some(ask) =
-                    self.answered(now, from, req, status, |what| matches!(what, What::JournalColumn { .. }))
-                {
-                    self.on_journal_column(now, &ask, status, column, out);
                 } else if status.is_ok() {
                     self.stray_column(now, from, &column);
                 }
             }
-            Msg::ColumnWritten { req, status } => {
-                if !self.on_unit_written(now, from, req, status, out) {
-                    self.on_written(now, from, req, status, out);
-                }
-            }
+            Msg::ColumnWritten { req, status } => self.on_written(now, from, req, status, out),
             Msg::ColumnData { req, status, data } => {
                 if let Some(ask) =
                     self.answered(now, from, req, status, |what| matches!(what, What::Read { .. }))
@@ -175,10 +177,6 @@ impl Core {
                     self.answered(now, from, req, status, |what| matches!(what, What::Try { .. }))
                 {
                     self.tried(&ask, status);
-                } else if let Some(ask) =
-                    self.answered(now, from, req, status, |what| matches!(what, What::SalvageRead { .. }))
-                {
-                    self.on_salvaged(now, &ask, status, data, out);
                 }
             }
             Msg::ColumnReleased { req, status } => {
@@ -190,6 +188,50 @@ impl Core {
             }
             Msg::ColumnRotten { partition, column, extent, position } if column.sled == from => {
                 self.on_rotten(now, partition, &column, extent, position, out);
+            }
+            _ => {}
+        }
+    }
+
+    /// Whether an answer is to a question of a lone head, or of one that takes over from its copies.
+    fn for_lone(&self, msg: &Msg) -> bool {
+        let req = match msg {
+            Msg::Reserved { req, .. }
+            | Msg::ColumnListed { req, .. }
+            | Msg::ColumnReserved { req, .. }
+            | Msg::ColumnWritten { req, .. }
+            | Msg::ColumnData { req, .. } => *req,
+            _ => return false,
+        };
+        self.asks.get(Id(req.0)).is_some_and(|ask| ask.what.lone())
+    }
+
+    /// Answers to those questions (P-30).
+    fn on_lone_answer(&mut self, now: Time, from: NodeId, msg: Msg, out: &mut Out) {
+        match msg {
+            Msg::Reserved { req, status, .. } => {
+                let fits = |what: &What| matches!(what, What::Vouch { .. });
+                if let Some(ask) = self.answered(now, from, req, status, fits) {
+                    self.on_vouched(now, &ask, status, out);
+                }
+            }
+            Msg::ColumnListed { req, status, columns, more } => {
+                if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::Survey) {
+                    self.on_surveyed(now, &ask, status, &columns, more, out);
+                }
+            }
+            Msg::ColumnReserved { req, status, column } if !self.hold_for_claim(now, from, req, status) => {
+                let fits = |what: &What| matches!(what, What::JournalColumn { .. });
+                if let Some(ask) = self.answered(now, from, req, status, fits) {
+                    self.on_journal_column(now, &ask, status, column, out);
+                }
+            }
+            Msg::ColumnWritten { req, status } => self.on_unit_written(now, from, req, status, out),
+            Msg::ColumnData { req, status, data } => {
+                let fits = |what: &What| matches!(what, What::SalvageRead { .. });
+                if let Some(ask) = self.answered(now, from, req, status, fits) {
+                    self.on_salvaged(now, &ask, status, data, out);
+                }
             }
             _ => {}
         }
