@@ -70,7 +70,7 @@ pub const DENSE: [Scenario; 4] = [
         name: "failovers, dense, over the fabric",
         net: NetMode::Fabric,
         volumes: 3,
-        odds: Odds { paths_per_s: 10.0, lost: 0.01, take_overs_per_s: 25.0, ..HUNTED },
+        odds: Odds { paths_per_s: 20.0, lost: 0.01, take_overs_per_s: 25.0, ..HUNTED },
         ..PAIR
     },
 ];

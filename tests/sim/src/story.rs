@@ -4,6 +4,7 @@
 use crate::diary::Diary;
 use palisade_protocol::wire::Time;
 use palisade_protocol::wire::limits::SECTOR;
+use std::collections::BTreeSet;
 
 /// Lines of the last part.
 const LAST: usize = 80;
@@ -18,12 +19,17 @@ type Line = (Time, String);
 pub fn tell(diary: &Diary, violation: &str) -> String {
     let Diary::Keep(lines) = diary else { return String::new() };
     let mut text = format!("violation: {violation}\n");
-    let roles: Vec<&Line> = lines.iter().filter(|line| is_role(&line.1)).collect();
+    // Heads and the authority repeat themselves; once is enough.
+    let mut seen = BTreeSet::new();
+    let repeats = |text: &str| text.starts_with("authority grants") || text.contains("<- Assign(");
+    let lines: Vec<&Line> =
+        lines.iter().filter(|line| !repeats(&line.1) || seen.insert(line.1.as_str())).collect();
+    let roles: Vec<&Line> = lines.iter().copied().filter(|line| is_role(&line.1)).collect();
     part(&mut text, "faults and roles", &tail(&roles, PART_MAX));
-    let touching = requests(lines.iter(), violation);
+    let touching = requests(lines.iter().copied(), violation);
     part(&mut text, "requests that touch what is violated", &tail(&touching, PART_MAX));
     let before = lines.iter().position(|line| line.1.starts_with("VIOLATION")).unwrap_or(lines.len());
-    let last: Vec<&Line> = lines.iter().take(before).filter(|line| !is_noise(&line.1)).collect();
+    let last: Vec<&Line> = lines.iter().copied().take(before).filter(|line| !is_noise(&line.1)).collect();
     part(&mut text, "the last messages and device commands", &tail(&last, LAST));
     text
 }

@@ -28,9 +28,9 @@ fn the_list_of_faults_of_a_run_plays_the_same_run_again() {
 #[test]
 fn a_failing_run_is_made_smaller_and_fails_alike_with_a_readable_trace() {
     let mut canaries = Canaries::default();
-    canaries.head.takeover_unreconciled = true;
+    canaries.head.solo_without_leave = true;
     let setup = failing("failovers, dense", canaries);
-    let limits = Limits { runs: 150, wall: Duration::from_secs(120) };
+    let limits = Limits { runs: 100, wall: Duration::from_secs(300) };
     let small = minimise(&setup, limits).expect("it fails");
     println!("{:?} -> {:?} in {} runs\n{}", small.before, small.after, small.runs, small.trace);
     assert!(small.after.faults * 4 <= small.before.faults, "{:?} -> {:?}", small.before, small.after);

@@ -32,8 +32,9 @@ const PAIR: Scenario = Scenario {
     ..BASE
 };
 
-/// The volume may run on one copy. What its lone head writes stays in the log, from which the other is refilled.
-const ONE_COPY: Scenario = Scenario { solo: Solo::Local, lazy_flush: true, ..PAIR };
+/// The volume may run on one copy. What its lone head writes stays in the log, from which the other is refilled:
+/// nothing is flushed, and the volume is so large that little is overwritten.
+const ONE_COPY: Scenario = Scenario { solo: Solo::Local, lazy_flush: true, volume_blocks: 2048, ..PAIR };
 
 fn sleds() -> [NodeId; 3] {
     [NodeId(11), NodeId(12), NodeId(13)]
