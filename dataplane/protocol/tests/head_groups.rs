@@ -470,3 +470,46 @@ fn ba01_a_member_that_has_not_answered_yet_is_not_taken_for_one_that_needs_a_cop
     rack.run_for(Duration::from_millis(100));
     assert_eq!((notes(&rack), away(&rack, 3)), (0, 0));
 }
+
+#[test]
+fn ma15_a_primary_that_dies_before_it_comes_forward_is_replaced_by_those_who_were_told() {
+    for seed in 0..3 {
+        let mut rack = rack(70 + seed, |_| {});
+        rack.workload(30, 100, 4);
+        // The second head starts again, and all get a new number; the primary dies before it speaks of it.
+        rack.restart(1);
+        rack.run_until("recovery", |rack| rack.recovered.contains(&NodeId(2)));
+        let granted = rack.decide(&[0, 1, THIRD]);
+        rack.crash(0);
+        rack.tell(1);
+        rack.tell(THIRD);
+        let start = rack.now;
+        let found = |rack: &Rack| {
+            let of = |at: usize| rack.proposals(at).into_iter().find(|wish| wish.expected == granted.stamp);
+            [1, THIRD].into_iter().find_map(|at| of(at).map(|wish| (at, wish)))
+        };
+        rack.run_until("a proposal", |rack| found(rack).is_some());
+        assert!(rack.now.since(start) >= Duration::from_millis(200), "it may have been on its way");
+        let (at, wish) = found(&rack).expect("it was there");
+        assert_eq!(wish.members.len(), 2, "the other one is heard");
+        moved(&mut rack, at, &wish);
+        rack.verify();
+    }
+}
+
+#[test]
+fn ma15_a_primary_that_lives_and_is_told_late_is_waited_for() {
+    let mut rack = rack(73, |_| {});
+    rack.workload(30, 100, 4);
+    rack.restart(1);
+    rack.run_until("recovery", |rack| rack.recovered.contains(&NodeId(2)));
+    rack.decide(&[0, 1, THIRD]);
+    rack.tell(1);
+    rack.tell(THIRD);
+    rack.run_for(Duration::from_millis(700));
+    rack.tell(0);
+    rack.run_until("service", |rack| rack.serving(2));
+    rack.run_for(Duration::from_millis(500));
+    assert!([1, THIRD].into_iter().all(|at| rack.proposals(at).is_empty()), "its signs of life count");
+    rack.verify();
+}

@@ -24,6 +24,9 @@ struct Asked {
     /// A read that was open while its head served alone: there was nobody to ask, and nobody who could have
     /// served anything newer.
     unasked: bool,
+    /// A read that every secondary of the group of that time confirmed. The group may have changed since, under
+    /// the same primary: that takes nothing back.
+    sure: bool,
 }
 
 /// What is known of a primary in its present life.
@@ -42,6 +45,20 @@ impl Primary {
     /// Serves by leave to be alone: there is nobody to ask.
     fn alone(&self, partition: PartitionId) -> bool {
         self.others.get(&partition).is_some_and(Vec::is_empty)
+    }
+
+    /// When the newest question that every secondary confirmed was sent.
+    fn confirmed_by_all(&self, partition: PartitionId) -> Time {
+        let others = self.others.get(&partition).into_iter().flatten();
+        let told = |other: &NodeId| self.confirmed.get(&(partition, *other)).copied();
+        others.map(|other| told(other).unwrap_or_default()).min().unwrap_or_default()
+    }
+
+    /// Notes the open reads that are confirmed.
+    fn make_sure(&mut self, partition: PartitionId) {
+        let upto = self.confirmed_by_all(partition);
+        let open = self.asked.values_mut().filter(|asked| asked.partition == partition && asked.read);
+        open.for_each(|asked| asked.sure |= asked.when <= upto);
     }
 }
 
@@ -106,7 +123,7 @@ impl GroupChecks {
         let read = matches!(cmd.verb, ClientVerb::Read { .. });
         let primary = self.primaries.entry(head).or_default();
         let unasked = read && primary.alone(cmd.partition);
-        let asked = Asked { partition: cmd.partition, when: now, read, buf, op: None, unasked };
+        let asked = Asked { partition: cmd.partition, when: now, read, buf, op: None, unasked, sure: false };
         primary.asked.insert(cmd.tag, asked);
     }
 
@@ -127,6 +144,7 @@ impl GroupChecks {
                 for (stamp, _) in stamps.iter().zip(&asked).filter(|(held, asked)| held == asked) {
                     let newest = primary.confirmed.entry((stamp.partition, from)).or_default();
                     *newest = (*newest).max(sent);
+                    primary.make_sure(stamp.partition);
                 }
             }
             _ => {}
@@ -228,10 +246,8 @@ impl GroupChecks {
         }
         if asked.read {
             self.checked_reads += 1;
-            let others = primary.others.get(&asked.partition).into_iter().flatten();
-            let told = |other: &NodeId| primary.confirmed.get(&(asked.partition, *other)).copied();
-            let confirmed = others.map(|other| told(other).unwrap_or_default()).min().unwrap_or_default();
-            if confirmed < asked.when && !asked.unasked {
+            let confirmed = primary.confirmed_by_all(asked.partition);
+            if confirmed < asked.when && !asked.unasked && !asked.sure {
                 return Err(format!(
                     "ReadConfirmed: read {} of {} was answered, last confirmed question of {}",
                     tag.0, asked.when.0, confirmed.0

@@ -10,7 +10,7 @@ use super::salvage::Salvage;
 use crate::wire::*;
 
 /// Of a head that led and has to follow: it waits for the new primary's probe.
-const SECONDARY: &str = "now secondary";
+pub(super) const SECONDARY: &str = "now secondary";
 
 impl Core {
     /// The authority granted a pair. A number binds to one boot of one log (P-01, P-03); anything else
@@ -41,6 +41,7 @@ impl Core {
             if self.parts[p].phase != Phase::Following {
                 self.step_down(p, stamp.number, out);
             }
+            self.parts[p].tell(now, assignment);
             return;
         }
         self.adopt_as_primary(now, p, &assignment, out);

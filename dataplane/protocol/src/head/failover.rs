@@ -176,8 +176,11 @@ impl Core {
     /// One heartbeat to every head that this one shares a pair with.
     fn beat(&mut self, now: Time, out: &mut Out) {
         let mut peers: SmallVec<[Member; 8]> = SmallVec::new();
-        for part in self.parts.iter().filter(|part| !matches!(part.phase, Phase::Idle | Phase::Stopped(_))) {
-            for member in part.members.iter().chain(part.peers.iter().map(|peer| &peer.member)) {
+        for part in self.parts.iter() {
+            let has_role = !matches!(part.phase, Phase::Idle | Phase::Stopped(_));
+            let own = part.members.iter().chain(part.peers.iter().map(|peer| &peer.member));
+            let awaited = part.awaited().map(|told| &told.members);
+            for member in own.filter(|_| has_role).chain(awaited.into_iter().flatten()) {
                 if member.head != self.cfg.node && peers.iter().all(|known| known.head != member.head) {
                     peers.push(*member);
                 }
@@ -200,6 +203,9 @@ impl Core {
 
     fn look(&mut self, now: Time, p: usize, cfg: &FailoverConfig, out: &mut Out) {
         if self.repeat_wish(now, p, out) || self.parts[p].decision.rest > now {
+            return;
+        }
+        if self.look_at_awaited(now, p, cfg, out) {
             return;
         }
         let part = &self.parts[p];

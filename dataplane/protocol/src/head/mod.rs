@@ -57,6 +57,7 @@ mod stop;
 mod stripe;
 mod take;
 mod unit;
+mod told;
 mod upkeep;
 mod vouch;
 mod wish;

@@ -9,6 +9,7 @@ use super::salvage::Salvage;
 use super::slab::Id;
 use super::stats::Stats;
 use super::vouch::Vouch;
+use super::told::Told;
 use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn, Origin};
 use crate::wire::*;
 use palisade_dma::Buf;
@@ -240,6 +241,8 @@ pub(super) struct Part {
     /// Up to where this log and that of the primary of a number are the same (P-30).
     pub(super) common: Option<(Number, Op)>,
     pub(super) decision: Decision,
+    /// A grant of which only control spoke so far.
+    pub(super) told: Option<Told>,
     /// The pair as it was logged, for checkpoints.
     pub(super) adopted: Option<Adopt>,
     /// Recovery could not vouch for the index, or a copy of it is not whole.
@@ -326,6 +329,7 @@ impl Part {
             prober: None,
             common: None,
             decision: Decision::default(),
+            told: None,
             adopted: None,
             damaged: false,
             origin: Origin::default(),

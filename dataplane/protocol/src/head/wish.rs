@@ -26,11 +26,9 @@ impl Part {
     /// The newest pair that this head has to do with: what a wish is made against.
     pub(super) fn pair(&self) -> Stamp {
         let probing = self.probing.as_ref().map(|probing| &probing.adopt);
-        probing.map_or(self.stamp, |adopt| Stamp {
-            partition: adopt.partition,
-            number: adopt.number,
-            grant: adopt.grant,
-        })
+        let stamp =
+            |adopt: &Adopt| Stamp { partition: adopt.partition, number: adopt.number, grant: adopt.grant };
+        probing.map(stamp).or(self.awaited().map(|told| told.stamp)).unwrap_or(self.stamp)
     }
 
     /// Whether an open wish leaves `head` out.
