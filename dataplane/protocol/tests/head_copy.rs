@@ -309,14 +309,15 @@ fn ba01_lost_messages_delay_a_copy_and_do_not_hurt_it() {
             Msg::Copied { durable, parts, .. } => durable.0 + 5 * parts,
             _ => return false,
         };
-        salt % 3 == 0
+        salt.is_multiple_of(3)
     }
     use std::sync::atomic::{AtomicU64, Ordering};
     static SEEN: AtomicU64 = AtomicU64::new(0);
     for seed in 110..113 {
         let mut rack = alone(seed, |_| {});
         // The same message passes when it is sent again.
-        rack.drop_msg = Some(|msg, _, _| unlucky(msg) && SEEN.fetch_add(1, Ordering::Relaxed) % 2 == 0);
+        rack.drop_msg =
+            Some(|msg, _, _| unlucky(msg) && SEEN.fetch_add(1, Ordering::Relaxed).is_multiple_of(2));
         rack.fill(0, 1);
         rack.workload(60, 800, 4);
         rack.join(0, 1);
@@ -331,8 +332,9 @@ fn ba01_a_steady_overwrite_load_and_a_slow_head_cannot_keep_a_copy_from_ending()
     // Every other operation message is lost: the head falls far behind.
     use std::sync::atomic::{AtomicU64, Ordering};
     static SEEN: AtomicU64 = AtomicU64::new(0);
-    rack.drop_msg =
-        Some(|msg, _, _| matches!(msg, Msg::CopyOps { .. }) && SEEN.fetch_add(1, Ordering::Relaxed) % 4 > 0);
+    rack.drop_msg = Some(|msg, _, _| {
+        matches!(msg, Msg::CopyOps { .. }) && !SEEN.fetch_add(1, Ordering::Relaxed).is_multiple_of(4)
+    });
     rack.fill(0, 1);
     let mut done = 0;
     while rack.joining(0, 1).is_none() {
