@@ -65,6 +65,13 @@ fn processes() -> Vec<Fault> {
             wait,
             stop_primary,
         ),
+    ]
+}
+
+/// Networks and disks.
+fn below() -> Vec<Fault> {
+    let wait = Shape::default();
+    vec![
         fault(
             "cut-network",
             "one of two networks cut for 3 s, both ways, for everybody",
