@@ -37,7 +37,7 @@ pub struct AloneRecord {
 impl VolumeRecord {
     /// What is remembered with the group that follows `before`.
     pub(super) fn remember_alone(&mut self, before: &Self) {
-        let [lone] = self.members.as_slice() else { return };
+        let [lone] = self.members.as_slice() else { return self.narrow_heirs() };
         let copies = self.solo == Solo::Sleds && self.declared().count() > 1;
         let full: Vec<MemberRecord> =
             before.members.iter().copied().filter(|member| !member.joining).collect();
@@ -54,6 +54,18 @@ impl VolumeRecord {
             }
             None => None,
         };
+    }
+
+    /// Who comes back behind the lone head may serve with it, unheard of, before they part again: what those
+    /// acknowledged is in no copy, so that nobody else can take over from then on.
+    fn narrow_heirs(&mut self) {
+        let members = &self.members;
+        if let Some(alone) = &mut self.alone {
+            let here = |heir: &MemberRecord| {
+                members.iter().any(|member| (member.head, member.log) == (heir.head, heir.log))
+            };
+            alone.members.retain(here);
+        }
     }
 
     /// Whether a group of one acknowledges with copies on sleds.

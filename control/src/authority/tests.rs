@@ -1,5 +1,6 @@
 //! The authority against its rules: EF-13, EF-14, P-01, P-03, P-04, and media decisions.
 
+mod alone;
 mod groups;
 mod late;
 mod propose;

@@ -143,3 +143,43 @@ fn ma21_who_came_back_and_was_not_refilled_salvages_from_the_old_pair_on() {
     let heir = rack.salvages().expect("it was a full member");
     assert_eq!((heads(&heir), heir.salvage), (vec![pair.members[1].head], Some(pair.stamp.number)));
 }
+
+/// Three heads; the first one alone, with copies, after a group in which it may have served with `back`.
+fn parted_again(back: &[(&str, u128)]) -> (Rack<Memory>, Assignment) {
+    let mut rack = Rack::new();
+    for name in ["head-1", "head-2", "head-3"] {
+        rack.declare(name, Role::Head, name, format!("{name}/log"), 0);
+    }
+    let reserves = vec!["head-3".to_owned()];
+    let wanted = VolumeRequest { reserves, solo: Solo::Sleds, ..request("vol0") };
+    let changes = rack.authority.create_volume(&wanted).expect("made");
+    rack.carry_out(changes);
+    for (boot, name) in (1..).zip(["head-1", "head-2", "head-3"]) {
+        rack.boot(name, boot);
+    }
+    let three = rack.newest();
+    assert_eq!(three.members.len(), 3);
+    rack.served(&three);
+    rack.goes_alone("head-1", 1, 1);
+    for (name, boot) in back {
+        rack.boot(name, *boot);
+    }
+    assert_eq!(rack.newest().members.len(), 1 + back.len());
+    rack.goes_alone("head-1", 1, 2);
+    assert!(rack.newest().copies);
+    (rack, three)
+}
+
+/// Head-1 and head-2 served together and nobody heard of it: what they acknowledged is in no copy, and head-3
+/// lacks it.
+#[test]
+fn acked_is_durable_who_was_away_while_two_may_have_served_is_no_heir_p_30() {
+    for back in [&[("head-2", 4)][..], &[("head-2", 4), ("head-3", 5)]] {
+        let (mut rack, three) = parted_again(back);
+        let second = rack.head("head-2");
+        let third_alone = rack.authority.salvage("vol0", "", |member| member.head != second);
+        assert_eq!(third_alone, Err(RoleError::NoHeir("vol0".to_owned())), "after {back:?}");
+        let heir = rack.salvages().expect("it served with the lone head, or holds all that is in no copy");
+        assert_eq!((heads(&heir), heir.salvage), (vec![second], Some(three.stamp.number)));
+    }
+}
