@@ -196,8 +196,6 @@ pub struct Scenario {
     pub scrub_ms: u64,
     /// Roles move: heads watch one another, and the authority flips and judges proposals.
     pub moves: bool,
-    /// Nothing is flushed before the log is half full, whatever the seed draws.
-    pub lazy_flush: bool,
     /// How fast heads take one another for dead, where roles move.
     pub timers: FailoverConfig,
     /// Clients that stay with a head which another replaced, until it tells them; and that ask a head which
@@ -241,7 +239,6 @@ pub const BASE: Scenario = Scenario {
     hurt: 0,
     scrub_ms: 5,
     moves: false,
-    lazy_flush: false,
     timers: TIMERS,
     strays: 0.0,
     solo: Solo::Wait,

@@ -37,7 +37,6 @@ pub const FENCES: Scenario = Scenario {
     hurt: 0,
     scrub_ms: 5,
     moves: false,
-    lazy_flush: false,
     timers: TIMERS,
     strays: 0.0,
     solo: Solo::Wait,

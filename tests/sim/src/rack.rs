@@ -68,10 +68,9 @@ impl Shape {
         let volume_extents = scenario.volume_blocks * u64::from(scenario.heads.max(scenario.volumes).max(1))
             / u64::from(geometry.extent_blocks());
         let age = *dice.pick(&[2u64, 10, 40, 200]);
-        let fill_low = *dice.pick(&[0, 5, 40]);
         let flush = FlushConfig {
-            fill_low: if scenario.lazy_flush { 60 } else { fill_low },
-            age: if scenario.lazy_flush { Duration::from_secs(3600) } else { Duration::from_millis(age) },
+            fill_low: *dice.pick(&[0, 5, 40]),
+            age: Duration::from_millis(age),
             stripes: dice.range(1, 4) as u8,
             batches: dice.range(1, 3) as u8,
             ..FlushConfig::default()

@@ -179,10 +179,9 @@ impl World {
         self.asking = false;
     }
 
-    /// Every volume has its whole group back. Of three members one may be left behind so far that only a full
-    /// copy brings it back (BA-01), which is not asked for here.
+    /// Every volume has its whole group back.
     fn be_whole(&mut self) {
-        if self.scenario.heads == 0 || self.scenario.reserves > 0 {
+        if self.scenario.heads == 0 {
             return;
         }
         let whole = |world: &World| (0..world.volumes.len()).all(|volume| world.whole(volume));

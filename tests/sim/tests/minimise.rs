@@ -11,8 +11,11 @@ use std::time::Duration;
 /// A failing run of a broken rule in a scenario.
 fn failing(scenario: &str, canaries: Canaries) -> Setup {
     let setups = (0..60).map(|seed| Setup { canaries, scenario: named(scenario), ..Setup::new(seed) });
-    let found = setups.into_iter().find(|setup| !run(setup).violations.is_empty());
-    found.expect("the broken rule is caught")
+    // What is found only when everything has been waited for takes too long to be run a hundred times.
+    let quick = |setup: &Setup| {
+        run(setup).violations.first().is_some_and(|violation| kind_of(violation) != "liveness")
+    };
+    setups.into_iter().find(quick).expect("the broken rule is caught")
 }
 
 #[test]
@@ -28,7 +31,7 @@ fn the_list_of_faults_of_a_run_plays_the_same_run_again() {
 #[test]
 fn a_failing_run_is_made_smaller_and_fails_alike_with_a_readable_trace() {
     let mut canaries = Canaries::default();
-    canaries.head.solo_without_leave = true;
+    canaries.head.takeover_unreconciled = true;
     let setup = failing("failovers, dense", canaries);
     let limits = Limits { runs: 100, wall: Duration::from_secs(300) };
     let small = minimise(&setup, limits).expect("it fails");
@@ -41,7 +44,7 @@ fn a_failing_run_is_made_smaller_and_fails_alike_with_a_readable_trace() {
     let violation = report.violations.first().expect("the small run fails, too");
     assert_eq!((kind_of(violation), violation), (small.kind, &small.violation));
     assert!(small.trace.lines().count() < 500, "short");
-    for part in ["FAULT", "says (Serving", "sends to", "is asked by a client"] {
+    for part in ["FAULT", "(Serving", "sends to", "is asked by a client"] {
         assert!(small.trace.contains(part), "no {part} in\n{}", small.trace);
     }
 }

@@ -7,8 +7,8 @@ use crate::links::AUTHORITY;
 use palisade_protocol::head::Solo;
 use palisade_protocol::wire::*;
 
-/// Members of a full group.
-const GROUP: u32 = 2;
+/// Members of a group without reserves.
+const PAIR: u32 = 2;
 
 impl World {
     /// The agent of a head asks for its numbers, and again every while, since answers may be lost.
@@ -191,7 +191,7 @@ impl World {
     pub(crate) fn whole(&self, volume: usize) -> bool {
         let (partition, primary) = (self.volumes[volume].partition, self.volumes[volume].primary);
         let Some(pair) = self.grants.newest(partition) else { return false };
-        let full = pair.members.len() >= self.scenario.heads.min(GROUP) as usize;
+        let full = pair.members.len() >= (PAIR + self.scenario.reserves) as usize;
         // Where roles stay, nobody asks whether members are refilled.
         let refilled = !self.scenario.moves || self.grants.served(primary, pair.stamp).is_none();
         let host = self.nodes[&primary].host.as_ref();
