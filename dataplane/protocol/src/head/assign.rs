@@ -97,7 +97,7 @@ impl Core {
             part.journal.begin(part.committed);
             self.reset_claims(now, p);
             (0..self.parts[p].peers.len()).for_each(|at| self.announce(now, p, at, out));
-        } else if part.stamp.number >= part.promised {
+        } else if part.stamp.number >= part.promise.number {
             self.follow(p, committed, whole, out);
         }
     }

@@ -38,15 +38,15 @@ impl Core {
         if nobody || acts_early {
             return false;
         }
-        part.last_read += 1;
-        part.unconfirmed.push_back((part.last_read, read));
+        part.reads.last += 1;
+        part.reads.queue.push_back((part.reads.last, read));
         true
     }
 
     /// At the end of a turn: one question per peer for all reads of the turn.
     pub(super) fn send_confirms(&mut self, now: Time, out: &mut Out) {
         for p in 0..self.parts.len() {
-            if !self.parts[p].unconfirmed.is_empty() && self.parts[p].phase == Phase::Serving {
+            if !self.parts[p].reads.queue.is_empty() && self.parts[p].phase == Phase::Serving {
                 for at in 0..self.parts[p].peers.len() {
                     self.ask_confirm(now, p, at);
                 }
@@ -74,7 +74,7 @@ impl Core {
         let part = &mut self.parts[p];
         let peer = &mut part.peers[at];
         let link = self.links.entry(peer.member.head).or_default();
-        if link.open || part.last_read <= peer.asked || !peer.counts() {
+        if link.open || part.reads.last <= peer.asked || !peer.counts() {
             return;
         }
         if link.hold_until > now {
@@ -82,7 +82,7 @@ impl Core {
             return self.arm(at);
         }
         link.asking.push(part.stamp);
-        peer.asked = part.last_read;
+        peer.asked = part.reads.last;
         peer.open_since.get_or_insert(now);
         part.stats.counters.confirms += 1;
     }
@@ -150,7 +150,7 @@ impl Core {
             if peer.sent <= peer.durable {
                 peer.open_since = None;
             }
-            peer.confirmed = if reuse { part.last_read } else { peer.asked };
+            peer.confirmed = if reuse { part.reads.last } else { peer.asked };
             self.release_reads(now, p, out);
         }
     }
@@ -160,11 +160,11 @@ impl Core {
         let part = &self.parts[p];
         let peers = part.needed(self.cfg.faults).map(|peer| peer.confirmed);
         let upto = peers.min().unwrap_or(u64::MAX).min(part.vouched());
-        while let Some(&(at, read)) = self.parts[p].unconfirmed.front() {
+        while let Some(&(at, read)) = self.parts[p].reads.queue.front() {
             if at > upto {
                 break;
             }
-            self.parts[p].unconfirmed.pop_front();
+            self.parts[p].reads.queue.pop_front();
             self.confirmed(now, read, out);
         }
     }

@@ -13,6 +13,7 @@
 use super::core::Core;
 use super::health::{Clients, Health, Policy, keeps};
 use super::part::{Part, Phase};
+use super::told::Told;
 use crate::wire::*;
 use smallvec::{SmallVec, smallvec};
 use std::collections::BTreeMap;
@@ -81,6 +82,8 @@ pub(super) struct Decision {
     /// The wish whose outcome is not known, and when it is repeated.
     wish: Option<(Proposal, Time)>,
     rest: Time,
+    /// A grant of which only control spoke so far.
+    pub(super) told: Option<Told>,
     paused: bool,
     clients: Clients,
     io_at: Time,

@@ -110,7 +110,9 @@ impl Core {
         let short = part.peers.iter().any(super::peers::Peer::short);
         let mut aged = false;
         if !cfg.age.is_zero() {
-            aged = now.since(part.oldest_seen) >= cfg.age && part.aged <= part.committed && part.aged > Op(0);
+            aged = now.since(part.age.since) >= cfg.age
+                && part.age.upto <= part.committed
+                && part.age.upto > Op(0);
         }
         let forced = !part.flushes.is_empty() || fill >= cfg.fill_high || short || aged;
         (forced || fill >= cfg.fill_low).then_some(forced)
@@ -201,14 +203,14 @@ impl Core {
         if self.cfg.flush.age.is_zero() {
             return;
         }
-        let (mark, seen) = (self.parts[p].aged, self.parts[p].oldest_seen);
+        let (mark, seen) = (self.parts[p].age.upto, self.parts[p].age.since);
         let due = now.since(seen) >= self.cfg.flush.age;
         if mark == Op(0) || (due && !self.oldest_in_log(p, mark, false)) {
             let part = &mut self.parts[p];
-            part.aged = part.committed;
-            part.oldest_seen = now;
+            part.age.upto = part.committed;
+            part.age.since = now;
         }
-        let at = self.parts[p].oldest_seen + self.cfg.flush.age;
+        let at = self.parts[p].age.since + self.cfg.flush.age;
         if at > now {
             self.arm(at);
         }

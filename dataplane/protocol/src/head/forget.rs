@@ -25,7 +25,7 @@ impl Part {
         self.bad.clear();
         self.rot.clear();
         self.lost.clear();
-        (self.loading, self.released_op, self.served_from, self.aged) = (Op(0), Op(0), Op(0), Op(0));
+        (self.loading, self.released_op, self.served_from, self.age.upto) = (Op(0), Op(0), Op(0), Op(0));
     }
 }
 

@@ -173,7 +173,7 @@ impl Core {
             return;
         }
         part.copy.copied = Some((stamp.number, session));
-        part.promised = part.promised.max(stamp.number);
+        part.promise.number = part.promise.number.max(stamp.number);
         part.copy.join = Some(Box::new(Join {
             from,
             boot,

@@ -8,7 +8,6 @@ use super::peers::Peers;
 use super::salvage::Salvage;
 use super::slab::Id;
 use super::stats::Stats;
-use super::told::Told;
 use super::vouch::Vouch;
 use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn, Origin};
 use crate::wire::*;
@@ -222,6 +221,29 @@ pub(super) struct FlushWait {
     pub(super) since: Time,
 }
 
+/// The number up to which nothing is taken from older primaries, and who probed under it (P-01).
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Promise {
+    /// Nothing is taken under a lower number: a probe was answered under this one.
+    pub(super) number: Number,
+    pub(super) prober: Option<(NodeId, BootId, Stamp)>,
+}
+
+/// What was committed when the age mark was set, and when that was.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Age {
+    pub(super) upto: Op,
+    pub(super) since: Time,
+}
+
+/// Reads that wait for confirms, by their place in the order of all reads (P-12).
+#[derive(Debug, Default)]
+pub(super) struct Unconfirmed {
+    pub(super) queue: VecDeque<(u64, Id)>,
+    /// Place of the last read that had to wait.
+    pub(super) last: u64,
+}
+
 /// One partition.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -234,15 +256,11 @@ pub(super) struct Part {
     pub(super) adoption: Option<Adoption>,
     pub(super) probing: Option<Probing>,
     pub(super) owed: Option<Owed>,
-    /// Nothing is taken under a lower number: a probe was answered under this one.
-    pub(super) promised: Number,
-    /// Who probed under it.
-    pub(super) prober: Option<(NodeId, BootId, Stamp)>,
+    /// What a probe was answered under.
+    pub(super) promise: Promise,
     /// Up to where this log and that of the primary of a number are the same (P-30).
     pub(super) common: Option<(Number, Op)>,
     pub(super) decision: Decision,
-    /// A grant of which only control spoke so far.
-    pub(super) told: Option<Told>,
     /// The pair as it was logged, for checkpoints.
     pub(super) adopted: Option<Adopt>,
     /// Recovery could not vouch for the index, or a copy of it is not whole.
@@ -274,10 +292,7 @@ pub(super) struct Part {
     pub(super) waiting: VecDeque<(ClientCmd, Time)>,
     pub(super) stalled: VecDeque<Stalled>,
     pub(super) active: u32,
-    /// Reads that wait for confirms, by their place in the order of all reads.
-    pub(super) unconfirmed: VecDeque<(u64, Id)>,
-    /// Place of the last read that had to wait.
-    pub(super) last_read: u64,
+    pub(super) reads: Unconfirmed,
     pub(super) claims: Vec<Claim>,
     pub(super) serving_since: Time,
     /// What was committed when service under the current number began.
@@ -291,9 +306,7 @@ pub(super) struct Part {
     /// Log blocks that neither member could read: how often, and when they are gathered again.
     pub(super) unreadable: BTreeMap<u64, (u8, Time)>,
     pub(super) flushes: Vec<FlushWait>,
-    /// What was committed when the age mark was set, and when that was.
-    pub(super) aged: Op,
-    pub(super) oldest_seen: Time,
+    pub(super) age: Age,
     pub(super) collecting: BTreeSet<(ExtentId, u32)>,
     pub(super) collect_at: Time,
     /// Columns known to be rotten or lost, a bit each.
@@ -325,11 +338,9 @@ impl Part {
             adoption: None,
             probing: None,
             owed: None,
-            promised: Number::ZERO,
-            prober: None,
+            promise: Promise::default(),
             common: None,
             decision: Decision::default(),
-            told: None,
             adopted: None,
             damaged: false,
             origin: Origin::default(),
@@ -349,8 +360,7 @@ impl Part {
             waiting: VecDeque::new(),
             stalled: VecDeque::new(),
             active: 0,
-            unconfirmed: VecDeque::new(),
-            last_read: 0,
+            reads: Unconfirmed::default(),
             serving_since: Time::ZERO,
             served_from: Op(0),
             open: None,
@@ -361,8 +371,7 @@ impl Part {
             gathering: BTreeSet::new(),
             unreadable: BTreeMap::new(),
             flushes: Vec::new(),
-            aged: Op(0),
-            oldest_seen: Time::ZERO,
+            age: Age::default(),
             collecting: BTreeSet::new(),
             collect_at: Time::ZERO,
             rot: BTreeMap::new(),
@@ -391,7 +400,7 @@ impl Part {
     pub(super) fn newest(&self) -> Number {
         let adopting = self.adoption.as_ref().map_or(Number::ZERO, |adoption| adoption.adopt.number);
         let probing = self.probing.as_ref().map_or(Number::ZERO, |probing| probing.adopt.number);
-        self.stamp.number.max(adopting).max(probing).max(self.promised)
+        self.stamp.number.max(adopting).max(probing).max(self.promise.number)
     }
 
     /// A secondary that does not hold all that the primary announced yet: alone it would serve old data.

@@ -196,14 +196,14 @@ impl Core {
         }
         let adopting = part.adoption.as_ref().is_some_and(|adoption| adoption.adopt.number >= stamp.number);
         let probing = part.probing.as_ref().is_some_and(|probing| probing.adopt.number >= stamp.number);
-        if stamp.number == part.stamp.number || stamp.number < part.promised || adopting || probing {
+        if stamp.number == part.stamp.number || stamp.number < part.promise.number || adopting || probing {
             return;
         }
         self.step_down(p, stamp.number, out);
         let part = &mut self.parts[p];
-        part.promised = stamp.number;
+        part.promise.number = stamp.number;
         part.end_join(stamp.number);
-        part.prober = Some((from, boot, stamp));
+        part.promise.prober = Some((from, boot, stamp));
         part.follow.early.clear();
         if self.compare(p, from, stamp, held, out) {
             return;

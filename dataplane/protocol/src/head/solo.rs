@@ -142,7 +142,7 @@ impl Core {
             self.cut_back(p, cut);
             return self.probe_all(now, p, out);
         }
-        if part.prober == Some((from, boot, stamp)) {
+        if part.promise.prober == Some((from, boot, stamp)) {
             part.common = Some((stamp.number, upto));
         }
     }

@@ -26,9 +26,9 @@ pub(super) struct Told {
 impl Part {
     /// Remembers a grant in which another head leads.
     pub(super) fn tell(&mut self, now: Time, assignment: Assignment) {
-        let known = self.told.as_ref().is_some_and(|told| told.assignment.stamp == assignment.stamp);
+        let known = self.decision.told.as_ref().is_some_and(|told| told.assignment.stamp == assignment.stamp);
         if !known {
-            self.told = Some(Told { assignment, since: now });
+            self.decision.told = Some(Told { assignment, since: now });
         }
     }
 
@@ -39,9 +39,9 @@ impl Part {
 
     fn told_of(&self) -> Option<&Told> {
         let waits = !self.leads() && self.adoption.is_none();
-        self.told.as_ref().filter(|told| {
+        self.decision.told.as_ref().filter(|told| {
             let number = told.assignment.stamp.number;
-            waits && number > self.stamp.number && number >= self.promised
+            waits && number > self.stamp.number && number >= self.promise.number
         })
     }
 }

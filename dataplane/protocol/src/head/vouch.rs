@@ -51,14 +51,14 @@ impl Core {
     pub(super) fn send_vouches(&mut self, now: Time, out: &mut Out) {
         for p in 0..self.parts.len() {
             let part = &mut self.parts[p];
-            if !part.journal.on || part.phase != Phase::Serving || part.unconfirmed.is_empty() {
+            if !part.journal.on || part.phase != Phase::Serving || part.reads.queue.is_empty() {
                 continue;
             }
             let enough = usize::from(part.cfg.geometry.m) + 1;
             let vouch = &mut part.vouch;
-            if !vouch.open && part.last_read > vouch.covers {
+            if !vouch.open && part.reads.last > vouch.covers {
                 vouch.round += 1;
-                (vouch.open, vouch.covers) = (true, part.last_read);
+                (vouch.open, vouch.covers) = (true, part.reads.last);
                 vouch.asked.clear();
                 vouch.good.clear();
                 vouch.failed.clear();
