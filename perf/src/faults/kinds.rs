@@ -86,7 +86,7 @@ fn below() -> Vec<Fault> {
         ),
         fault(
             "cut-between-heads",
-            "both ways: primary and secondary do not reach each other on any network",
+            "both ways, for 3 s: primary and secondary do not reach each other on any network",
             Shape { networks: true, ..wait },
             cut_between_heads,
         ),
@@ -280,7 +280,10 @@ fn cut_between_heads(scene: &mut Scene, args: &FaultArgs) -> Result<(), Trouble>
         let ports = [&primary, &secondary].map(|head| scene.rack.port(head));
         let mut both = rules(Some(ports[0]), Some(ports[1]));
         both.extend(rules(Some(ports[1]), Some(ports[0])));
-        cut(scene, &both, |scene| scene.rack.taken_over(&primary))?;
+        cut(scene, &both, |_| {
+            std::thread::sleep(CUT);
+            Ok(())
+        })?;
     }
     Ok(())
 }

@@ -217,7 +217,7 @@ impl DrillRack {
                 return Ok(status.clone());
             }
             if begin.elapsed() > SOON {
-                let found = status.map_or_else(|e| e, |status| status["volumes"].to_string());
+                let found = status.map_or_else(|e| e, |status| in_short(&status["volumes"][0]));
                 return Err(Trouble::Failed(format!("not within {SOON:?}: {what}; {found}{}", self.words())));
             }
             std::thread::sleep(LOOK);
@@ -338,6 +338,13 @@ impl Drop for DrillRack {
             let _leftover = std::fs::remove_dir_all(&self.folder);
         }
     }
+}
+
+/// What matters of a volume's state when something does not come about.
+fn in_short(volume: &Value) -> String {
+    let keys = ["state", "why", "primary", "secondary", "number", "joining", "peer_away", "degraded_extents"];
+    let words: Vec<String> = keys.iter().map(|key| format!("{key} {}", volume[key])).collect();
+    words.join(", ")
 }
 
 /// Whether this host allows a namespace of a kind (`-n`, `-m`).

@@ -88,7 +88,7 @@ fn ef17_a_stopped_primary_is_followed_demotes_itself_and_events_tell_the_story()
 #[test]
 fn issue3_12_cut_links_rot_and_full_disks_are_survived_under_verified_load() {
     let dir = tempfile::tempdir().expect("a directory");
-    let drills = ["cut-network", "cut-between-heads", "corrupt-sled", "full-sled"];
+    let drills = ["cut-network", "cut-to-primary", "corrupt-sled", "full-sled"];
     all_well(&drill(&drills, dir.path()), drills.len());
 }
 
