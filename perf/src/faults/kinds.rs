@@ -28,7 +28,7 @@ const AWAY: Duration = Duration::from_secs(2);
 const FLUSHING: Duration = Duration::from_millis(12);
 /// Rot is over when none was found for so long.
 const QUIET: Duration = Duration::from_secs(4);
-/// How long a network stays cut.
+/// How long a network stays cut, and a disk full.
 const CUT: Duration = Duration::from_secs(3);
 
 /// All of them, in the order of the report.
@@ -325,15 +325,13 @@ fn full_sled(scene: &mut Scene, _args: &FaultArgs) -> Result<(), Trouble> {
     let folder = scene.rack.inside(&scene.rack.data().join("sled-3"))?;
     scene.begin();
     let filler = damage::fill(&folder)?;
-    let bad = |status: &Value| {
-        let devices = status["devices"].as_array();
-        let device = devices.into_iter().flatten().find(|device| device["name"] == "sled-3/0");
-        device.is_some_and(|device| {
-            let state = device["state"].as_str().unwrap_or_default();
-            ["suspect", "failed", "missing"].iter().any(|bad| state.starts_with(bad))
-        })
+    // Writes of the rack fail there one by one, and go elsewhere.
+    let told = |_: &Value| {
+        let events = scene.rack.events(0);
+        events.is_ok_and(|events| events.iter().any(|(_, what)| what.contains("no space left")))
     };
-    let noticed = scene.rack.wait("the full device is noticed", bad);
+    let noticed = scene.rack.wait("the full disk is told of", told);
+    std::thread::sleep(CUT);
     std::fs::remove_file(&filler).map_err(|e| format!("{}: {e}", filler.display()))?;
     noticed?;
     scene.rack.protected()?;

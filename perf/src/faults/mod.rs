@@ -54,6 +54,9 @@ pub struct FaultArgs {
     /// Where racks have their files (default: the directory for temporary files)
     #[arg(long)]
     pub dir: Option<PathBuf>,
+    /// The binary that racks are of (default: this one)
+    #[arg(long)]
+    pub palisade: Option<PathBuf>,
     /// Leave the files of the racks where they are
     #[arg(long)]
     pub keep: bool,
@@ -94,6 +97,7 @@ impl FaultArgs {
             depth: 32,
             only: Vec::new(),
             dir: None,
+            palisade: None,
             keep: false,
             out: None,
             json: false,

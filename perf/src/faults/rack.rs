@@ -112,7 +112,8 @@ impl DrillRack {
         let count = COUNT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
         let folder = args.folder().join(format!("palisade-drill-{}-{count}", std::process::id()));
         std::fs::create_dir_all(folder.join("data")).map_err(|e| format!("{}: {e}", folder.display()))?;
-        let binary = std::env::current_exe().map_err(|e| e.to_string())?;
+        let own = std::env::current_exe().map_err(|e| e.to_string())?;
+        let binary = args.palisade.clone().unwrap_or(own);
         let first_port = free_ports()?;
         let mut rack = Self { folder, binary, first_port, shape, keep: args.keep, up: None, own: Vec::new() };
         let text = shape.text(&rack.data(), first_port);
