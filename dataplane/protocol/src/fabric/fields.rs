@@ -4,6 +4,7 @@
 use crate::wire::codec::{DecodeError, Reader, Writer};
 use crate::wire::copy::{CopiedBlock, CopiedExtent, CopyPart, Place};
 use crate::wire::ids::*;
+use crate::wire::isolation::{Score, Severity};
 use crate::wire::limits::{COLUMNS_MAX, IO_BYTES_MAX, MEMBERS_MAX};
 use crate::wire::msg::OwnedColumn;
 use crate::wire::ops::{Adopt, Body, Entry, ExtentDesc, GatheredFrom, Geometry, Repoint, RepointEntry};
@@ -89,6 +90,7 @@ structs! {
     CopiedBlock { at, op, crc, place }
     CopiedExtent { desc, sealed, absent }
     CopyPart { at, extents, lba, count, blocks, last }
+    Score { whole, severity, success, spare }
 }
 
 /// What the fields of a struct must say of one another.
@@ -107,6 +109,12 @@ impl Check for RepointEntry {}
 impl Check for OwnedColumn {}
 impl Check for CopiedBlock {}
 impl Check for CopyPart {}
+impl Check for Score {
+    fn check(&self) -> Result<(), DecodeError> {
+        let sound = self.severity <= Severity::Planned.rank() && self.success <= 1000 && self.spare <= 10;
+        if sound { Ok(()) } else { Err(DecodeError::Range("score")) }
+    }
+}
 impl Check for CopiedExtent {
     fn check(&self) -> Result<(), DecodeError> {
         let stripes = self.desc.geometry.stripes;

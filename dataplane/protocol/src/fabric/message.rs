@@ -95,6 +95,8 @@ messages! {
     37 1 CopyPart { stamp, session, seq, part, data }
     38 1 CopyOps { stamp, session, committed, parts, entries }
     39 1 Copied { stamp, session, log, parts, durable, covered, whole, broken }
+    40 1 IsolationAsk { req, held }
+    41 1 Isolation { req, held, isolating, score }
 }
 
 /// The message of `meta` and `pieces`, which must be used up exactly.

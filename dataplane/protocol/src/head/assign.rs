@@ -35,6 +35,7 @@ impl Core {
         if stamp.number <= part.newest() {
             return;
         }
+        self.parts[p].granted(assignment.members.len());
         self.parts[p].moved_on(stamp.number);
         if assignment.primary() != Some(&me) {
             // The primary's announce brings the pair; until then an old role ends here.

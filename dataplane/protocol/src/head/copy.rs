@@ -198,7 +198,9 @@ impl Core {
         self.busy = true;
         let part = &mut self.parts[p];
         let included = part.members.contains(&member);
-        if member.head != self.cfg.node && !included && !part.deleting {
+        if member.head == self.cfg.node {
+            part.copy.wished = None;
+        } else if !included && !part.deleting {
             part.copy.wished = Some(member);
         }
     }

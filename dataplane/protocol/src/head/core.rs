@@ -71,6 +71,8 @@ pub(super) struct Core {
     pub(super) watch: Watch,
     /// Copies that this boot has begun to give: names them.
     pub(super) copies: u64,
+    /// Volumes have to leave this head (BA-02).
+    pub(super) isolating: Option<Severity>,
 }
 
 /// Hot bytes given up per turn while the pool is scarce.
@@ -112,6 +114,7 @@ impl Core {
             near: false,
             watch: Watch::default(),
             copies: 0,
+            isolating: None,
         };
         for recovered in found {
             let config = declared.iter().find(|config| config.partition == recovered.partition).cloned();
@@ -252,6 +255,10 @@ impl Core {
                 let marks = (durable, covered);
                 self.on_copied(now, (from, boot), (stamp, session), log, parts, marks, (whole, broken));
             }
+            Msg::IsolationAsk { req, held } => self.on_isolation_ask(from, req, held, out),
+            Msg::Isolation { req, held, isolating, score } => {
+                self.on_isolation(now, (from, boot), (req, held), (isolating, score), out);
+            }
             Msg::HealthAsk { req, held } => self.on_health_ask(now, from, req, held, out),
             Msg::Health { req, held, serving, connected, associated, busiest, io, idle_ms: _, paused } => {
                 let clients = Clients { connected, associated, busiest, io };
@@ -319,6 +326,7 @@ impl Core {
         self.send_confirms(now, out);
         self.send_vouches(now, out);
         self.watch(now, out);
+        self.look_isolated(now, out);
         if timed {
             self.repeat(now, out);
         }
@@ -377,6 +385,7 @@ impl Core {
             log_failed: self.log.failed(),
             log_blocks: self.log.capacity_blocks(),
             log_free: self.log.free_blocks(),
+            log_room: self.log.room_beside(self.parts.iter().map(|part| part.cfg.blocks).sum()),
             partitions: self.parts.iter().map(|part| self.part_status(part)).collect(),
         }
     }
@@ -416,6 +425,7 @@ impl Core {
             peer_away: part.peer_away(),
             alone: part.leads() && part.members.len() == 1,
             proposing: part.proposing(),
+            isolating: self.isolates(part),
             fill: self.fill_status(part),
             needs_copy: self.needs_copy(part),
             log_blocks: part.index.mapped().saturating_sub(live),

@@ -106,6 +106,12 @@ impl Part {
         })
     }
 
+    /// A pair was granted: was it the wish?
+    pub(super) fn granted(&mut self, members: usize) {
+        let wish = self.decision.wish.as_ref().map(|(wish, _)| wish.clone());
+        self.bless(wish.as_ref(), members);
+    }
+
     /// Whether the outcome of a wish is awaited.
     pub(super) fn proposing(&self) -> bool {
         self.decision.wish.is_some()
@@ -317,6 +323,12 @@ impl Core {
         self.propose_group(now, p, members, why, false, out);
     }
 
+    /// A name for a question of this boot.
+    pub(super) fn name_question(&mut self) -> u64 {
+        self.watch.nonce += 1;
+        self.watch.nonce
+    }
+
     /// Wishes a group; `caught_up` vouches for all of it (MA-21).
     pub(super) fn propose_group(
         &mut self,
@@ -327,8 +339,7 @@ impl Core {
         caught_up: bool,
         out: &mut Out,
     ) {
-        self.watch.nonce += 1;
-        let nonce = self.watch.nonce;
+        let nonce = self.name_question();
         let again = now + self.cfg.retry.last;
         let part = &mut self.parts[p];
         let (partition, expected) = (part.cfg.partition, part.pair());
@@ -352,9 +363,11 @@ impl Core {
         let Some(p) = self.parts.find(partition) else { return };
         self.busy = true;
         let decision = &mut self.parts[p].decision;
-        if decision.wish.take_if(|(wish, _)| wish.nonce == nonce).is_none() {
-            return;
+        let Some((wish, _)) = decision.wish.take_if(|(wish, _)| wish.nonce == nonce) else { return };
+        if let ProposalOutcome::Granted(granted) = &outcome {
+            self.parts[p].bless(Some(&wish), granted.members.len());
         }
+        let decision = &mut self.parts[p].decision;
         match outcome {
             ProposalOutcome::Granted(assignment) => self.assign(now, assignment, out),
             ProposalOutcome::Declined { newest } => {

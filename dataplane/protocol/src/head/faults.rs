@@ -71,6 +71,8 @@ switches! {
     release_copied,
     /// Breaks MA-21: a head that is being filled counts as a member before it is whole.
     counted_before_whole,
+    /// Breaks BA-02: goes on alone without asking whether the others isolate, too.
+    isolation_assumed,
     /// Breaks P-07: a copied block overwrites a newer one.
     copy_overwrites,
     /// Breaks P-10: merges onto committed bytes while a newer version is pending.

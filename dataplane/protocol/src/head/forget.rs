@@ -57,13 +57,15 @@ impl Core {
 
     /// This head is no member any more: its copy goes, and with it the room in its log. Columns stay as they are.
     pub(super) fn forget(&mut self, partition: PartitionId, out: &mut Out) {
-        let Some(p) = self.parts.find(partition) else { return };
+        let Some(p) = self.parts.find(partition) else {
+            return out.events.push(Event::Forgotten { partition });
+        };
         let part = &mut self.parts[p];
         if part.leads() || part.phase == Phase::Following || part.deleted || part.copy.forgetting.is_some() {
             return;
         }
         if part.origin.filling && part.copy.join.is_none() {
-            return;
+            return out.events.push(Event::Forgotten { partition });
         }
         part.copy.join = None;
         part.copy.forgetting = Some(Lsn(0));
@@ -79,7 +81,11 @@ impl Core {
                 self.parts[p].empty(Op(0));
                 self.parts[p].copy.forgetting = Some(lsn);
             }
-            Some(lsn) if lsn <= self.log.durable() => self.parts[p].copy.forgetting = None,
+            Some(lsn) if lsn <= self.log.durable() => {
+                let part = &mut self.parts[p];
+                part.copy.forgetting = None;
+                out.events.push(Event::Forgotten { partition: part.cfg.partition });
+            }
             _ => {}
         }
     }

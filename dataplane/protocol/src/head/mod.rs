@@ -35,6 +35,7 @@ mod forget;
 mod guest;
 mod health;
 mod held;
+mod isolate;
 mod join;
 mod journal;
 mod merge;
@@ -78,7 +79,7 @@ use self::core::Core;
 use crate::log::{FormatAs, LogConfig, Recovery, RecoveryState};
 use crate::wire::{
     Assignment, BlockDone, BootId, ClientCmd, ClientDone, ClientError, ClientTag, Event, Member, Msg, NodeId,
-    Op, Out, PartitionId, ProposalOutcome, Time, limits,
+    Op, Out, PartitionId, ProposalOutcome, Severity, Time, limits,
 };
 use palisade_dma::Pool;
 use std::collections::{BTreeMap, VecDeque};
@@ -92,6 +93,7 @@ pub struct Head {
     early: VecDeque<(ClientCmd, Time)>,
     assignments: BTreeMap<PartitionId, Assignment>,
     fills: BTreeMap<PartitionId, Member>,
+    isolating: Option<Severity>,
     wake: bool,
 }
 
@@ -113,6 +115,7 @@ impl Head {
             early: VecDeque::new(),
             assignments: BTreeMap::new(),
             fills: BTreeMap::new(),
+            isolating: None,
             wake: true,
         }
     }
@@ -207,8 +210,8 @@ impl Head {
 
     /// Control wishes `member` for a further member of the partition's group: the primary gives it a full copy
     /// (BA-01), vouches for it and proposes the group with it. May be repeated; another member replaces the
-    /// wish. It stands until a group includes that head, or the head starts anew; a head that is not primary
-    /// keeps it for when it becomes that.
+    /// wish, this head itself ends it. It stands until a group includes that head, or the head starts anew; a
+    /// head that is not primary keeps it for when it becomes that.
     pub fn fill(&mut self, now: Time, partition: PartitionId, member: Member, out: &mut Out) {
         match &mut self.state {
             State::Ready(core) => core.fill_head(now, partition, member, out),
@@ -220,8 +223,8 @@ impl Head {
     }
 
     /// Control says that this head is no member of the partition's group any more, and will not be one from what
-    /// it holds: its copy goes, and with it the room in its log. Columns stay as they are. Nothing happens while
-    /// the head leads or follows.
+    /// it holds: its copy goes, and with it the room in its log. Columns stay as they are. Ends with
+    /// [`Event::Forgotten`]; nothing happens while the head leads or follows.
     pub fn forget(&mut self, partition: PartitionId, out: &mut Out) {
         if let State::Ready(core) = &mut self.state {
             core.forget(partition, out);
@@ -253,6 +256,14 @@ impl Head {
     pub fn client_asks(&mut self, partition: PartitionId, io: u64) {
         if let State::Ready(core) = &mut self.state {
             core.client_asks(partition, io);
+        }
+    }
+
+    /// Whether volumes have to leave this head, and why (BA-02). Kept from before the log was read on.
+    pub fn set_isolating(&mut self, severity: Option<Severity>) {
+        self.isolating = severity;
+        if let State::Ready(core) = &mut self.state {
+            core.set_isolating(severity);
         }
     }
 
@@ -375,6 +386,7 @@ impl Head {
                 log_failed: matches!(self.state, State::Failed(_)),
                 log_blocks: 0,
                 log_free: 0,
+                log_room: 0,
                 partitions: Vec::new(),
             },
         }
@@ -402,6 +414,7 @@ impl Head {
                 for assignment in std::mem::take(&mut self.assignments).into_values() {
                     core.assign(now, assignment, out);
                 }
+                core.set_isolating(self.isolating);
                 for (partition, member) in std::mem::take(&mut self.fills) {
                     core.fill_head(now, partition, member, out);
                 }

@@ -3,6 +3,7 @@
 use super::config::{DeviceTarget, PartitionConfig};
 use super::copy::Copies;
 use super::failover::Decision;
+use super::isolate::Isolation;
 use super::journal::Journal;
 use super::peers::Peers;
 use super::salvage::Salvage;
@@ -261,6 +262,7 @@ pub(super) struct Part {
     /// Up to where this log and that of the primary of a number are the same (P-30).
     pub(super) common: Option<(Number, Op)>,
     pub(super) decision: Decision,
+    pub(super) isolation: Isolation,
     /// The pair as it was logged, for checkpoints.
     pub(super) adopted: Option<Adopt>,
     /// Recovery could not vouch for the index, or a copy of it is not whole.
@@ -341,6 +343,7 @@ impl Part {
             promise: Promise::default(),
             common: None,
             decision: Decision::default(),
+            isolation: Isolation::default(),
             adopted: None,
             damaged: false,
             origin: Origin::default(),

@@ -272,6 +272,8 @@ pub struct PartitionStatus {
     pub peer_away: bool,
     /// Whether this head leads a group of one.
     pub alone: bool,
+    /// Whether it has to leave this head (BA-02).
+    pub isolating: bool,
     /// Whether it proposed another group and does not know the outcome (P-02).
     pub proposing: bool,
     /// The full copy that this primary gives to another head.
@@ -317,6 +319,8 @@ pub struct HeadStatus {
     pub log_blocks: u64,
     /// Log blocks free for appends.
     pub log_free: u64,
+    /// Blocks of further partitions that checkpoints in the log have room for (P-32); 0 until it is read.
+    pub log_room: u64,
     /// Partitions.
     pub partitions: Vec<PartitionStatus>,
 }

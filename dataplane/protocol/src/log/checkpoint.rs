@@ -10,7 +10,9 @@
 use super::append::{KIND_CHECKPOINT, Log, key};
 use super::format::Root;
 use super::index::Index;
-use super::page::{END, PAGE, PAGE_HEADER, PageHeader, PageKind, pages_for, put_partition, root_hash};
+use super::page::{
+    END, PAGE, PAGE_HEADER, PageHeader, PageKind, blocks_for, pages_for, put_partition, root_hash,
+};
 use super::segments::Top;
 use super::types::*;
 use crate::wire::codec::Writer;
@@ -150,6 +152,12 @@ impl Log {
     /// Whether a checkpoint of partitions with `blocks` blocks in all fits the device (P-32).
     pub fn capacity_ok(&self, blocks: u64) -> bool {
         u64::from(pages_for(blocks)) * PAGE as u64 <= self.superblock.copy_bytes
+    }
+
+    /// Blocks of further partitions that fit beside `blocks` (P-32).
+    pub fn room_beside(&self, blocks: u64) -> u64 {
+        let pages = u32::try_from(self.superblock.copy_bytes / PAGE as u64).unwrap_or(u32::MAX);
+        blocks_for(pages).saturating_sub(blocks)
     }
 
     /// Begins a checkpoint of these partitions: all that the head holds, each with its index applied up to

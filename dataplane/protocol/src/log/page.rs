@@ -33,6 +33,14 @@ pub fn pages_for(blocks: u64) -> u32 {
     leaves + leaves / 4 + 12
 }
 
+/// Most blocks whose checkpoint fits in so many pages.
+pub(super) fn blocks_for(pages: u32) -> u64 {
+    let Some(rest) = u64::from(pages).checked_sub(12) else { return 0 };
+    // leaves + leaves / 4 <= rest
+    let leaves = (rest * 4 + 3) / 5;
+    leaves * LEAF_BLOCKS as u64
+}
+
 /// What a page holds.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum PageKind {
@@ -209,4 +217,18 @@ fn take_slot(r: &mut Reader<'_>) -> Result<(u32, Extent), DecodeError> {
     }
     let sealed = (sealed == 1).then_some(at);
     Ok((slot, Extent { desc, stripes, sealed, absent, live: 0, released: false }))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn p32_room_is_the_most_that_fits() {
+        for pages in [0, 11, 12, 13, 14, 16, 17, 18, 100, 1023, 1024, 8_000_000] {
+            let blocks = blocks_for(pages);
+            assert!(blocks == 0 || pages_for(blocks) <= pages, "{pages} pages, {blocks} blocks");
+            assert!(pages_for(blocks + 1) > pages, "{pages} pages, {blocks} blocks");
+        }
+    }
 }

@@ -210,6 +210,11 @@ pub enum Event {
         /// The partition.
         partition: PartitionId,
     },
+    /// A head that is no member any more gave up what it held of a partition (MA-21).
+    Forgotten {
+        /// The partition.
+        partition: PartitionId,
+    },
     /// A client command took longer than the threshold.
     SlowIo {
         /// The partition.

@@ -168,6 +168,8 @@ pub enum Why {
     Planned,
     /// A head that was no member holds everything by now and joins (MA-21).
     Joined,
+    /// Every member isolates, and the proposer is the one that is best off (BA-02).
+    Isolation,
 }
 
 impl fmt::Display for Why {
@@ -178,6 +180,7 @@ impl fmt::Display for Why {
             Self::ClientAsked => "a client asked",
             Self::Planned => "planned",
             Self::Joined => "joined",
+            Self::Isolation => "every member isolates",
         })
     }
 }

@@ -6,6 +6,7 @@
 
 use super::copy::CopyPart;
 use super::ids::*;
+use super::isolation::Score;
 use super::ops::{Adopt, Entry};
 use super::status::Status;
 use palisade_dma::Buf;
@@ -243,6 +244,24 @@ pub enum Msg {
         idle_ms: u64,
         /// Roles of the partition moved too often lately (MA-17).
         paused: bool,
+    },
+    /// A member whose volumes have to leave it asks another whether it is the same there (BA-02).
+    IsolationAsk {
+        /// Names the question.
+        req: ReqId,
+        /// The asker's durable pair.
+        held: Stamp,
+    },
+    /// Whether volumes have to leave the answerer, and how well it is. Answered at once.
+    Isolation {
+        /// Of the question.
+        req: ReqId,
+        /// The answerer's durable pair.
+        held: Stamp,
+        /// Whether this one has to.
+        isolating: bool,
+        /// How well it is.
+        score: Score,
     },
     // ---- head to sled and back; every request names its device ----
     /// Take a device's columns of a partition under a number (EF-15): drain, record, grant.

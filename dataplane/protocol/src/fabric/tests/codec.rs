@@ -164,6 +164,13 @@ fn samples(pool: &Pool) -> Vec<Msg> {
             whole: true,
             broken: false,
         },
+        Msg::IsolationAsk { req, held: stamp },
+        Msg::Isolation {
+            req,
+            held: stamp,
+            isolating: true,
+            score: Score { whole: true, severity: 2, success: 990, spare: 7 },
+        },
         Msg::HealthAsk { req, held: stamp },
         Msg::Health {
             req,
