@@ -5,7 +5,7 @@
 use std::collections::BTreeMap;
 
 use palisade_protocol::fabric::{PathState, PathStatus};
-use palisade_protocol::head::{DeviceStatus, HeadStatus, PartitionStatus, RoleState, STAGES};
+use palisade_protocol::head::{DeviceStatus, FillStatus, HeadStatus, PartitionStatus, RoleState, STAGES};
 use palisade_protocol::wire::{BootId, DeviceId, LogId, NodeId, PartitionId, Proposal, Stamp};
 use serde::{Deserialize, Serialize};
 
@@ -103,6 +103,15 @@ pub enum Report {
         /// When, in microseconds since 1970 by the clock of its host.
         at_us: u64,
     },
+    /// A head forgot a partition that it is no member of any more.
+    Forgotten {
+        /// Where.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Which.
+        #[serde(with = "json::partition")]
+        partition: PartitionId,
+    },
     /// A partition is deleted on this node, its columns are free.
     Deleted {
         /// Where.
@@ -155,6 +164,8 @@ pub struct NodeReport {
     pub log_blocks: u64,
     /// Heads: log blocks free.
     pub log_free: u64,
+    /// Heads: blocks of further volumes that checkpoints in the log have room for (P-32); none: not known.
+    pub log_room: Option<u64>,
     /// Heads: partitions.
     pub partitions: Vec<PartitionReport>,
     /// Sleds: devices.
@@ -230,6 +241,10 @@ pub struct PartitionReport {
     pub active: u64,
     /// Whether the other member is away.
     pub peer_away: bool,
+    /// A member (this head, or its peer) whose log cannot follow any more: it has to be filled (EF-19).
+    pub needs_copy: Option<u32>,
+    /// The head that is being filled (BA-01).
+    pub fill: Option<FillReport>,
     /// Blocks in the log only.
     pub log_blocks: u64,
     /// Extents.
@@ -256,6 +271,27 @@ pub struct PartitionReport {
     pub counters: BTreeMap<String, u64>,
     /// Stage histograms by name, in nanoseconds.
     pub stages: BTreeMap<String, HistSnapshot>,
+}
+
+/// How far a head is filled.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct FillReport {
+    /// The head.
+    pub head: u32,
+    /// Blocks of the index and the log that it has.
+    pub blocks_done: u64,
+    /// All that it has to get.
+    pub blocks_all: u64,
+    /// How often it was begun.
+    pub rounds: u64,
+}
+
+impl From<&FillStatus> for FillReport {
+    fn from(status: &FillStatus) -> Self {
+        let FillStatus { member, blocks_done, blocks_all, rounds } = *status;
+        Self { head: member.head.0, blocks_done, blocks_all, rounds: rounds.into() }
+    }
 }
 
 /// A sled's device as a primary sees it.
@@ -322,6 +358,8 @@ impl From<&PartitionStatus> for PartitionReport {
             waiting: status.waiting.into(),
             active: status.active.into(),
             peer_away: status.peer_away,
+            needs_copy: status.needs_copy.map(|head| head.0),
+            fill: status.fill.as_ref().map(FillReport::from),
             log_blocks: status.log_blocks,
             extents: status.extents.into(),
             degraded: status.degraded.into(),
@@ -364,6 +402,7 @@ impl NodeReport {
             why: why.to_owned(),
             log_blocks: status.log_blocks,
             log_free: status.log_free,
+            log_room: status.recovered.then_some(status.log_room),
             partitions: status.partitions.iter().map(PartitionReport::from).collect(),
             ..Self::default()
         }

@@ -192,7 +192,11 @@ fn ef28_a_drained_head_gives_its_volumes_away_and_gets_none_back_by_itself() {
     let (first, second, before) = serving(&socket);
     let head = |verb: &str, name: &str| call(&socket, verb, json!({ "name": name }));
     assert!(head("head.drain", "sled-1").expect_err("no head").contains("no head"));
-    assert_eq!(head("head.drain", "head-1"), Ok(json!({ "head": "head-1", "moved": ["vol0"], "left": [] })));
+    let drained = head("head.drain", "head-1").expect("asked");
+    assert_eq!((&drained["moved"], &drained["left"]), (&json!(["vol0"]), &json!([])));
+    let alone = "head-1 is drained; the rack has no other head that could take the place";
+    assert_eq!(drained["follows"], json!([{ "volume": "vol0", "why": alone }]), "head-3 is not up");
+    assert_eq!(drained["safe_to_stop"], json!(false));
     let pair = newer(&second, &before);
     second.say_serving(&pair, "serving");
     first.say_serving(&pair, "following");

@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 
 pub use crate::api::model::{
     Admission, AdmittedDevice, AdmittedNode, Command, DeviceSpec, Drill, NodeHello, PartitionSpec, Report,
-    Role, RosterEntry,
+    Role, RosterEntry, Severity,
 };
 use crate::api::rpc::RpcError;
 pub use crate::identity::{Decision, Identity, Known, Medium};

@@ -253,7 +253,10 @@ impl Core {
                 sum + rank.map_or(0, |rank| if rank == 0 { 2 } else { 1 })
             })
         };
-        let heads = self.authority.nodes().filter(|node| node.role == Role::Head && !node.draining);
+        let heads = self
+            .authority
+            .nodes()
+            .filter(|node| node.role == Role::Head && !self.authority.leaves(node.node));
         let mut heads: Vec<_> = heads.map(|node| (load(node.node), node.node, node.name.clone())).collect();
         heads.sort();
         heads.into_iter().map(|(_, _, name)| name).collect()

@@ -10,7 +10,7 @@ use palisade_protocol::wire::{Assignment, BootId, NodeId, PartitionId, RackId};
 use serde_json::Value;
 
 use super::events::{Events, now_ms};
-use super::model::{Command, Role, RosterEntry};
+use super::model::{Command, Role, RosterEntry, Severity};
 use super::rpc::{self, RpcError};
 use super::status::{ControlStatus, Live, Status};
 use super::upgrade::{Pauses, Program};
@@ -51,6 +51,8 @@ pub struct Core {
     pub(super) successor: Option<PathBuf>,
     /// Lone heads that could be followed from sleds, and since when they are away.
     pub(super) gone: BTreeMap<u32, Instant>,
+    /// What is watched of groups that lack a member.
+    pub(super) replacing: super::replace::Watch,
     /// Sleds that are drained, as was told last.
     pub(super) drained: Vec<String>,
     /// Set when a commit failed and the state could not be read again, and while the lease is another's:
@@ -134,6 +136,7 @@ impl Core {
             pauses: Pauses::default(),
             successor: None,
             gone: BTreeMap::new(),
+            replacing: super::replace::Watch::default(),
             drained: Vec::new(),
             broken: None,
             missed: false,
@@ -270,6 +273,24 @@ impl Core {
         for (node, partition) in &changes.deleting {
             self.send(*node, &Command::DeletePartition { node: *node, partition: *partition });
         }
+        for (node, partition) in &changes.forgetting {
+            self.send(*node, &Command::Forget { node: *node, partition: *partition });
+        }
+        for node in &changes.isolating {
+            self.tell_isolating(*node);
+        }
+    }
+
+    /// A head hears whether volumes have to leave it (BA-02).
+    fn tell_isolating(&mut self, node: NodeId) {
+        let why = self.authority.node(node).map_or("", |node| &node.isolating);
+        let severity = match why {
+            "" => None,
+            super::replace::BY_HAND => Some(Severity::Planned),
+            super::replace::LOG_ERRS => Some(Severity::Errors),
+            _ => Some(Severity::Warning),
+        };
+        self.send(node, &Command::Isolate { node, severity });
     }
 
     fn heads_of(&self, partition: PartitionId) -> Vec<NodeId> {
@@ -303,6 +324,10 @@ impl Core {
         for assignment in self.authority.without(head) {
             self.tell_assignment(head, &assignment);
         }
+        if self.authority.node(head).is_some_and(|node| !node.isolating.is_empty()) {
+            self.tell_isolating(head);
+        }
+        self.tell_fills(head);
         let deleting: Vec<PartitionId> = self
             .authority
             .living()
@@ -422,6 +447,9 @@ impl Core {
         status.events = self.events.said();
         status.control = self.control.clone();
         super::upgrade::show_program(&mut status.control);
+        for volume in &mut status.volumes {
+            volume.lacks = self.lacks(&volume.name);
+        }
         status
     }
 

@@ -131,6 +131,23 @@ struct MemberJson {
 /// Most members and stamps that are accepted from a peer.
 const LIST_MAX: usize = 65_536;
 
+/// Members of a group.
+pub mod member {
+    use super::*;
+
+    /// Writes one.
+    pub fn serialize<S: Serializer>(member: &Member, to: S) -> Result<S::Ok, S::Error> {
+        let Member { head, log, boot } = *member;
+        MemberJson { head, log, boot }.serialize(to)
+    }
+
+    /// Reads one.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Member, D::Error> {
+        let MemberJson { head, log, boot } = MemberJson::deserialize(from)?;
+        Ok(Member { head, log, boot })
+    }
+}
+
 /// Lists of stamps.
 pub mod stamps {
     use super::*;
@@ -229,6 +246,7 @@ pub mod proposal {
         ClientAsked,
         Planned,
         Joined,
+        Isolation,
     }
 
     #[derive(Serialize, Deserialize)]

@@ -68,6 +68,13 @@ struct NameParams {
 
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
+struct MemberParams {
+    name: String,
+    with: Option<String>,
+}
+
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
 struct EventsParams {
     volume: Option<String>,
     /// Milliseconds since 1970: only what happened then or later.
@@ -161,6 +168,12 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "volume.flush" => return flush(core, &parse(params)?),
         "volume.failover" => Core::json(&core.failover(&parse::<NameParams>(params)?.name, "planned")?),
         "volume.salvage" => Core::json(&core.salvage(&parse::<NameParams>(params)?.name)?),
+        "volume.replace" => {
+            let MemberParams { name, with } = parse(params)?;
+            Core::json(&core.replace_member(&name, with.as_deref())?)
+        }
+        "head.isolate" => core.isolate(&parse::<NameParams>(params)?.name, super::replace::BY_HAND),
+        "head.rejoin" => core.isolate(&parse::<NameParams>(params)?.name, ""),
         "volume.query" => core.query(&parse::<NameParams>(params)?.name),
         "head.drain" => Core::json(&core.drain(&parse::<NameParams>(params)?.name)?),
         "sled.drain" => Core::json(&core.drain_sled(&parse::<NameParams>(params)?.name)?),
@@ -228,6 +241,7 @@ fn create(core: &mut Core, params: CreateParams) -> Result<Value, RpcError> {
     if core.rack.volume(&request.name).is_some_and(|volume| volume.members().is_empty()) {
         return Err(refused(format!("a bare volume `{}` exists already", request.name)));
     }
+    core.check_logs(&request)?;
     let changes = core.authority.create_volume(&request).map_err(refused)?;
     core.carry_out(&changes)?;
     let volume = core.status().volumes.into_iter().find(|volume| volume.name == request.name);
@@ -407,6 +421,7 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             if core.authority.nodes().any(|node| node.draining) || !core.drained.is_empty() {
                 core.tell_drained();
             }
+            core.look_after_groups()?;
         }
         Report::Event { node, warning, what, partition } => {
             own(core, node)?;
@@ -432,6 +447,11 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             let changes = core.authority.volume_deleted(node, partition);
             core.carry_out(&changes)?;
         }
+        Report::Forgotten { node, partition } => {
+            own(core, node)?;
+            let changes = core.authority.forgotten(node, partition);
+            core.carry_out(&changes)?;
+        }
     }
     Ok(())
 }
@@ -450,7 +470,13 @@ fn take_report(core: &mut Core, link: &Link, mut report: NodeReport) -> Result<(
         .filter(serves)
         .map(|report| (report.partition, Number { epoch: report.epoch, counter: report.counter }))
         .collect();
+    let own = |said: &&PartitionReport| said.needs_copy == Some(id.0);
+    let damaged: Vec<u64> = report.partitions.iter().filter(own).map(|said| said.partition).collect();
     node.report = report;
+    for partition in damaged {
+        let changes = core.authority.cannot_follow(id, PartitionId(partition));
+        core.carry_out(&changes)?;
+    }
     for (partition, number) in served {
         let stamp = core.authority.volume(PartitionId(partition)).and_then(VolumeRecord::stamp);
         if let Some(stamp) = stamp.filter(|stamp| stamp.number == number) {

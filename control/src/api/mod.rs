@@ -1,7 +1,7 @@
 //! The control socket: versioned JSON-RPC 2.0, one message a line, over `DATA/control.sock`.
 //!
 //! `rpc` and `line` are the envelope, `model` and `report` what is said, `core` the state behind it,
-//! `methods`, `moving` (roles), `upgrade` and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
+//! `methods`, `moving` (roles), `replace` (members), `upgrade` and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
 
 mod alone;
 pub mod apply;
@@ -14,6 +14,7 @@ pub mod line;
 mod methods;
 pub mod model;
 pub mod moving;
+pub mod replace;
 pub mod rpc;
 mod server;
 pub mod sleds;

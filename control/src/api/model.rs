@@ -4,7 +4,7 @@
 use std::net::SocketAddr;
 
 use palisade_protocol::head::{self, DeviceTarget, PartitionConfig};
-use palisade_protocol::wire::{Assignment, BootId, DeviceId, Geometry, NodeId, PartitionId, RackId};
+use palisade_protocol::wire::{Assignment, BootId, DeviceId, Geometry, Member, NodeId, PartitionId, RackId};
 use serde::{Deserialize, Serialize};
 
 use super::json;
@@ -307,11 +307,68 @@ pub enum Command {
         /// Comes back.
         tag: u64,
     },
+    /// Fill a head, so that it can become a member (MA-21, BA-01); the primary proposes the group with it.
+    Fill {
+        /// For whom (the primary).
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The partition.
+        #[serde(with = "json::partition")]
+        partition: PartitionId,
+        /// The head, under its present boot; the primary itself: nobody is to be filled any more.
+        #[serde(with = "json::member")]
+        member: Member,
+    },
+    /// Forget a partition that the head is no member of any more: index and log entries go, columns stay with
+    /// those who are. Report [`Report::Forgotten`].
+    Forget {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// The partition.
+        #[serde(with = "json::partition")]
+        partition: PartitionId,
+    },
+    /// Whether volumes have to leave the head (BA-02).
+    Isolate {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// How bad it is; none when they need not.
+        severity: Option<Severity>,
+    },
     /// The nodes of the rack changed.
     Roster {
         /// All of them.
         roster: Vec<RosterEntry>,
     },
+}
+
+/// Why volumes have to leave a head (BA-02), worst first.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Severity {
+    /// Its log errs.
+    Errors,
+    /// Its networks do.
+    Network,
+    /// It is thought to fail soon.
+    Warning,
+    /// People want it to be left.
+    Planned,
+}
+
+impl Severity {
+    /// As the head takes it.
+    pub fn wire(self) -> palisade_protocol::wire::Severity {
+        use palisade_protocol::wire::Severity as Wire;
+        match self {
+            Self::Errors => Wire::Errors,
+            Self::Network => Wire::Network,
+            Self::Warning => Wire::Warning,
+            Self::Planned => Wire::Planned,
+        }
+    }
 }
 
 /// How a device fails in a drill.

@@ -23,6 +23,12 @@ pub struct Drained {
     pub moved: Vec<String>,
     /// Volumes that it still serves, each with the reason.
     pub left: Vec<Left>,
+    /// Volumes of which it is another member still, each with what becomes of that.
+    pub follows: Vec<Left>,
+    /// It is a member of no volume: stopping it costs nothing.
+    pub safe_to_stop: bool,
+    /// Nothing of what is left moves: there is no other head to take its place.
+    pub hopeless: bool,
 }
 
 /// A volume that could not be moved.
@@ -155,6 +161,10 @@ impl Core {
                 Ok(_) => drained.moved.push(volume),
                 Err(error) => drained.left.push(Left { volume, why: error.message }),
             }
+        }
+        self.look_now()?;
+        if let Some(head) = head {
+            self.tell_follows(head, &mut drained);
         }
         Ok(drained)
     }

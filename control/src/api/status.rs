@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::events::EventEntry;
 use super::events::now_ms;
 use super::model::Role;
-use super::{devices, sleds};
+use super::{devices, replace, sleds};
 use crate::authority::{Authority, DeviceRecord, NodeRecord, VolumeRecord, VolumeState};
 use crate::config::{Rack, Solo, VolumeKind, size::show_size};
 use crate::identity::Known;
@@ -97,7 +97,8 @@ pub struct NodeStatus {
     pub version: String,
     /// Path of its program, as it was started.
     pub binary: String,
-    /// `starting`, `ready`, `failed` or `away`; a ready head may be `draining` or `drained`; a sled that is
+    /// `starting`, `ready`, `failed` or `away`; a ready head may be `draining`, `drained` or
+    /// `isolating`; a sled that is
     /// `drained` is safe to pull, and stays that when it is away.
     pub state: String,
     /// Why not `ready`.
@@ -146,6 +147,18 @@ pub struct VolumeStatus {
     pub joining: bool,
     /// So many moves lately that a primary that answers stays in place.
     pub paused: bool,
+    /// Name of the head that is being filled to become a member (MA-21); empty when there is none.
+    pub replacement: String,
+    /// Why it is.
+    pub replacement_why: String,
+    /// Bytes of index and log that it has got, as blocks of 4 KiB count.
+    pub filled_bytes: u64,
+    /// Bytes that it has to get in all; 0 before the copy began.
+    pub fill_bytes: u64,
+    /// How often the copy was begun.
+    pub fill_rounds: u64,
+    /// What its group lacks, and what becomes of that; empty when it lacks nothing.
+    pub lacks: String,
     /// Counter of the newest number; rises with each grant.
     pub sequence: u64,
     /// Newest number with its epoch.
@@ -345,9 +358,12 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
     }
     sleds::show(&mut status, authority, all, node);
     if node.draining && node.role == Role::Head && status.state == "ready" {
-        let serves = authority.served_by(node.node).count();
-        status.state = if serves > 0 { "draining" } else { "drained" }.to_owned();
-        status.why = format!("`palisade head resume {}` takes it into use again", node.name);
+        replace::show_drained(&mut status, authority, node);
+    }
+    if !node.isolating.is_empty() && status.state == "ready" {
+        status.state = "isolating".to_owned();
+        let name = &node.name;
+        status.why = format!("{}; `palisade head rejoin {name}` takes it into use again", node.isolating);
     }
     status.log_bytes = live.report.log_blocks.saturating_mul(block);
     status.log_free_bytes = live.report.log_free.saturating_mul(block);
@@ -424,6 +440,8 @@ fn named(authority: &Authority, rack: Option<&Rack>, volume: &VolumeRecord) -> V
         solo: solo.to_owned(),
         joining: volume.members.iter().any(|member| member.joining),
         paused: volume.paused(now_ms()),
+        replacement: volume.replacement.as_ref().map_or_else(String::new, |it| authority.name_of(it.head)),
+        replacement_why: volume.replacement.as_ref().map_or_else(String::new, |it| it.why.clone()),
         sequence: volume.counter,
         number: volume.number().to_string(),
         kind: "replicated".to_owned(),
@@ -447,6 +465,11 @@ fn fill(status: &mut VolumeStatus, report: &PartitionReport) {
     status.leaving_bytes = report.leaving_blocks.saturating_mul(block);
     status.degraded = report.degraded > 0 || report.unclaimed > 0;
     status.peer_away = report.peer_away;
+    if let Some(fill) = &report.fill {
+        status.filled_bytes = fill.blocks_done.saturating_mul(block);
+        status.fill_bytes = fill.blocks_all.saturating_mul(block);
+        status.fill_rounds = fill.rounds;
+    }
     status.waiting = report.waiting;
     status.active = report.active;
     status.log_bytes = report.log_blocks.saturating_mul(block);

@@ -17,6 +17,8 @@ pub struct Faults {
     pub compare_skipped: bool,
     /// P-02: what was answered to a proposal is forgotten.
     pub permission_forgotten: bool,
+    /// MA-21: whoever the primary vouches for joins a whole group, chosen or not.
+    pub anybody_joins: bool,
     /// MA-21: a head that came back may take over before it is refilled.
     pub joiner_trusted: bool,
 }

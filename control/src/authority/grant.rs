@@ -90,7 +90,7 @@ impl Grant<'_> {
         let renewed = volume.current().into_iter().filter_map(lookup).filter_map(|node| {
             let known = volume.members.iter().find(|known| known.head == node.node);
             let joining = known.is_some_and(|known| known.joining);
-            Some(MemberRecord { head: node.node, log: node.log?.0, boot: node.boot?.0, joining })
+            Some(MemberRecord { head: node.node, log: node.log?.0, boot: node.boot?.0, joining, lost: false })
         });
         let volume = self.prepare(volume, renewed.collect(), why.to_owned());
         self.changes.put(Record::Volume(volume));
@@ -100,19 +100,21 @@ impl Grant<'_> {
     /// and it comes with the log that it had as a member (P-03). It is refilled before it may take over.
     pub(super) fn rejoin(&mut self, volume: &VolumeRecord, node: &NodeRecord) {
         let short = volume.members.len() < volume.declared().count();
-        if !short || volume.state != VolumeState::Active {
+        // A volume does not come back to where it has to leave (BA-02).
+        if !short || volume.state != VolumeState::Active || !node.isolating.is_empty() {
             return;
         }
         let (Some(log), Some(boot)) = (node.log, node.boot) else { return };
-        let same_log = |left: &&MemberRecord| left.head == node.node && LogJson(left.log) == log;
+        let same_log =
+            |left: &&MemberRecord| left.head == node.node && LogJson(left.log) == log && !left.lost;
         if !volume.left.iter().any(|left| same_log(&left)) {
             self.changes.notes.push(format!(
-                "volume {}: {} has another log than when it was a member: it holds nothing of this volume",
+                "volume {}: {} has another log than when it was a member, or a damaged one: it has to be filled",
                 volume.name, node.name
             ));
             return;
         }
-        let joiner = MemberRecord { head: node.node, log: log.0, boot: boot.0, joining: true };
+        let joiner = MemberRecord { head: node.node, log: log.0, boot: boot.0, joining: true, lost: false };
         let members = volume.members.iter().copied().chain([joiner]).collect();
         let volume = self.prepare(volume, members, format!("{} came back", node.name));
         self.changes.put(Record::Volume(volume));
@@ -134,6 +136,11 @@ impl VolumeRecord {
         left.drain(..excess);
         self.left = left;
         self.members = members;
+        let here = |head: NodeId| self.members.iter().any(|member| member.head == head);
+        let replaced = self.replacement.take();
+        self.replacement = replaced.filter(|chosen| {
+            !here(chosen.head) || chosen.leaving.is_some_and(|leaving| here(NodeId(leaving)))
+        });
     }
 }
 
@@ -157,7 +164,7 @@ pub(super) fn obstacle<'n>(
             && !faults.any_log
         {
             return Some(format!(
-                "the log of {} was replaced: it holds nothing of this volume and filling it from the other head is not possible yet",
+                "the log of {} was replaced: it holds nothing of this volume until it is filled from another head",
                 node.name
             ));
         }

@@ -15,6 +15,7 @@ mod grant;
 mod node;
 mod propose;
 mod record;
+mod replace;
 mod roles;
 mod sandbox;
 mod view;
@@ -36,8 +37,9 @@ pub use node::{DeviceDeclaration, NodeDeclaration, NodeError};
 pub use propose::{PAUSE_MOVES, PAUSE_WINDOW_MS, Verdict};
 pub use record::{
     DeviceRecord, EVENTS_KEPT, EventRecord, FORMAT, MemberRecord, Meta, NodeRecord, PermissionRecord, Record,
-    SandboxRecord, VolumeRecord, VolumeState,
+    ReplacementRecord, SandboxRecord, VolumeRecord, VolumeState,
 };
+pub use replace::{Chosen, ReplaceError};
 pub use roles::RoleError;
 pub use sandbox::spread;
 pub(crate) use volume::is_name;
@@ -59,6 +61,10 @@ pub struct Changes {
     pub deleting: Vec<(NodeId, PartitionId)>,
     /// Partitions whose devices changed: tell their members.
     pub devices: Vec<PartitionId>,
+    /// Heads whose volumes are to leave them, or not any more: tell them.
+    pub isolating: Vec<NodeId>,
+    /// Partitions that heads hold leftovers of: tell them to forget those.
+    pub forgetting: Vec<(NodeId, PartitionId)>,
     /// Groups that are new, for people.
     pub moves: Vec<Move>,
     /// For people: what was noticed on the way.

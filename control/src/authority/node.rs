@@ -92,6 +92,7 @@ impl Authority {
             log: None,
             old_boots: Vec::new(),
             draining: false,
+            isolating: String::new(),
         }));
         node
     }

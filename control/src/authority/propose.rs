@@ -184,13 +184,21 @@ impl Authority {
                 return Err(format!("head {} stands in it twice", member.head));
             }
             let vouched = proposal.caught_up && proposer.node == volume.current_primary();
-            self.judge_member(volume, member, vouched)?;
+            self.judge_member(volume, member, (vouched, wanted.len()))?;
         }
         let of_old = |member: &MemberRecord| {
             member.head == proposer.node
                 && Some(BootJson(member.boot)) == proposer.boot
                 && Some(LogJson(member.log)) == proposer.log
         };
+        if proposal.why == Why::Isolation
+            && let Some(well) = volume.members.iter().find(|member| !self.isolates(member.head))
+        {
+            return Err(format!(
+                "{} does not isolate: the ordinary way is open (BA-02)",
+                self.name_of(well.head)
+            ));
+        }
         if !volume.members.iter().any(of_old) {
             return Err("its proposer is not of the newest group (MA-05)".to_owned());
         }
@@ -205,7 +213,12 @@ impl Authority {
     }
 
     /// P-01, P-03: a member is a head under its newest boot with the log that it always had.
-    fn judge_member(&self, volume: &VolumeRecord, member: &Member, vouched: bool) -> Result<(), String> {
+    fn judge_member(
+        &self,
+        volume: &VolumeRecord,
+        member: &Member,
+        (vouched, wanted): (bool, usize),
+    ) -> Result<(), String> {
         let head = member.head;
         let node = self.newest_boot(head, member.boot);
         let node = node.ok_or_else(|| format!("head {head} is not under that boot (P-01)"))?;
@@ -219,6 +232,9 @@ impl Authority {
             None if !vouched => {
                 Err(format!("{} is not of the newest group and nobody vouches for it (MA-21)", node.name))
             }
+            None if !self.faults.anybody_joins && !volume.awaits(head, wanted) => {
+                Err(format!("{} is not a head that this volume waits for (MA-21)", node.name))
+            }
             _ => Ok(()),
         }
     }
@@ -229,7 +245,7 @@ impl VolumeRecord {
     fn taken_over(&self, member: &Member, vouched: bool) -> MemberRecord {
         let known = self.members.iter().find(|known| known.head == member.head);
         let joining = known.is_some_and(|known| known.joining) && !vouched;
-        MemberRecord { head: member.head, log: member.log, boot: member.boot, joining }
+        MemberRecord { head: member.head, log: member.log, boot: member.boot, joining, lost: false }
     }
 }
 

@@ -121,6 +121,9 @@ pub struct NodeRecord {
     /// Being drained: of a head volumes move away, of a sled columns (EF-23), and nothing new is placed on it.
     #[serde(default, skip_serializing_if = "is_false")]
     pub draining: bool,
+    /// Of a head: why its volumes are to leave it (BA-02); empty when they are not. Cleared by people only.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub isolating: String,
 }
 
 fn is_false(value: &bool) -> bool {
@@ -169,6 +172,9 @@ pub struct MemberRecord {
     /// not become the primary before one who serves the group has refilled it (MA-21).
     #[serde(default, skip_serializing_if = "is_false")]
     pub joining: bool,
+    /// It is no member any more, and cannot be refilled from the latest operations (EF-19).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub lost: bool,
 }
 
 impl MemberRecord {
@@ -275,6 +281,27 @@ pub struct VolumeRecord {
     /// One head runs alone, or did until the group that is coming up serves.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alone: Option<AloneRecord>,
+    /// The head that is being filled to become a member (MA-21); one at a time.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub replacement: Option<ReplacementRecord>,
+}
+
+/// A head that is to become a member: the primary fills it (BA-01) and then proposes the group with it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ReplacementRecord {
+    /// The head.
+    #[serde(with = "json::node")]
+    pub head: NodeId,
+    /// The member that leaves once it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub leaving: Option<u32>,
+    /// Why.
+    pub why: String,
+    /// Chosen by people: it is not given up when nothing is lacking any more.
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub by_hand: bool,
+    /// When it was chosen, in milliseconds since 1970.
+    pub since_ms: u64,
 }
 
 impl VolumeRecord {
@@ -308,10 +335,12 @@ impl VolumeRecord {
         self.current().get(1).copied().or_else(|| self.declared().find(|head| *head != primary))
     }
 
-    /// Every head that has to do with it: members in order, then declared ones, then those that left.
+    /// Every head that has to do with it: members in order, then declared ones, then those that left, then
+    /// the one that is being filled.
     pub fn heads(&self) -> Vec<NodeId> {
         let mut heads = self.current();
-        for head in self.declared().chain(self.left.iter().map(|member| member.head)) {
+        let others = self.declared().chain(self.left.iter().map(|member| member.head));
+        for head in others.chain(self.replacement.iter().map(|chosen| chosen.head)) {
             if !heads.contains(&head) {
                 heads.push(head);
             }

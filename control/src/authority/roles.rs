@@ -32,6 +32,9 @@ pub enum RoleError {
     /// Nobody who was a full member is there.
     #[error("no head that was a full member of volume `{0}` before is there, with the log it had")]
     NoHeir(String),
+    /// The second head has to be left, too (BA-02).
+    #[error("`{1}` is isolating, too: volume `{0}` stays where it is")]
+    Isolating(String, String),
     /// A member started again and has no number yet.
     #[error("`{1}` started again and has no number of volume `{0}` yet")]
     Stale(String, String),
@@ -73,6 +76,9 @@ impl Authority {
         if self.nodes.get(&member.head.0).is_some_and(|node| node.draining) {
             return Err(RoleError::Draining(name.to_owned(), target));
         }
+        if self.isolates(member.head) {
+            return Err(RoleError::Isolating(name.to_owned(), target));
+        }
         Ok(())
     }
 
@@ -93,6 +99,19 @@ impl Authority {
         let mut changes = Changes::default();
         if node.draining != draining {
             changes.put(Record::Node(NodeRecord { draining, ..node.clone() }));
+        }
+        Ok(changes)
+    }
+
+    /// Marks a head as isolating, with the reason, or (an empty one) as in use again (BA-02): its volumes are
+    /// to leave it and nothing new is placed on it.
+    pub fn set_isolating(&self, name: &str, why: &str) -> Result<Changes, RoleError> {
+        let node = self.node_by_name(name).filter(|node| node.role == Role::Head);
+        let node = node.ok_or_else(|| RoleError::NoHead(name.to_owned()))?;
+        let mut changes = Changes::default();
+        if node.isolating.is_empty() != why.is_empty() {
+            changes.put(Record::Node(NodeRecord { isolating: why.to_owned(), ..node.clone() }));
+            changes.isolating.push(node.node);
         }
         Ok(changes)
     }

@@ -4,6 +4,7 @@ mod alone;
 mod groups;
 mod late;
 mod propose;
+mod replace;
 mod roles;
 
 use std::collections::BTreeSet;

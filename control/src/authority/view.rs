@@ -75,8 +75,13 @@ impl Authority {
 
     /// The newest pairs of groups that a head has left, so that it hears that it is out, however late.
     pub fn without(&self, head: NodeId) -> Vec<Assignment> {
-        let out =
-            |volume: &&VolumeRecord| volume.heads().contains(&head) && !volume.current().contains(&head);
+        let filled = |volume: &VolumeRecord| {
+            let chosen = volume.replacement.as_ref().is_some_and(|chosen| chosen.head == head);
+            chosen && volume.left.iter().all(|left| left.head != head)
+        };
+        let out = |volume: &&VolumeRecord| {
+            volume.heads().contains(&head) && !volume.current().contains(&head) && !filled(volume)
+        };
         self.living().filter(out).filter_map(VolumeRecord::assignment).collect()
     }
 

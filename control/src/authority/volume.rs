@@ -48,6 +48,9 @@ pub enum VolumeError {
     /// A head that new volumes stay away from.
     #[error("`{0}` is being drained: name another head, or `palisade head resume {0}`")]
     Draining(String),
+    /// A head that volumes have to leave (BA-02).
+    #[error("`{0}` is isolating: name another head, or `palisade head rejoin {0}`")]
+    Isolating(String),
     /// One head in both roles (EF-26).
     #[error("`{0}` cannot be primary and secondary of one volume, nor any head twice: name other heads")]
     SameHead(String),
@@ -108,6 +111,7 @@ impl Authority {
                 moved_ms: old.moved_ms.clone(),
                 solo: old.solo,
                 alone: old.alone.clone(),
+                replacement: old.replacement.clone(),
                 ..volume
             } == *old;
             return if same {
@@ -117,8 +121,12 @@ impl Authority {
             };
         }
         for head in heads {
-            if self.nodes.get(&head.0).is_some_and(|node| node.draining) {
+            let node = self.nodes.get(&head.0);
+            if node.is_some_and(|node| node.draining) {
                 return Err(VolumeError::Draining(self.name_of(head)));
+            }
+            if node.is_some_and(|node| !node.isolating.is_empty()) {
+                return Err(VolumeError::Isolating(self.name_of(head)));
             }
         }
         self.check_room(request)?;
@@ -180,6 +188,7 @@ impl Authority {
             moved_ms: Vec::new(),
             solo: request.solo,
             alone: None,
+            replacement: None,
         }
     }
 

@@ -5,7 +5,7 @@ use palisade_protocol::wire::limits::{BLOCK, MEMBERS_MAX};
 use super::{Judge, nodes, shape};
 use crate::api::apply::columns_of;
 use crate::config::size::show_size;
-use crate::config::{Code, Solo, Volume, VolumeKind};
+use crate::config::{Code, Failover, Solo, Volume, VolumeKind};
 
 pub(super) fn judge(judge: &mut Judge<'_>) {
     let rack = judge.rack;
@@ -35,6 +35,7 @@ pub(super) fn judge(judge: &mut Judge<'_>) {
             }
         }
     }
+    spare_head(judge);
     let room = room(judge, rack.code);
     if wanted > room && room > 0 {
         judge.warning(
@@ -118,6 +119,22 @@ fn reserve_heads(judge: &mut Judge<'_>, path: &str, volume: &Volume, reserves: &
         } else {
             earlier.iter().for_each(|other| shared_shelf(judge, &at, other, name));
         }
+    }
+}
+
+/// MA-21: where heads move roles by themselves, a member that is gone for good needs another head.
+fn spare_head(judge: &mut Judge<'_>) {
+    let rack = judge.rack;
+    let by_itself = rack.control.failover == Failover::Auto && rack.control.replace_after_ms.is_some();
+    let most = rack.volumes.iter().map(|volume| volume.members().len()).max().unwrap_or(0);
+    if by_itself && most > 1 && rack.heads.len() <= most {
+        judge.warning(
+            "control.failover",
+            format!(
+                "a head that is gone for good is not replaced: the rack has no head beside a volume's {most}"
+            ),
+            "add a [[head]], or set replace_after_ms = \"off\" under [control]",
+        );
     }
 }
 

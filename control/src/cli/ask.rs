@@ -12,12 +12,15 @@ use crate::api::apply::Applied;
 use crate::api::client::Client;
 use crate::api::model::Drill;
 use crate::api::moving::{Drained, Moved};
+use crate::api::replace::Replacing;
 use crate::api::sleds::SledDrained;
 use crate::api::status::{DeviceStatus, Status, VolumeStatus};
 use crate::config;
 
 /// Longest wait for an ordinary answer.
 pub(super) const PATIENCE: Duration = Duration::from_secs(10);
+/// A head for which no other takes the place for so long is not waited for.
+const HOPELESS: Duration = Duration::from_secs(5);
 
 /// The data directory that is meant: the one said, the environment's, `data`, or, when nothing runs there,
 /// the only one below it in which a rack has its socket (`data/memory`).
@@ -102,6 +105,10 @@ pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
             };
             ask(args, "volume.salvage", json!({ "name": name }), PATIENCE, human)
         }
+        VolumeVerb::Replace { name, with, ask: args } => {
+            let human = |replacing: &Replacing| show::replacing(replacing);
+            ask(args, "volume.replace", json!({ "name": name, "with": with }), PATIENCE, human)
+        }
         VolumeVerb::Flush { name, wait, timeout, ask: args } => {
             let params = json!({ "name": name, "wait": wait, "timeout_s": timeout });
             let patience = Duration::from_secs((*timeout).min(86_400)) + PATIENCE;
@@ -120,7 +127,19 @@ pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
 /// `palisade head …`.
 pub(super) fn head(verb: &HeadVerb) -> Result<(), String> {
     match verb {
-        HeadVerb::Drain { name, ask: args } => {
+        HeadVerb::Isolate { name, ask: args } => {
+            let human =
+                |_: &Value| format!("head {name} isolates: volumes leave it, nothing new is placed on it");
+            ask(args, "head.isolate", json!({ "name": name }), PATIENCE, human)
+        }
+        HeadVerb::Rejoin { name, ask: args } => {
+            let human = |_: &Value| format!("head {name} is in use again; volumes stay where they are");
+            ask(args, "head.rejoin", json!({ "name": name }), PATIENCE, human)
+        }
+        HeadVerb::Drain { name, wait, timeout, ask: args } => {
+            if *wait {
+                wait_head(args, name, Duration::from_secs((*timeout).min(86_400 * 30)))?;
+            }
             ask(args, "head.drain", json!({ "name": name }), PATIENCE, |drained: &Drained| {
                 show::drained(drained)
             })
@@ -146,6 +165,33 @@ pub(super) fn sled(verb: &SledVerb) -> Result<(), String> {
             let human = |_: &Value| format!("sled {name} is in use again");
             ask(args, "sled.resume", json!({ "name": name }), PATIENCE, human)
         }
+    }
+}
+
+/// Asks again and again until a head is safe to stop.
+fn wait_head(args: &AskArgs, name: &str, patience: Duration) -> Result<(), String> {
+    let begin = Instant::now();
+    let mut hopeless = None;
+    loop {
+        let data = data_dir(args.data_dir.as_deref());
+        let answer = call(&data, "head.drain", json!({ "name": name }), PATIENCE)?;
+        let drained: Drained =
+            serde_json::from_value(answer).map_err(|error| format!("unreadable answer: {error}"))?;
+        if drained.safe_to_stop {
+            return Ok(());
+        }
+        let since = *hopeless.get_or_insert_with(Instant::now);
+        if !drained.hopeless {
+            hopeless = None;
+        }
+        let why = show::drained(&drained);
+        if drained.hopeless && since.elapsed() >= HOPELESS {
+            return Err(format!("head {name} cannot be emptied: {}", why.trim_end()));
+        }
+        if begin.elapsed() >= patience {
+            return Err(format!("head {name} is in use still, the draining goes on: {}", why.trim_end()));
+        }
+        std::thread::sleep(Duration::from_millis(500));
     }
 }
 

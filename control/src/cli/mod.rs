@@ -230,6 +230,18 @@ pub enum VolumeVerb {
         #[command(flatten)]
         ask: AskArgs,
     },
+    /// Fill another head with a volume; once it has everything it takes the place of the member that is away,
+    /// of one that has to leave, or else of the secondary.
+    Replace {
+        /// Name.
+        name: String,
+        /// The head (default: the best one: declared, on another shelf and power, with the fewest volumes).
+        #[arg(long)]
+        with: Option<String>,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
     /// Move everything acknowledged so far from the log to the sleds.
     Flush {
         /// Name.
@@ -249,8 +261,31 @@ pub enum VolumeVerb {
 /// `head …`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum HeadVerb {
-    /// Move every volume that a head serves to its other head, and place no new ones on it.
+    /// Move every volume that a head serves to its other head, then fill third heads with what it follows, and
+    /// place no new ones on it; `status` says when it is safe to stop.
     Drain {
+        /// Name of the head.
+        name: String,
+        /// Wait until it is safe to stop.
+        #[arg(long)]
+        wait: bool,
+        /// Give up waiting after so many seconds; the draining goes on.
+        #[arg(long, default_value_t = 3600)]
+        timeout: u64,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Move every volume away from a head that is about to fail (BA-02), and place no new ones on it.
+    Isolate {
+        /// Name of the head.
+        name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Take an isolating head into use again; volumes stay where they are.
+    Rejoin {
         /// Name of the head.
         name: String,
         /// Where to ask.

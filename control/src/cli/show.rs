@@ -5,6 +5,7 @@ use std::io::{Write, stderr, stdout};
 use crate::api::apply::Applied;
 use crate::api::events::EventEntry;
 use crate::api::moving::Drained;
+use crate::api::replace::Replacing;
 use crate::api::status::{ControlStatus, DeviceStatus, PathEntry, Status, VolumeStatus};
 use crate::config::size::show_size;
 
@@ -86,6 +87,7 @@ pub(super) fn status(status: &Status) -> String {
     }
     for volume in &status.volumes {
         text.push_str(&rebuild(volume));
+        text.push_str(&replacement(volume));
     }
     let ill = |device: &&DeviceStatus| {
         !device.trouble.is_empty() || matches!(device.state.as_str(), "suspect" | "failed")
@@ -276,10 +278,43 @@ pub(super) fn drained(drained: &Drained) -> String {
     for left in &drained.left {
         text.push_str(&format!("stays: volume {}: {}\n", left.volume, left.why));
     }
-    if !drained.left.is_empty() {
-        text.push_str("ask again to move what stays\n");
+    for left in &drained.follows {
+        text.push_str(&format!("follows: volume {}: {}\n", left.volume, left.why));
     }
+    text.push_str(match (drained.safe_to_stop, drained.left.is_empty()) {
+        (true, _) => "safe to stop\n",
+        (_, false) => "not safe to stop; ask again to move what stays\n",
+        _ => "not safe to stop yet\n",
+    });
     text
+}
+
+/// Who is filled, and for whom.
+pub(super) fn replacing(replacing: &Replacing) -> String {
+    let Replacing { volume, head, leaving } = replacing;
+    let then = if leaving.is_empty() { String::new() } else { format!(" in the place of {leaving}") };
+    format!(
+        "volume {volume}: {head} is being filled and becomes a member{then} then; `palisade status` shows how far"
+    )
+}
+
+/// What groups lack, and how far a copy is; empty when nothing is to be said.
+fn replacement(volume: &VolumeStatus) -> String {
+    let mut parts = Vec::new();
+    if !volume.lacks.is_empty() {
+        parts.push(volume.lacks.clone());
+    }
+    if !volume.replacement.is_empty() {
+        let done = match volume.fill_bytes {
+            0 => "not begun".to_owned(),
+            all => format!("{} of {}", show_size(volume.filled_bytes), show_size(all)),
+        };
+        parts.push(format!("copy to {} ({}): {done}", volume.replacement, volume.replacement_why));
+    }
+    if parts.is_empty() {
+        return String::new();
+    }
+    format!("\nmembers of volume {}: {}\n", volume.name, parts.join("; "))
 }
 
 /// What applying a file did.

@@ -190,8 +190,9 @@ fn control(reader: &mut Reader, root: &mut Section<'_>) -> Control {
     let lease_ms = reader.number_to(&mut section, "lease_ms", 3_600_000, 5000);
     let words = [("planned", Failover::Planned), ("auto", Failover::Auto)];
     let failover = reader.word(&mut section, "failover", &words);
+    let replace_after_ms = reader.number_or_off(&mut section, "replace_after_ms", 86_400_000, 30_000);
     reader.finish(&section);
-    Control { store, endpoints, lease_ms, failover }
+    Control { store, endpoints, lease_ms, failover, replace_after_ms }
 }
 
 /// `HOST:PORT` with or without `http://`, as a URL without a path.

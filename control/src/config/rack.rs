@@ -156,6 +156,10 @@ pub struct Control {
     pub lease_ms: u64,
     /// `failover`: `"planned"` (default) or `"auto"`.
     pub failover: Failover,
+    /// `replace_after_ms`: with `failover = "auto"`, a member that was away for so long is replaced by another
+    /// head (MA-21; default 30000); `"off"`: only by people. One that lost its log or leaves for good is
+    /// replaced at once.
+    pub replace_after_ms: Option<u64>,
 }
 
 /// What moves roles.

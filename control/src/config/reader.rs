@@ -135,6 +135,33 @@ impl Reader {
         value
     }
 
+    /// A whole number of at most `max`, or `"off"`.
+    pub(super) fn number_or_off(
+        &mut self,
+        section: &mut Section<'_>,
+        key: &'static str,
+        max: u64,
+        default: u64,
+    ) -> Option<u64> {
+        let Some(value) = self.remember(section, key) else { return Some(default) };
+        match value.get_ref() {
+            DeValue::String(text) if text == "off" => None,
+            other => match whole(other) {
+                Some(number) if number <= max => Some(number),
+                Some(number) => {
+                    let path = section.at(key);
+                    let what = format!("`{path}` is {number}, above {max}");
+                    self.error(value.span(), what, format!("write at most {max}, or \"off\""));
+                    Some(default)
+                }
+                None => {
+                    self.wrong(&section.at(key), value, "a whole number of at least 0, or \"off\"");
+                    Some(default)
+                }
+            },
+        }
+    }
+
     /// A size in bytes, written as `"4 GiB"` or as a number.
     pub(super) fn size(&mut self, section: &mut Section<'_>, key: &'static str) -> Option<u64> {
         let value = self.remember(section, key)?;

@@ -95,6 +95,11 @@ pub(super) fn families(picture: &Picture) -> Vec<Family> {
         let labels = [("node", node.name.as_str()), ("role", node.role.as_str())];
         let up = f64::from(u8::from(node.state == "ready"));
         collector.gauge("palisade_node_up", "1 when the node works", &labels, up);
+        if node.role == "head" {
+            let isolating = f64::from(u8::from(node.state == "isolating"));
+            let help = "1 while volumes have to leave a head";
+            collector.gauge("palisade_head_isolating", help, &labels, isolating);
+        }
         if node.role == "sled" {
             let drained = f64::from(u8::from(node.state == "drained"));
             let help = "1 when a drained sled is safe to pull";
@@ -157,6 +162,18 @@ fn volumes(collector: &mut Collector, status: &Status) {
             ("serving", "1 when it is served", flag(volume.state == "serving")),
             ("degraded", "1 when protection is not whole", flag(volume.degraded)),
             ("peer_away", "1 when the secondary is away and requests wait", flag(volume.peer_away)),
+            (
+                "lacks_member",
+                "1 when its group lacks a member or one is to leave",
+                flag(!volume.lacks.is_empty()),
+            ),
+            (
+                "filling",
+                "1 while a head is being filled to become a member",
+                flag(!volume.replacement.is_empty()),
+            ),
+            ("filled_bytes", "bytes that the head being filled has", volume.filled_bytes as f64),
+            ("fill_bytes", "bytes that the head being filled has to get", volume.fill_bytes as f64),
             ("sequence", "counter of the newest sequence number", volume.sequence as f64),
             ("waiting", "commands that wait", volume.waiting as f64),
             ("active", "commands in progress", volume.active as f64),

@@ -112,7 +112,8 @@ fn populate(store: &mut dyn Store, hosts: u32, volumes: u64) {
         take(&mut authority, changes);
     }
     let all = (1..=hosts).map(member);
-    let all = all.map(|Member { head, log, boot }| MemberRecord { head, log, boot, joining: false });
+    let all =
+        all.map(|Member { head, log, boot }| MemberRecord { head, log, boot, joining: false, lost: false });
     let all: Vec<MemberRecord> = all.collect();
     for record in records.values_mut() {
         if let Some(Record::Volume(volume)) = record {

@@ -3,6 +3,7 @@
 
 #![allow(dead_code, unreachable_pub)] // each test file uses its part
 
+use std::cell::Cell;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
@@ -11,7 +12,7 @@ use palisade_control::api::client::Client;
 use palisade_control::api::status::Status;
 use palisade_control::config::{self, Rack};
 use palisade_control::report::{NodeReport, NodeState, PartitionReport};
-use palisade_protocol::wire::{Assignment, BootId, LogId, NodeId};
+use palisade_protocol::wire::{Assignment, BootId, LogId, Member, NodeId};
 use serde_json::{Value, json};
 
 pub const PATIENCE: Duration = Duration::from_secs(90);
@@ -51,6 +52,7 @@ pub struct FakeHead {
     pub name: String,
     pub node: NodeId,
     pub boot: BootId,
+    log: Cell<LogId>,
 }
 
 impl FakeHead {
@@ -62,7 +64,7 @@ impl FakeHead {
         };
         let (agent, admission) = Agent::join(config, PATIENCE).expect("admitted");
         let node = admission.nodes[0].node;
-        let head = Self { agent, name: name.to_owned(), node, boot };
+        let head = Self { agent, name: name.to_owned(), node, boot, log: Cell::new(LogId(0)) };
         head.become_ready();
         head
     }
@@ -83,6 +85,7 @@ impl FakeHead {
             other => panic!("{other:?}"),
         };
         let (node, boot) = (self.node, self.boot);
+        self.log.set(LogId(log.0));
         let ready = Report::HeadReady { node, boot, log: LogId(log.0), held: Vec::new() };
         assert!(self.agent.reporter().send(ready));
     }
@@ -110,12 +113,32 @@ impl FakeHead {
     }
 
     pub fn say_serving(&self, assignment: &Assignment, role: &str) {
+        self.say_of(assignment, PartitionReport { role: role.to_owned(), ..PartitionReport::default() });
+    }
+
+    /// As a member of a group, whose log the agent knew when it joined.
+    pub fn member(&self) -> Member {
+        Member { head: self.node, log: self.log.get(), boot: self.boot }
+    }
+
+    /// It lives and serves nothing; `room` is that of its log.
+    pub fn say_nothing_served(&self, room: Option<u64>) {
+        let report = NodeReport {
+            name: self.name.clone(),
+            state: NodeState::Ready,
+            log_room: room,
+            ..NodeReport::default()
+        };
+        assert!(self.agent.reporter().send(Report::Status { nodes: vec![report] }));
+    }
+
+    /// What it says of the partition, under a pair.
+    pub fn say_of(&self, assignment: &Assignment, said: PartitionReport) {
         let partition = PartitionReport {
             partition: assignment.stamp.partition.0,
-            role: role.to_owned(),
             epoch: assignment.stamp.number.epoch,
             counter: assignment.stamp.number.counter,
-            ..PartitionReport::default()
+            ..said
         };
         let report = NodeReport {
             name: self.name.clone(),

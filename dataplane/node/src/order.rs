@@ -6,8 +6,8 @@ use palisade_protocol::fabric::{PathId, PathState, PathStatus};
 use palisade_protocol::head::{Clients, DeviceTarget, HeadStatus, PartitionConfig};
 use palisade_protocol::sled::SledStatus;
 use palisade_protocol::wire::{
-    Assignment, BootId, ClientCmd, ClientDone, ClientError, Envelope, Event, NodeId, PartitionId,
-    ProposalOutcome,
+    Assignment, BootId, ClientCmd, ClientDone, ClientError, Envelope, Event, Member, NodeId, PartitionId,
+    ProposalOutcome, Severity,
 };
 use palisade_runtime::ring::{Receiver, Sender};
 
@@ -31,6 +31,12 @@ pub enum HeadOrder {
     Create(PartitionConfig),
     /// Commands of a partition come from this ring, too.
     Serve(PartitionId, Receiver<ClientCmd>),
+    /// A head is to be filled, to become a member (MA-21).
+    Fill(PartitionId, Member),
+    /// What the head holds of a partition that it is no member of any more is given up.
+    Forget(PartitionId),
+    /// Whether volumes have to leave the head (BA-02), and how bad it is.
+    Isolate(Option<Severity>),
     /// A partition ends.
     Delete(PartitionId),
     /// Where columns of a partition may lie.

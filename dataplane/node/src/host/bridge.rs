@@ -11,7 +11,7 @@ use crate::bus::CLIENT_RING;
 use crate::order::{HeadOrder, Report, SledOrder};
 use crate::service::fabric::FabricOrder;
 use palisade_control::agent::{
-    Agent, Command, Identity, Report as ControlReport, Reporter as ControlReporter, RosterEntry,
+    Agent, Command, Identity, Report as ControlReport, Reporter as ControlReporter, RosterEntry, Severity,
 };
 use palisade_control::metrics::HistSnapshot;
 use palisade_control::report::{NodeReport, NodeState, PathReport};
@@ -303,6 +303,11 @@ impl State {
                 self.forget(node, partition);
                 self.order(node, HeadOrder::Delete(partition));
             }
+            Command::Forget { node, partition } => self.order(node, HeadOrder::Forget(partition)),
+            Command::Isolate { node, severity } => {
+                self.order(node, HeadOrder::Isolate(severity.map(Severity::wire)));
+            }
+            Command::Fill { node, partition, member } => self.order(node, HeadOrder::Fill(partition, member)),
             Command::SetDevices { node, partition, devices } => {
                 let targets = devices.iter().map(|device| device.target()).collect();
                 self.order(node, HeadOrder::Devices(partition, targets));
@@ -437,6 +442,9 @@ impl State {
         }
         if let Event::Deleted { partition } = event {
             self.control.send(ControlReport::Deleted { node, partition });
+        }
+        if let Event::Forgotten { partition } = event {
+            self.control.send(ControlReport::Forgotten { node, partition });
         }
         if let Event::Propose(proposal) = &event {
             // One that finds no room is repeated by the head (P-02).

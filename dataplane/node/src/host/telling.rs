@@ -99,6 +99,7 @@ pub(super) fn describe(event: &Event) -> (bool, String) {
         }
         Event::Note(text) => (false, text.clone()),
         Event::Deleted { partition } => (false, format!("volume {partition}: deleted")),
+        Event::Forgotten { partition } => (false, format!("volume {partition}: forgot the copy of before")),
     }
 }
 
@@ -110,7 +111,8 @@ pub(super) fn partition_of(event: &Event) -> Option<PartitionId> {
         | Event::Demoted { partition, .. }
         | Event::DataLost { partition, .. }
         | Event::SlowIo { partition, .. }
-        | Event::Deleted { partition } => Some(*partition),
+        | Event::Deleted { partition }
+        | Event::Forgotten { partition } => Some(*partition),
         Event::Propose(proposal) => Some(proposal.partition),
         Event::Recovered { .. }
         | Event::Corrupt { .. }

@@ -124,6 +124,11 @@ impl Part {
         (decision.asked, decision.requester) = (None, None);
     }
 
+    /// Whether nothing is proposed now, because something was declined lately.
+    pub(super) fn resting(&self, now: Time) -> bool {
+        self.decision.rest > now
+    }
+
     /// After a decline nothing is proposed before.
     pub(super) fn rest_until(&self) -> Time {
         self.decision.rest

@@ -1,0 +1,519 @@
+//! Members that are replaced (MA-20, MA-21, BA-02, BA-09, EF-19): groups that lack a member, or have one that
+//! is to leave, get another head, one at a time.
+//!
+//! What nodes report decides: whoever is away for control *and* for the primary is away. The choice is the
+//! authority's record; the primary is told again and again whom to fill, until the group names it. A member
+//! that comes back by itself first ends the search.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use palisade_protocol::wire::limits::BLOCK;
+use palisade_protocol::wire::{NodeId, PartitionId};
+use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
+
+use super::core::Core;
+use super::events::now_ms;
+use super::model::{Command, Role};
+use super::moving::{Drained, Left};
+use super::rpc::RpcError;
+use super::status::NodeStatus;
+use crate::authority::{
+    Authority, Chosen, NodeRecord, ReplaceError, VolumeRecord, VolumeRequest, VolumeState,
+};
+use crate::config::Failover;
+use crate::report::{NodeState, PartitionReport};
+
+/// Least time between two looks at all groups.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// Before a command that was not followed is said again.
+const SAY_AGAIN: Duration = Duration::from_secs(1);
+/// A chosen head that was away for so long is replaced by another, if there is one.
+const CANDIDATE_PATIENCE: Duration = Duration::from_secs(10);
+
+/// Why a head isolates: people want it, or it says that its log fails.
+pub(super) const BY_HAND: &str = "asked for by hand";
+pub(super) const LOG_ERRS: &str = "its log device fails";
+
+/// What is remembered between two looks.
+#[derive(Default)]
+pub(super) struct Watch {
+    looked: Option<Instant>,
+    /// Since when a volume lacks a member.
+    lacks: BTreeMap<u64, Instant>,
+    /// Since when the chosen head of a volume is away.
+    absent: BTreeMap<u64, (NodeId, Instant)>,
+    /// When a head was told of a volume last (to fill, to forget).
+    said: BTreeMap<(u64, NodeId), Instant>,
+    /// Volumes for which it was told that there is nobody to take a place.
+    nobody: Vec<u64>,
+}
+
+/// What a group lacks.
+#[derive(Clone, Debug)]
+struct Lack {
+    why: String,
+    /// Who leaves once another is there.
+    leaving: Option<NodeId>,
+    /// Nobody comes back by itself.
+    at_once: bool,
+}
+
+/// What is to be done about a volume.
+enum Step {
+    /// A member leaves the group; `true`: what it held is gone.
+    LeaveOut(NodeId, bool, String),
+    /// The second member leads.
+    Flip(String),
+    /// A head is chosen.
+    Choose(Chosen),
+    /// The search is over.
+    End(&'static str),
+    /// Nobody can be chosen.
+    Nobody(String),
+    /// The primary is to fill who was chosen.
+    Fill,
+    /// A head is to forget what it has.
+    Forget(NodeId),
+}
+
+/// What asking for another member did.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Replacing {
+    /// The volume.
+    pub volume: String,
+    /// The head that is filled.
+    pub head: String,
+    /// The member that leaves then; empty when the group was short.
+    pub leaving: String,
+}
+
+fn refused(error: ReplaceError) -> RpcError {
+    match error {
+        ReplaceError::NoVolume(_) | ReplaceError::NoHead(_) => RpcError::not_found(error.to_string()),
+        _ => RpcError::refused(error.to_string()),
+    }
+}
+
+impl Core {
+    /// Looks at every group and does what is due. Called with the nodes' reports.
+    pub(super) fn look_after_groups(&mut self) -> Result<(), RpcError> {
+        let now = Instant::now();
+        if self.replacing.looked.is_some_and(|looked| now < looked + LOOK_EVERY) {
+            return Ok(());
+        }
+        self.replacing.looked = Some(now);
+        let active = |volume: &&VolumeRecord| {
+            volume.state == VolumeState::Active && !volume.members.is_empty() && volume.wanted() > 1
+        };
+        let ids: Vec<u64> = self.authority.volumes().filter(active).map(|volume| volume.id).collect();
+        for id in ids {
+            self.look_after(id, now)?;
+        }
+        Ok(())
+    }
+
+    /// As [`Core::look_after_groups`], at once: people asked for something.
+    pub(super) fn look_now(&mut self) -> Result<(), RpcError> {
+        self.replacing.looked = None;
+        self.look_after_groups()
+    }
+
+    fn look_after(&mut self, id: u64, now: Instant) -> Result<(), RpcError> {
+        let Some(volume) = self.authority.volume(PartitionId(id)).cloned() else { return Ok(()) };
+        if let Some(step) = self.urgent(&volume) {
+            return self.take(&volume, step, now);
+        }
+        let lack = self.lack(&volume);
+        let since = match &lack {
+            Some(_) => *self.replacing.lacks.entry(id).or_insert(now),
+            None => {
+                self.replacing.lacks.remove(&id);
+                self.replacing.nobody.retain(|told| *told != id);
+                now
+            }
+        };
+        match self.decide(&volume, lack, since, now) {
+            Some(step) => self.take(&volume, step, now),
+            None => Ok(()),
+        }
+    }
+
+    /// What does not wait for anybody to come back.
+    fn urgent(&self, volume: &VolumeRecord) -> Option<Step> {
+        let primary = volume.current_primary();
+        let lost = volume.members.iter().find(|member| {
+            let runs_on = self.nodes.get(&member.head.0).is_some_and(|node| node.boot == member.boot);
+            self.authority.lost_its_log(member) && !runs_on
+        });
+        if let Some(lost) = lost {
+            let name = self.authority.name_of(lost.head);
+            return Some(Step::LeaveOut(lost.head, true, format!("the log of {name} was replaced")));
+        }
+        let joining = volume.members.iter().any(|member| member.joining);
+        let leaving = volume.replacement.as_ref().filter(|chosen| volume.has_member(chosen.head));
+        if let Some(chosen) = leaving.filter(|_| !joining) {
+            let leaving = NodeId(chosen.leaving?);
+            let why = format!("{} took its place: {}", self.authority.name_of(chosen.head), chosen.why);
+            return Some(if leaving == primary {
+                Step::Flip(why)
+            } else {
+                Step::LeaveOut(leaving, false, why)
+            });
+        }
+        if volume.members.len() > volume.wanted() && volume.replacement.is_none() && !joining {
+            let spare = |head: &NodeId| volume.declared().all(|declared| declared != *head);
+            let rest = || volume.members.iter().skip(1).map(|member| member.head);
+            let last = rest().filter(spare).last().or_else(|| rest().last())?;
+            return Some(Step::LeaveOut(last, false, "the group has more members than declared".to_owned()));
+        }
+        let damaged = self.said_of(volume, primary).is_some_and(|said| said.needs_copy == Some(primary.0));
+        let whole = |head: NodeId| {
+            self.said_of(volume, head)
+                .is_some_and(|said| said.role == "following" && said.needs_copy.is_none())
+        };
+        let other = volume.members.iter().skip(1).find(|member| !member.joining && whole(member.head));
+        if damaged && other.is_some() && self.rack.control.failover == Failover::Auto {
+            let name = self.authority.name_of(primary);
+            return Some(Step::LeaveOut(primary, true, format!("the log of {name} is damaged")));
+        }
+        let moves = self.authority.leaves(primary) && !joining && other.is_some();
+        let to = volume.members.iter().skip(1).find(|other| !self.authority.leaves(other.head));
+        (moves && to.is_some()).then(|| Step::Flip(self.why_it_leaves(primary)))
+    }
+
+    fn why_it_leaves(&self, head: NodeId) -> String {
+        let name = self.authority.name_of(head);
+        match self.authority.node(head) {
+            Some(node) if !node.isolating.is_empty() => format!("{name} isolates: {}", node.isolating),
+            _ => format!("{name} is drained"),
+        }
+    }
+
+    /// What the group of a volume lacks now, by the words of its primary.
+    fn lack(&self, volume: &VolumeRecord) -> Option<Lack> {
+        let primary = volume.current_primary();
+        let mut others = volume.members.iter().skip(1).map(|member| member.head);
+        if let Some(head) = others.clone().find(|head| self.authority.leaves(*head)) {
+            return Some(Lack { why: self.why_it_leaves(head), leaving: Some(head), at_once: true });
+        }
+        if volume.members.len() < volume.wanted() {
+            let gone = volume.declared().filter(|head| !volume.has_member(*head));
+            let gone: Vec<String> = gone.map(|head| self.authority.name_of(head)).collect();
+            let why = format!("{} is no member any more", gone.join(", "));
+            let at_once = !self.authority.may_come_back(volume) || self.authority.leaves(primary);
+            return Some(Lack { why, leaving: None, at_once });
+        }
+        let said = self.said_of(volume, primary)?;
+        let held_up = said.peer_away || said.needs_copy.is_some_and(|head| head != primary.0);
+        let filled = said.fill.as_ref().is_some_and(|fill| volume.has_member(NodeId(fill.head)));
+        if !held_up || filled || !matches!(said.role.as_str(), "serving" | "reconciling") {
+            return None;
+        }
+        let asked = said.needs_copy.map(NodeId).filter(|head| others.clone().any(|other| other == *head));
+        let silent = others.clone().find(|head| !self.is_heard(*head));
+        let only = (volume.members.len() == 2).then(|| others.next()).flatten();
+        let away = asked.or(silent).or(only)?;
+        let why = format!("{} is away", self.authority.name_of(away));
+        Some(Lack { why, leaving: Some(away), at_once: false })
+    }
+
+    fn decide(
+        &mut self,
+        volume: &VolumeRecord,
+        lack: Option<Lack>,
+        since: Instant,
+        now: Instant,
+    ) -> Option<Step> {
+        if let Some(chosen) = &volume.replacement {
+            if lack.is_none() && !chosen.by_hand {
+                return Some(Step::End("its group lacks nothing any more"));
+            }
+            return self.follow_up(volume, chosen.head, now);
+        }
+        let Some(lack) = lack else {
+            let leftovers = self.authority.leftovers(volume);
+            let well = self.said_of(volume, volume.current_primary());
+            let well = well.is_some_and(|said| said.role == "serving" && !said.peer_away);
+            let due = |head: &NodeId| well && self.is_heard(*head) && self.may_say(volume.id, *head, now);
+            return leftovers.into_iter().find(due).map(Step::Forget);
+        };
+        let patience = self.rack.control.replace_after_ms.map(Duration::from_millis);
+        let patience = patience.filter(|_| self.rack.control.failover == Failover::Auto);
+        if !lack.at_once && patience.is_none_or(|patience| now < since + patience) {
+            return None;
+        }
+        let Lack { why, leaving, .. } = lack;
+        let said = self.said_of(volume, volume.current_primary());
+        if let (Some(away), Some("reconciling")) = (leaving, said.map(|said| said.role.as_str())) {
+            // A primary that started while its peer is away does not serve before it is alone.
+            return Some(Step::LeaveOut(away, false, why));
+        }
+        match self.best(volume, leaving, None) {
+            Ok(head) => Some(Step::Choose(Chosen { head, leaving, why, by_hand: false })),
+            Err(none) => Some(Step::Nobody(format!("{why}; {none}"))),
+        }
+    }
+
+    /// A head was chosen: it is filled, or, when it is away for long, another is chosen in its place.
+    fn follow_up(&mut self, volume: &VolumeRecord, head: NodeId, now: Instant) -> Option<Step> {
+        let chosen = volume.replacement.as_ref()?;
+        if self.is_heard(head) && !self.authority.leaves(head) {
+            self.replacing.absent.remove(&volume.id);
+            // Said again and again: it or its primary may have started anew.
+            return self.may_say(volume.id, volume.current_primary(), now).then_some(Step::Fill);
+        }
+        let absent = self.replacing.absent.entry(volume.id).or_insert((head, now));
+        if absent.0 != head {
+            *absent = (head, now);
+        }
+        let leaves = self.authority.leaves(head);
+        if !leaves && now < absent.1 + CANDIDATE_PATIENCE.min(self.patience()) {
+            return None;
+        }
+        let (leaving, why) = (chosen.leaving.map(NodeId), chosen.why.clone());
+        match self.best(volume, leaving, Some(head)) {
+            Ok(head) => Some(Step::Choose(Chosen { head, leaving, why, by_hand: chosen.by_hand })),
+            Err(_) if leaves => Some(Step::End("it is to be left itself, and there is no other head")),
+            Err(_) => None,
+        }
+    }
+
+    /// How long a member may be away.
+    fn patience(&self) -> Duration {
+        self.rack.control.replace_after_ms.map_or(CANDIDATE_PATIENCE, Duration::from_millis)
+    }
+
+    /// The best head to become a member, or why there is none.
+    fn best(
+        &self,
+        volume: &VolumeRecord,
+        leaving: Option<NodeId>,
+        but: Option<NodeId>,
+    ) -> Result<NodeId, String> {
+        let candidates = self.authority.candidates(volume, leaving);
+        let blocks = volume.bytes / BLOCK as u64;
+        let mut why = "the rack has no other head that could take the place".to_owned();
+        for head in candidates.into_iter().filter(|head| Some(*head) != but) {
+            match self.unfit(head, blocks) {
+                None => return Ok(head),
+                Some(unfit) => why = unfit,
+            }
+        }
+        Err(why)
+    }
+
+    /// Why a head cannot take a volume of so many blocks now.
+    pub(super) fn unfit(&self, head: NodeId, blocks: u64) -> Option<String> {
+        let name = self.authority.name_of(head);
+        let Some(node) = self.nodes.get(&head.0).filter(|_| self.is_heard(head)) else {
+            return Some(format!("{name} is away"));
+        };
+        if node.report.state == NodeState::Failed {
+            return Some(format!("{name} cannot work: {}", node.report.why));
+        }
+        too_big(&name, node.report.log_room?, blocks)
+    }
+
+    /// A volume that is made at run time must fit the logs of its heads, as far as they have told (P-32).
+    pub(super) fn check_logs(&self, request: &VolumeRequest) -> Result<(), RpcError> {
+        if self.authority.volume_by_name(&request.name).is_some() {
+            return Ok(());
+        }
+        for name in std::iter::once(&request.primary).chain(&request.secondary).chain(&request.reserves) {
+            let node = self.authority.node_by_name(name).and_then(|node| self.nodes.get(&node.node.0));
+            let room = node.and_then(|node| node.report.log_room);
+            if let Some(why) = room.and_then(|room| too_big(name, room, request.bytes / BLOCK as u64)) {
+                return Err(RpcError::refused(why));
+            }
+        }
+        Ok(())
+    }
+
+    fn take(&mut self, volume: &VolumeRecord, step: Step, now: Instant) -> Result<(), RpcError> {
+        let (partition, name) = (volume.partition(), volume.name.clone());
+        match step {
+            Step::LeaveOut(head, lost, why) => {
+                // One that cannot leave stays, and `status` says what is lacking.
+                if let Ok(changes) = self.authority.leave_out(partition, head, lost, &why) {
+                    self.carry_out(&changes)?;
+                }
+            }
+            Step::Flip(why) => drop(self.failover(&name, &why)),
+            Step::Choose(chosen) => {
+                let changes = self.authority.replace(partition, chosen, now_ms()).map_err(refused)?;
+                self.carry_out(&changes)?;
+                self.fill(partition);
+            }
+            Step::End(why) => {
+                let changes = self.authority.end_replacement(partition, why);
+                self.carry_out(&changes)?;
+                self.fill(partition);
+            }
+            Step::Nobody(why) => {
+                if !self.replacing.nobody.contains(&volume.id) {
+                    self.replacing.nobody.push(volume.id);
+                    let what = format!("volume {name} lacks a member: {why}");
+                    self.events.say("control", name, true, what);
+                }
+            }
+            Step::Fill => {
+                self.replacing.said.insert((volume.id, volume.current_primary()), now);
+                self.fill(partition);
+            }
+            Step::Forget(node) => {
+                self.replacing.said.insert((volume.id, node), now);
+                self.send(node, &Command::Forget { node, partition });
+            }
+        }
+        Ok(())
+    }
+
+    /// Tells the primary of a volume whom to fill; itself: nobody.
+    fn fill(&mut self, partition: PartitionId) {
+        let Some(volume) = self.authority.volume(partition) else { return };
+        let node = volume.current_primary();
+        let chosen = volume.replacement.as_ref().filter(|chosen| !volume.has_member(chosen.head));
+        if let Some(member) = self.authority.member(chosen.map_or(node, |chosen| chosen.head)) {
+            self.send(node, &Command::Fill { node, partition, member });
+        }
+    }
+
+    /// A head that came back hears whom it is to fill.
+    pub(super) fn tell_fills(&mut self, head: NodeId) {
+        let leads = |volume: &&VolumeRecord| volume.current_primary() == head && volume.replacement.is_some();
+        let led: Vec<PartitionId> = self.authority.living().filter(leads).map(|it| it.partition()).collect();
+        for partition in led {
+            self.fill(partition);
+        }
+    }
+
+    /// Whether a head may be told of a volume again.
+    fn may_say(&self, id: u64, head: NodeId, now: Instant) -> bool {
+        self.replacing.said.get(&(id, head)).is_none_or(|said| now >= *said + SAY_AGAIN)
+    }
+
+    fn is_heard(&self, head: NodeId) -> bool {
+        let patience = Duration::from_millis(self.rack.timers.health_ms.max(1));
+        self.nodes.get(&head.0).is_some_and(|node| node.heard.elapsed() <= patience)
+    }
+
+    /// The last words of a head about a volume, if it is there.
+    fn said_of(&self, volume: &VolumeRecord, head: NodeId) -> Option<&PartitionReport> {
+        let node = self.nodes.get(&head.0).filter(|_| self.is_heard(head))?;
+        node.report.partitions.iter().find(|said| said.partition == volume.id)
+    }
+
+    /// What a volume's group lacks, for people.
+    pub(super) fn lacks(&self, name: &str) -> String {
+        let Some(volume) = self.authority.volume_by_name(name).filter(|volume| !volume.members.is_empty())
+        else {
+            return String::new();
+        };
+        let Some(lack) = self.lack(volume).filter(|_| volume.wanted() > 1) else { return String::new() };
+        if let Some(chosen) = &volume.replacement {
+            return format!("{}; {} is filled", lack.why, self.authority.name_of(chosen.head));
+        }
+        if let Err(none) = self.best(volume, lack.leaving, None) {
+            return format!("{}; {none}", lack.why);
+        }
+        let by_itself = self.rack.control.failover == Failover::Auto;
+        match self.rack.control.replace_after_ms.filter(|_| by_itself) {
+            _ if lack.at_once => lack.why,
+            Some(ms) => format!("{}; it is replaced when it was away for {} s", lack.why, ms / 1000),
+            None => format!("{}; `palisade volume replace {name}` fills another head", lack.why),
+        }
+    }
+
+    /// What of a head that is drained is left: volumes that it follows, and what becomes of them.
+    pub(super) fn tell_follows(&self, head: NodeId, drained: &mut Drained) {
+        let mut moving = false;
+        for volume in followed_by(&self.authority, head) {
+            moving |= volume.replacement.is_some();
+            drained.follows.push(Left { volume: volume.name.clone(), why: self.lacks(&volume.name) });
+        }
+        let serves = self.authority.served_by(head).count();
+        drained.safe_to_stop = serves == 0 && drained.follows.is_empty();
+        drained.hopeless = !drained.safe_to_stop && !moving && drained.moved.is_empty();
+    }
+
+    /// People want another member: a named head, or the best one.
+    pub(super) fn replace_member(&mut self, name: &str, with: Option<&str>) -> Result<Replacing, RpcError> {
+        let unknown = || refused(ReplaceError::NoVolume(name.to_owned()));
+        let volume = self.authority.volume_by_name(name).ok_or_else(unknown)?;
+        if volume.wanted() < 2 {
+            return Err(RpcError::refused(format!(
+                "volume `{name}` was made with one head: it has no second member to replace"
+            )));
+        }
+        let whole = volume.members.len() >= volume.wanted();
+        let lacking = self.lack(volume).and_then(|lack| lack.leaving);
+        let last = volume.members.iter().skip(1).next_back().map(|member| member.head);
+        let leaving = lacking.or(last.filter(|_| whole));
+        let head = match with {
+            None => self.best(volume, leaving, None).map_err(RpcError::refused)?,
+            Some(with) => {
+                let node = self.authority.node_by_name(with).filter(|node| node.role == Role::Head);
+                let node = node.ok_or_else(|| refused(ReplaceError::NoHead(with.to_owned())))?;
+                if let Some(why) = self.unfit(node.node, volume.bytes / BLOCK as u64) {
+                    return Err(RpcError::refused(why));
+                }
+                node.node
+            }
+        };
+        let (partition, why) = (volume.partition(), BY_HAND.to_owned());
+        let chosen = Chosen { head, leaving, why, by_hand: true };
+        let changes = self.authority.replace(partition, chosen, now_ms()).map_err(refused)?;
+        self.carry_out(&changes)?;
+        self.fill(partition);
+        let leaving = leaving.map_or_else(String::new, |head| self.authority.name_of(head));
+        Ok(Replacing { volume: name.to_owned(), head: self.authority.name_of(head), leaving })
+    }
+
+    /// Volumes have to leave a head from now on, or need not any more (`why` is empty).
+    pub(super) fn isolate(&mut self, name: &str, why: &str) -> Result<Value, RpcError> {
+        let changes = self.authority.set_isolating(name, why);
+        let changes = changes.map_err(|error| RpcError::not_found(error.to_string()))?;
+        let fresh = !changes.records.is_empty();
+        self.carry_out(&changes)?;
+        if fresh {
+            let what = if why.is_empty() { "is in use again".to_owned() } else { format!("isolates: {why}") };
+            self.event(name, !why.is_empty(), what);
+            self.look_now()?;
+        }
+        Ok(json!({ "head": name, "isolating": !why.is_empty() }))
+    }
+}
+
+/// Why a volume of so many blocks does not fit the log of a head.
+fn too_big(name: &str, room: u64, blocks: u64) -> Option<String> {
+    (room < blocks).then(|| {
+        format!("the log of {name} has room for {room} more blocks, the volume has {blocks} (P-32): name another head, or make it smaller")
+    })
+}
+
+/// Volumes of which a head is a member, the ones that it serves aside.
+pub(super) fn followed_by(authority: &Authority, head: NodeId) -> impl Iterator<Item = &VolumeRecord> {
+    let follows = move |volume: &&VolumeRecord| {
+        volume.state == VolumeState::Active
+            && volume.current_primary() != head
+            && volume.current().contains(&head)
+    };
+    authority.living().filter(follows)
+}
+
+/// How far the draining of a head is.
+pub(super) fn show_drained(status: &mut NodeStatus, authority: &Authority, node: &NodeRecord) {
+    let serves = authority.served_by(node.node).count();
+    let follows = followed_by(authority, node.node).count();
+    let moving = followed_by(authority, node.node).filter(|volume| volume.replacement.is_some()).count();
+    let resume = format!("`palisade head resume {}` takes it into use again", node.name);
+    status.state = if serves > 0 || moving > 0 { "draining" } else { "drained" }.to_owned();
+    status.why = match (serves, moving, follows) {
+        (0, 0, 0) => format!("safe to stop; {resume}"),
+        (0, 0, _) => format!("follows {follows} volumes, no other head takes its place; {resume}"),
+        _ => format!("serves {serves} volumes and follows {follows}, {moving} are being filled elsewhere"),
+    };
+}
