@@ -67,7 +67,7 @@ impl Core {
         for p in 0..self.parts.len() {
             let part = &self.parts[p];
             let member = matches!(part.phase, Phase::Following | Phase::Announcing | Phase::Serving);
-            let group = part.members.len() > 1 && part.cfg.solo == Solo::Local;
+            let group = part.members.len() > 1 && part.cfg.solo != Solo::Wait;
             if !member || !group || !self.isolates(part) || part.proposing() || part.resting(now) {
                 continue;
             }
