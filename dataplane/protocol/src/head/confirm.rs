@@ -34,7 +34,7 @@ impl Core {
         let part = &mut self.parts[p];
         let acts_early = self.cfg.faults.act_on_proposal() && part.needed(self.cfg.faults).next().is_none();
         let nobody =
-            part.counted().next().is_none() && !(part.journal.on && !self.cfg.faults.solo_unvouched());
+            part.counted().next().is_none() && (!part.journal.on || self.cfg.faults.solo_unvouched());
         if nobody || acts_early {
             return false;
         }
