@@ -192,8 +192,8 @@ impl Core {
     pub(super) fn serve(&mut self, now: Time, p: usize, out: &mut Out) {
         let part = &mut self.parts[p];
         part.phase = Phase::Serving;
-        part.serving_since = now;
-        part.served_from = part.committed;
+        part.service.since = now;
+        part.service.from = part.committed;
         part.released_op = part.released_op.max(part.committed);
         part.stats.counters.reconciles += 1;
         out.events.push(Event::Serving { stamp: part.stamp });

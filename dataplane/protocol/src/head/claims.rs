@@ -241,7 +241,7 @@ impl Core {
             }
             if (older || strays) && !part.knows(&column) {
                 // Of an own reservation that came too late no checkpoint ever knew.
-                let after = if older { part.served_from } else { Op(0) };
+                let after = if older { part.service.from } else { Op(0) };
                 orphans.push(Dying { column, extent: owned.extent, after, asking: false, retry_at: now });
             }
         }

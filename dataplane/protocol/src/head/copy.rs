@@ -25,7 +25,7 @@ use super::join::Join;
 use super::part::{Part, Phase};
 use super::replicate::{ENTRIES, MESSAGE_BLOCKS, cost};
 use super::stats::FillStatus;
-use crate::log::{Lsn, RECENT_OPS};
+use crate::log::{Lsn, Origin, RECENT_OPS};
 use crate::wire::*;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -46,6 +46,8 @@ pub(super) struct Copies {
     /// The copy that this head gives, and the one that it takes.
     pub(super) learner: Option<Box<Learner>>,
     pub(super) join: Option<Box<Join>>,
+    /// Where the partition's history begins in the own log.
+    pub(super) origin: Origin,
     /// Number and session of the newest copy that was begun here.
     pub(super) copied: Option<(Number, u64)>,
     /// What is here is being voided: the record that says so, 0 before there is one.

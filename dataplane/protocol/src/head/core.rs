@@ -135,7 +135,7 @@ impl Core {
         part.tail = found.tail;
         part.local = found.tail;
         part.damaged = found.damaged;
-        part.origin = found.origin;
+        part.copy.origin = found.origin;
         part.short = found.short;
         part.deleted = found.deleted;
         part.bad = found.bad;

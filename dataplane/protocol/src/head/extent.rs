@@ -30,7 +30,7 @@ impl Core {
         }
         let (all, least) = (part.cfg.geometry.columns(), self.columns_min(p));
         let found = self.candidates(now, p, reserve, &[]).len();
-        let early = now.since(part.serving_since) < GRACE;
+        let early = now.since(part.service.since) < GRACE;
         if found < least || (found < all && early) {
             let part = &mut self.parts[p];
             part.make_at = now + if early { PAUSE / 4 } else { PAUSE };

@@ -25,7 +25,7 @@ impl Part {
         self.bad.clear();
         self.rot.clear();
         self.lost.clear();
-        (self.loading, self.released_op, self.served_from, self.age.upto) = (Op(0), Op(0), Op(0), Op(0));
+        (self.loading, self.released_op, self.service.from, self.age.upto) = (Op(0), Op(0), Op(0), Op(0));
     }
 }
 
@@ -50,7 +50,7 @@ impl Core {
                 self.log.dead(pending.addr, crcs.len() as u32);
             }
         }
-        part.origin = Origin { since: placed.lsn, filling: true };
+        part.copy.origin = Origin { since: placed.lsn, filling: true };
         self.release_due = true;
         Some(placed.lsn)
     }
@@ -64,7 +64,7 @@ impl Core {
         if part.leads() || part.phase == Phase::Following || part.deleted || part.copy.forgetting.is_some() {
             return;
         }
-        if part.origin.filling && part.copy.join.is_none() {
+        if part.copy.origin.filling && part.copy.join.is_none() {
             return out.events.push(Event::Forgotten { partition });
         }
         part.copy.join = None;

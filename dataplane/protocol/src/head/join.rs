@@ -111,7 +111,7 @@ impl Part {
     pub(super) fn sealing(&mut self, generation: u64) {
         if let Some(join) = self.copy.join.as_mut().filter(|join| join.step == Step::Sealing) {
             (join.step, join.covered) = (Step::Sealed(generation), self.committed);
-            self.origin.filling = false;
+            self.copy.origin.filling = false;
         }
     }
 

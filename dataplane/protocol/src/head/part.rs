@@ -10,7 +10,7 @@ use super::salvage::Salvage;
 use super::slab::Id;
 use super::stats::Stats;
 use super::vouch::Vouch;
-use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn, Origin};
+use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn};
 use crate::wire::*;
 use palisade_dma::Buf;
 use smallvec::SmallVec;
@@ -245,6 +245,14 @@ pub(super) struct Unconfirmed {
     pub(super) last: u64,
 }
 
+/// Service under the present number.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Service {
+    pub(super) since: Time,
+    /// What was committed when it began.
+    pub(super) from: Op,
+}
+
 /// One partition.
 #[derive(Debug)]
 pub(super) struct Part {
@@ -267,8 +275,6 @@ pub(super) struct Part {
     pub(super) adopted: Option<Adopt>,
     /// Recovery could not vouch for the index, or a copy of it is not whole.
     pub(super) damaged: bool,
-    /// Where its history begins in the own log.
-    pub(super) origin: Origin,
     /// Recovery lost records behind the tail: a peer whose log is whole has to fill it.
     pub(super) short: bool,
     /// Recovery lost no record of the log: what it took for a torn end never was durable (P-06).
@@ -296,9 +302,7 @@ pub(super) struct Part {
     pub(super) active: u32,
     pub(super) reads: Unconfirmed,
     pub(super) claims: Vec<Claim>,
-    pub(super) serving_since: Time,
-    /// What was committed when service under the current number began.
-    pub(super) served_from: Op,
+    pub(super) service: Service,
     pub(super) open: Option<OpenExtent>,
     pub(super) making: Option<Making>,
     pub(super) make_at: Time,
@@ -346,7 +350,6 @@ impl Part {
             isolation: Isolation::default(),
             adopted: None,
             damaged: false,
-            origin: Origin::default(),
             short: false,
             whole: true,
             committed: Op(0),
@@ -364,8 +367,7 @@ impl Part {
             stalled: VecDeque::new(),
             active: 0,
             reads: Unconfirmed::default(),
-            serving_since: Time::ZERO,
-            served_from: Op(0),
+            service: Service::default(),
             open: None,
             making: None,
             make_at: Time::ZERO,

@@ -229,7 +229,7 @@ impl Core {
         let (log, part) = (self.log.id(), &mut self.parts[p]);
         let Some(Owed { to, stamp, .. }) = part.owed.take() else { return };
         // Half a copy is nothing.
-        let tail = if part.origin.filling { Op(0) } else { part.committed };
+        let tail = if part.copy.origin.filling { Op(0) } else { part.committed };
         let entries = SmallVec::new();
         out.net.push((to, Msg::Probed { stamp, log, tail, damaged: true, whole: false, entries }));
     }

@@ -121,7 +121,7 @@ impl Core {
         let seals = self.parts.iter().any(Part::seals);
         let behind = self.parts.iter().any(|part| {
             let covers = self.log.covers(part.id());
-            !part.deleted && !part.origin.filling && part.released_op > covers && part.committed > covers
+            !part.deleted && !part.copy.origin.filling && part.released_op > covers && part.committed > covers
         });
         if !behind && !seals && !self.log.checkpoint_wanted() {
             return;
@@ -135,8 +135,8 @@ impl Core {
             committed: part.committed,
             adopted: part.adopted.clone(),
             // The checkpoint that begins now is what makes a copy whole.
-            damaged: part.damaged && (part.origin.filling || part.copy.join.is_none()),
-            origin: part.origin,
+            damaged: part.damaged && (part.copy.origin.filling || part.copy.join.is_none()),
+            origin: part.copy.origin,
         };
         let all = self.parts.iter().filter(|part| !part.deleted).map(meta).collect();
         self.log.checkpoint_begin(all);
