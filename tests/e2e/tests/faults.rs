@@ -59,7 +59,12 @@ fn issue3_12_killed_processes_are_survived_under_verified_load_and_reported() {
     let found = drill(&drills, dir.path());
     all_well(&found, drills.len());
     let killed = row(&found, "kill-primary");
-    assert!(told(killed).iter().any(|what| what.contains("proposed it: silence")), "{killed:#}");
+    assert!(
+        told(killed)
+            .iter()
+            .any(|what| what.contains("(were head-1, head-2)") && what.contains("head-2 proposed it")),
+        "{killed:#}"
+    );
     let report = std::fs::read_to_string(dir.path().join("FAULTS.md")).expect("a report");
     for name in drills {
         assert!(report.contains(&format!("({name}) | ")), "{report}");
