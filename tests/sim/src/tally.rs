@@ -216,7 +216,6 @@ impl Tally {
             ("bad networks", self.bad_networks),
             ("datagrams that a bad network swallowed", self.swallowed),
             ("datagrams that the other network carried", self.carried_around),
-            ("networks that the fabric took for down", self.counts.networks_down),
             ("clients sent away", self.redirected),
         ];
         let more = more.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name);
