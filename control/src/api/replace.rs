@@ -10,18 +10,12 @@ use std::time::{Duration, Instant};
 
 use palisade_protocol::wire::limits::BLOCK;
 use palisade_protocol::wire::{NodeId, PartitionId};
-use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::core::Core;
 use super::events::now_ms;
-use super::model::{Command, Role};
-use super::moving::{Drained, Left};
+use super::model::Command;
 use super::rpc::RpcError;
-use super::status::NodeStatus;
-use crate::authority::{
-    Authority, Chosen, NodeRecord, ReplaceError, VolumeRecord, VolumeRequest, VolumeState,
-};
+use crate::authority::{Chosen, ReplaceError, VolumeRecord, VolumeRequest, VolumeState};
 use crate::config::Failover;
 use crate::report::{NodeState, PartitionReport};
 
@@ -52,12 +46,12 @@ pub(super) struct Watch {
 
 /// What a group lacks.
 #[derive(Clone, Debug)]
-struct Lack {
-    why: String,
+pub(super) struct Lack {
+    pub(super) why: String,
     /// Who leaves once another is there.
-    leaving: Option<NodeId>,
+    pub(super) leaving: Option<NodeId>,
     /// Nobody comes back by itself.
-    at_once: bool,
+    pub(super) at_once: bool,
 }
 
 /// What is to be done about a volume.
@@ -78,19 +72,7 @@ enum Step {
     Forget(NodeId),
 }
 
-/// What asking for another member did.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct Replacing {
-    /// The volume.
-    pub volume: String,
-    /// The head that is filled.
-    pub head: String,
-    /// The member that leaves then; empty when the group was short.
-    pub leaving: String,
-}
-
-fn refused(error: ReplaceError) -> RpcError {
+pub(super) fn refused(error: ReplaceError) -> RpcError {
     match error {
         ReplaceError::NoVolume(_) | ReplaceError::NoHead(_) => RpcError::not_found(error.to_string()),
         _ => RpcError::refused(error.to_string()),
@@ -193,7 +175,7 @@ impl Core {
     }
 
     /// What the group of a volume lacks now, by the words of its primary.
-    fn lack(&self, volume: &VolumeRecord) -> Option<Lack> {
+    pub(super) fn lack(&self, volume: &VolumeRecord) -> Option<Lack> {
         let primary = volume.current_primary();
         let mut others = volume.members.iter().skip(1).map(|member| member.head);
         if let Some(head) = others.clone().find(|head| self.authority.leaves(*head)) {
@@ -287,7 +269,7 @@ impl Core {
     }
 
     /// The best head to become a member, or why there is none.
-    fn best(
+    pub(super) fn best(
         &self,
         volume: &VolumeRecord,
         leaving: Option<NodeId>,
@@ -372,7 +354,7 @@ impl Core {
     }
 
     /// Tells the primary of a volume whom to fill; itself: nobody.
-    fn fill(&mut self, partition: PartitionId) {
+    pub(super) fn fill(&mut self, partition: PartitionId) {
         let Some(volume) = self.authority.volume(partition) else { return };
         let node = volume.current_primary();
         let chosen = volume.replacement.as_ref().filter(|chosen| !volume.has_member(chosen.head));
@@ -405,86 +387,6 @@ impl Core {
         let node = self.nodes.get(&head.0).filter(|_| self.is_heard(head))?;
         node.report.partitions.iter().find(|said| said.partition == volume.id)
     }
-
-    /// What a volume's group lacks, for people.
-    pub(super) fn lacks(&self, name: &str) -> String {
-        let Some(volume) = self.authority.volume_by_name(name).filter(|volume| !volume.members.is_empty())
-        else {
-            return String::new();
-        };
-        let Some(lack) = self.lack(volume).filter(|_| volume.wanted() > 1) else { return String::new() };
-        if let Some(chosen) = &volume.replacement {
-            return format!("{}; {} is filled", lack.why, self.authority.name_of(chosen.head));
-        }
-        if let Err(none) = self.best(volume, lack.leaving, None) {
-            return format!("{}; {none}", lack.why);
-        }
-        let by_itself = self.rack.control.failover == Failover::Auto;
-        match self.rack.control.replace_after_ms.filter(|_| by_itself) {
-            _ if lack.at_once => lack.why,
-            Some(ms) => format!("{}; it is replaced when it was away for {} s", lack.why, ms / 1000),
-            None => format!("{}; `palisade volume replace {name}` fills another head", lack.why),
-        }
-    }
-
-    /// What of a head that is drained is left: volumes that it follows, and what becomes of them.
-    pub(super) fn tell_follows(&self, head: NodeId, drained: &mut Drained) {
-        let mut moving = false;
-        for volume in followed_by(&self.authority, head) {
-            moving |= volume.replacement.is_some();
-            drained.follows.push(Left { volume: volume.name.clone(), why: self.lacks(&volume.name) });
-        }
-        let serves = self.authority.served_by(head).count();
-        drained.safe_to_stop = serves == 0 && drained.follows.is_empty();
-        drained.hopeless = !drained.safe_to_stop && !moving && drained.moved.is_empty();
-    }
-
-    /// People want another member: a named head, or the best one.
-    pub(super) fn replace_member(&mut self, name: &str, with: Option<&str>) -> Result<Replacing, RpcError> {
-        let unknown = || refused(ReplaceError::NoVolume(name.to_owned()));
-        let volume = self.authority.volume_by_name(name).ok_or_else(unknown)?;
-        if volume.wanted() < 2 {
-            return Err(RpcError::refused(format!(
-                "volume `{name}` was made with one head: it has no second member to replace"
-            )));
-        }
-        let whole = volume.members.len() >= volume.wanted();
-        let lacking = self.lack(volume).and_then(|lack| lack.leaving);
-        let last = volume.members.iter().skip(1).next_back().map(|member| member.head);
-        let leaving = lacking.or(last.filter(|_| whole));
-        let head = match with {
-            None => self.best(volume, leaving, None).map_err(RpcError::refused)?,
-            Some(with) => {
-                let node = self.authority.node_by_name(with).filter(|node| node.role == Role::Head);
-                let node = node.ok_or_else(|| refused(ReplaceError::NoHead(with.to_owned())))?;
-                if let Some(why) = self.unfit(node.node, volume.bytes / BLOCK as u64) {
-                    return Err(RpcError::refused(why));
-                }
-                node.node
-            }
-        };
-        let (partition, why) = (volume.partition(), BY_HAND.to_owned());
-        let chosen = Chosen { head, leaving, why, by_hand: true };
-        let changes = self.authority.replace(partition, chosen, now_ms()).map_err(refused)?;
-        self.carry_out(&changes)?;
-        self.fill(partition);
-        let leaving = leaving.map_or_else(String::new, |head| self.authority.name_of(head));
-        Ok(Replacing { volume: name.to_owned(), head: self.authority.name_of(head), leaving })
-    }
-
-    /// Volumes have to leave a head from now on, or need not any more (`why` is empty).
-    pub(super) fn isolate(&mut self, name: &str, why: &str) -> Result<Value, RpcError> {
-        let changes = self.authority.set_isolating(name, why);
-        let changes = changes.map_err(|error| RpcError::not_found(error.to_string()))?;
-        let fresh = !changes.records.is_empty();
-        self.carry_out(&changes)?;
-        if fresh {
-            let what = if why.is_empty() { "is in use again".to_owned() } else { format!("isolates: {why}") };
-            self.event(name, !why.is_empty(), what);
-            self.look_now()?;
-        }
-        Ok(json!({ "head": name, "isolating": !why.is_empty() }))
-    }
 }
 
 /// Why a volume of so many blocks does not fit the log of a head.
@@ -492,28 +394,4 @@ fn too_big(name: &str, room: u64, blocks: u64) -> Option<String> {
     (room < blocks).then(|| {
         format!("the log of {name} has room for {room} more blocks, the volume has {blocks} (P-32): name another head, or make it smaller")
     })
-}
-
-/// Volumes of which a head is a member, the ones that it serves aside.
-pub(super) fn followed_by(authority: &Authority, head: NodeId) -> impl Iterator<Item = &VolumeRecord> {
-    let follows = move |volume: &&VolumeRecord| {
-        volume.state == VolumeState::Active
-            && volume.current_primary() != head
-            && volume.current().contains(&head)
-    };
-    authority.living().filter(follows)
-}
-
-/// How far the draining of a head is.
-pub(super) fn show_drained(status: &mut NodeStatus, authority: &Authority, node: &NodeRecord) {
-    let serves = authority.served_by(node.node).count();
-    let follows = followed_by(authority, node.node).count();
-    let moving = followed_by(authority, node.node).filter(|volume| volume.replacement.is_some()).count();
-    let resume = format!("`palisade head resume {}` takes it into use again", node.name);
-    status.state = if serves > 0 || moving > 0 { "draining" } else { "drained" }.to_owned();
-    status.why = match (serves, moving, follows) {
-        (0, 0, 0) => format!("safe to stop; {resume}"),
-        (0, 0, _) => format!("follows {follows} volumes, no other head takes its place; {resume}"),
-        _ => format!("serves {serves} volumes and follows {follows}, {moving} are being filled elsewhere"),
-    };
 }

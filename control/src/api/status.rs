@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::events::EventEntry;
 use super::events::now_ms;
 use super::model::Role;
-use super::{devices, replace, sleds};
+use super::{devices, members, sleds};
 use crate::authority::{Authority, DeviceRecord, NodeRecord, VolumeRecord, VolumeState};
 use crate::config::{Rack, Solo, VolumeKind, size::show_size};
 use crate::identity::Known;
@@ -358,7 +358,7 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
     }
     sleds::show(&mut status, authority, all, node);
     if node.draining && node.role == Role::Head && status.state == "ready" {
-        replace::show_drained(&mut status, authority, node);
+        members::show_drained(&mut status, authority, node);
     }
     if !node.isolating.is_empty() && status.state == "ready" {
         status.state = "isolating".to_owned();

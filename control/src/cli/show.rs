@@ -4,8 +4,8 @@ use std::io::{Write, stderr, stdout};
 
 use crate::api::apply::Applied;
 use crate::api::events::EventEntry;
+use crate::api::members::Replacing;
 use crate::api::moving::Drained;
-use crate::api::replace::Replacing;
 use crate::api::status::{ControlStatus, DeviceStatus, PathEntry, Status, VolumeStatus};
 use crate::config::size::show_size;
 
