@@ -142,14 +142,13 @@ fn ma21_a_secondary_that_stays_away_is_replaced_and_its_leftovers_are_given_up()
     assert_eq!(forget, Command::Forget { node: second_node, partition: VOLUME });
     let forgotten = Report::Forgotten { node: second_node, partition: VOLUME };
     assert!(second.agent.reporter().send(forgotten));
-    let said = wait_for("quiet", || {
+    wait_for("quiet", || {
         first.say_serving(&next, "serving");
         std::thread::sleep(std::time::Duration::from_millis(1200));
         let again =
             second.agent.commands().try_iter().any(|command| matches!(command, Command::Forget { .. }));
         (!again).then_some(())
     });
-    assert_eq!(said, ());
 }
 
 #[test]
@@ -263,12 +262,11 @@ fn ef19_a_replaced_log_makes_its_head_a_new_member_that_is_filled() {
     drop(second);
     let second = FakeHead::start(&socket, "head-2", 12);
     assert_ne!(second.member().log, lost.log, "a new log");
-    let alone = wait_for("its leave", || {
+    wait_for("its leave", || {
         first.say_serving(&pair, "serving");
         let query = call(&socket, "volume.query", json!({ "name": "vol0" })).expect("answered");
         (query["heads"] == json!(["head-1"])).then_some(())
     });
-    assert_eq!(alone, ());
     let lone = newer(&first, &pair);
     let chosen = wait_for("a choice", || {
         first.say_serving(&lone, "serving");

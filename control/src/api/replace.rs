@@ -148,7 +148,7 @@ impl Core {
         if volume.members.len() > volume.wanted() && volume.replacement.is_none() && !joining {
             let spare = |head: &NodeId| volume.declared().all(|declared| declared != *head);
             let rest = || volume.members.iter().skip(1).map(|member| member.head);
-            let last = rest().filter(spare).last().or_else(|| rest().last())?;
+            let last = rest().rfind(spare).or_else(|| rest().next_back())?;
             return Some(Step::LeaveOut(last, false, "the group has more members than declared".to_owned()));
         }
         let damaged = self.said_of(volume, primary).is_some_and(|said| said.needs_copy == Some(primary.0));

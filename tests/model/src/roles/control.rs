@@ -83,11 +83,11 @@ fn node_of(head: u8) -> NodeId {
 }
 
 fn boot_of(head: u8, boot: u8) -> BootId {
-    BootId(u128::from(head) << 64 | u128::from(boot) + 1)
+    BootId((u128::from(head) << 64) | (u128::from(boot) + 1))
 }
 
 fn log_of(head: u8, log: u8) -> LogId {
-    LogId(u128::from(head) << 64 | u128::from(log) + 1)
+    LogId((u128::from(head) << 64) | (u128::from(log) + 1))
 }
 
 fn name_of(head: u8) -> String {
