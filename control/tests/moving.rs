@@ -300,3 +300,28 @@ fn ma15_heads_hear_at_once_of_a_process_that_ended_without_a_word() {
     };
     assert_eq!((gone, of), (NodeId(id), boot));
 }
+
+#[test]
+fn ma15_a_living_head_that_its_primary_cannot_reach_is_not_taken_back_before_they_meet() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let rack = rack(dir.path());
+    let socket = rack.socket();
+    let _control = Control::start(&rack).expect("started");
+    let (first, second, pair) = serving(&socket);
+    let alone = Proposal { members: pair.members.iter().skip(1).copied().collect(), ..turn(&pair, 1) };
+    second.say_path(first.node, "down");
+    let (granted, lone) = propose(&second, &alone);
+    assert!(granted && lone.is_some_and(|lone| lone.members.len() == 1));
+    let heads =
+        || call(&socket, "volume.query", json!({ "name": "vol0" })).expect("answered")["heads"].clone();
+    for _ in 0..20 {
+        first.say_path(second.node, "up");
+        std::thread::sleep(std::time::Duration::from_millis(10));
+        assert_eq!(heads(), json!(["head-2"]), "reads go on at the one that leads");
+    }
+    wait_for("its return", || {
+        second.say_path(first.node, "up");
+        first.say_path(second.node, "up");
+        (heads() == json!(["head-2", "head-1"])).then_some(())
+    });
+}

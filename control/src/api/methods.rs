@@ -190,19 +190,7 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "device.drill" => return drill(core, parse(params)?),
         "device.decide" => decide(core, link, &parse(params)?),
         "device.formatted" => formatted(core, link, &parse(params)?),
-        "node.upgrade" => {
-            let UpgradeParams { name, binary, check } = parse(params)?;
-            if name == CONTROL && core.authority.node_by_name(CONTROL).is_none() {
-                core.can_succeed(&binary)?;
-                let done = if check { Ok(json!({ "upgradable": name })) } else { core.succeed(&binary) };
-                return done.map(Outcome::Now);
-            }
-            if check {
-                core.upgradable(&name, &binary)?;
-                return Ok(Outcome::Now(json!({ "upgradable": name })));
-            }
-            return core.upgrade(&name, binary).map(Outcome::Later);
-        }
+        "node.upgrade" => return upgrade(core, parse(params)?),
         "node.register" => register(core, link, parse(params)?),
         "node.report" => report(core, link, parse(params)?).map(|()| Value::Null),
         "node.leave" => {
@@ -216,6 +204,20 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         _ => Err(RpcError::new(rpc::METHOD, format!("no method `{method}`"))),
     };
     value.map(Outcome::Now)
+}
+
+fn upgrade(core: &mut Core, params: UpgradeParams) -> Result<Outcome, RpcError> {
+    let UpgradeParams { name, binary, check } = params;
+    if name == CONTROL && core.authority.node_by_name(CONTROL).is_none() {
+        core.can_succeed(&binary)?;
+        let done = if check { Ok(json!({ "upgradable": name })) } else { core.succeed(&binary) };
+        return done.map(Outcome::Now);
+    }
+    if check {
+        core.upgradable(&name, &binary)?;
+        return Ok(Outcome::Now(json!({ "upgradable": name })));
+    }
+    core.upgrade(&name, binary).map(Outcome::Later)
 }
 
 fn apply(core: &mut Core, params: ApplyParams) -> Result<Value, RpcError> {
@@ -405,12 +407,7 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             if own(core, node)? != boot {
                 return Err(refused("another boot than was registered"));
             }
-            let changes = core.authority.boot(node, boot, log, &held).map_err(|error| {
-                core.event(&format!("node {node}"), true, error.to_string());
-                refused(error)
-            })?;
-            core.carry_out(&changes)?;
-            core.tell_all(node);
+            core.head_ready(node, boot, log, &held)?;
         }
         Report::SledReady { node, .. } => drop(own(core, node)?),
         Report::Status { nodes } => {

@@ -3,15 +3,16 @@
 
 use std::time::{Duration, Instant};
 
-use palisade_protocol::wire::{NodeId, Proposal, ProposalOutcome};
+use palisade_protocol::wire::{BootId, LogId, NodeId, Proposal, ProposalOutcome, Stamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
-use super::core::Core;
+use super::core::{Connected, Core};
 use super::events::now_ms;
 use super::model::Command;
 use super::rpc::RpcError;
-use crate::authority::RoleError;
+use crate::authority::{RoleError, VolumeState};
+use crate::report::NodeState;
 
 /// What draining a head did.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -74,6 +75,23 @@ pub(super) fn refused(error: &RoleError) -> RpcError {
 }
 
 impl Core {
+    /// A head has read its log: it gets numbers, or hears what stands (P-01).
+    pub(super) fn head_ready(
+        &mut self,
+        node: NodeId,
+        boot: BootId,
+        log: LogId,
+        held: &[Stamp],
+    ) -> Result<(), RpcError> {
+        let changes = self.authority.boot(node, boot, log, held).map_err(|error| {
+            self.event(&format!("node {node}"), true, error.to_string());
+            RpcError::refused(error.to_string())
+        })?;
+        self.carry_out(&changes)?;
+        self.tell_all(node);
+        Ok(())
+    }
+
     /// A head's boot proposes a group. The answer goes out when it is durable; should the store fail, none
     /// goes out and the head asks again (P-02).
     pub(super) fn propose(&mut self, node: NodeId, proposal: &Proposal) -> Result<(), RpcError> {
@@ -186,12 +204,18 @@ impl Core {
     pub(super) fn take_back(&mut self, node: NodeId) -> Result<(), RpcError> {
         let Some(record) = self.authority.node(node) else { return Ok(()) };
         let (Some(boot), Some(log)) = (record.boot, record.log) else { return Ok(()) };
-        if self.nodes.get(&node.0).is_none_or(|connected| connected.boot != boot.0) {
+        // One whose log failed follows nobody: its group would wait for it.
+        let fit =
+            |connected: &Connected| connected.boot == boot.0 && connected.report.state != NodeState::Failed;
+        if !self.nodes.get(&node.0).is_some_and(fit) {
             return Ok(());
         }
         let now = Instant::now();
         let rest = self.rests.get(&node.0).copied();
         if rest.is_some_and(|rest| now < rest.over) {
+            return Ok(());
+        }
+        if self.cut_off(node) {
             return Ok(());
         }
         let mut changes = self
@@ -206,6 +230,25 @@ impl Core {
         let span = soon.map_or(REST_MIN, |rest| (rest.span * 2).min(REST_MAX));
         self.rests.insert(node.0, Rest { over: now + span, span });
         self.carry_out(&changes)
+    }
+
+    /// Whether a head and the primary of a volume that it would come back to do not reach each other, as far as
+    /// either says: the volume would wait for a member that it cannot have (MA-15).
+    fn cut_off(&self, node: NodeId) -> bool {
+        let down = |from: NodeId, to: NodeId| {
+            let paths = self.nodes.get(&from.0).map_or(&[][..], |connected| &connected.report.paths);
+            let mut paths = paths.iter().filter(|path| path.to == to.0).peekable();
+            paths.peek().is_some() && paths.all(|path| path.state == "down")
+        };
+        let mut wanted = self.authority.volumes().filter(|volume| {
+            volume.state == VolumeState::Active
+                && volume.heads().contains(&node)
+                && !volume.current().contains(&node)
+        });
+        wanted.any(|volume| {
+            let primary = volume.current_primary();
+            down(primary, node) || down(node, primary)
+        })
     }
 
     /// The newest pair of a volume (MA-05).

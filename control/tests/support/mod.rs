@@ -11,7 +11,7 @@ use palisade_control::agent::{Agent, AgentConfig, Command, Decision, Identity, M
 use palisade_control::api::client::Client;
 use palisade_control::api::status::Status;
 use palisade_control::config::{self, Rack};
-use palisade_control::report::{NodeReport, NodeState, PartitionReport};
+use palisade_control::report::{NodeReport, NodeState, PartitionReport, PathReport};
 use palisade_protocol::wire::{Assignment, BootId, LogId, Member, NodeId};
 use serde_json::{Value, json};
 
@@ -127,6 +127,18 @@ impl FakeHead {
             name: self.name.clone(),
             state: NodeState::Ready,
             log_room: room,
+            ..NodeReport::default()
+        };
+        assert!(self.agent.reporter().send(Report::Status { nodes: vec![report] }));
+    }
+
+    /// It says in what state its only network to another node is, and nothing of partitions.
+    pub fn say_path(&self, to: NodeId, state: &str) {
+        let path = PathReport { to: to.0, network: 1, state: state.to_owned(), ..PathReport::default() };
+        let report = NodeReport {
+            name: self.name.clone(),
+            state: NodeState::Ready,
+            paths: vec![path],
             ..NodeReport::default()
         };
         assert!(self.agent.reporter().send(Report::Status { nodes: vec![report] }));
