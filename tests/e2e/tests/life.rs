@@ -81,7 +81,7 @@ fn wrong_words_on_the_command_line_are_answered_with_a_remedy() {
             &["exists already", "another name"],
         ),
         (&["volume", "create", "v", "--size", "1 mile", "--data-dir", &data], &["no unit", "MiB"]),
-        (&["volume", "create", "v", "--size", "9 TiB", "--data-dir", &data], &["do not fit", "smaller"]),
+        (&["volume", "create", "v", "--size", "9 TiB", "--data-dir", &data], &["has room for", "smaller"]),
         (
             &["volume", "create", "v", "--size", "1 MiB", "--primary", "x", "--data-dir", &data],
             &["no head", "status"],
