@@ -70,6 +70,8 @@ pub struct GroupChecks {
     extents: BTreeMap<(DeviceId, u32, u32), (PartitionId, ExtentId, Op)>,
     /// The operation that released an extent.
     released: BTreeMap<(PartitionId, ExtentId), Op>,
+    /// The newest number that anybody began to serve under.
+    served: BTreeMap<PartitionId, Number>,
     /// What the secondaries' checkpoints cover.
     covered: BTreeMap<(PartitionId, NodeId), Op>,
     /// What a head that is alone holds is not enough to answer a write.
@@ -95,7 +97,10 @@ impl GroupChecks {
 
     /// A head begins to serve under a number that was granted to it and `others`. Alone, what others had
     /// announced beyond its log never was (P-01), and nobody is told where that ends.
-    pub fn serves(&mut self, head: NodeId, partition: PartitionId, others: Vec<NodeId>) {
+    pub fn serves(&mut self, head: NodeId, stamp: Stamp, others: Vec<NodeId>) {
+        let partition = stamp.partition;
+        let newest = self.served.entry(partition).or_default();
+        *newest = (*newest).max(stamp.number);
         let primary = self.primaries.entry(head).or_default();
         let alone = others.is_empty();
         primary.others.insert(partition, others);
@@ -154,6 +159,8 @@ impl GroupChecks {
     /// A message leaves a head for another node.
     pub fn message_out(&mut self, head: NodeId, to: NodeId, msg: &Msg, now: Time) -> Result<(), String> {
         match msg {
+            // What a superseded head still numbers never was: nobody takes it under that number any more.
+            Msg::Replicate { stamp, .. } if self.served.get(&stamp.partition) > Some(&stamp.number) => {}
             // What a secondary has beyond its new primary's end lives on, too.
             Msg::Replicate { stamp, entries, .. } | Msg::Probed { stamp, entries, .. } => {
                 entries.iter().for_each(|entry| self.note_extent(stamp.partition, entry));

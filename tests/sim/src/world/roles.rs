@@ -50,7 +50,7 @@ impl World {
         };
         let others = self.others.get(&(stamp.partition, stamp.number)).cloned().unwrap_or_default();
         let alone = others.is_empty();
-        self.group.iter_mut().for_each(|group| group.serves(id, stamp.partition, others.clone()));
+        self.group.iter_mut().for_each(|group| group.serves(id, stamp, others.clone()));
         let now = self.now;
         let Some(index) = self.volumes.iter().position(|volume| volume.partition == stamp.partition) else {
             return;
