@@ -15,10 +15,13 @@ use crate::wire::limits::BLOCK;
 use crate::wire::*;
 use palisade_dma::Buf;
 use palisade_isal::crc32c;
+use std::time::Duration;
 
 /// An operation whose bytes lie in the log: its pair, and its blocks.
 type Logged = (Op, Number, Vec<(Lba, Mapping)>);
 
+/// Pause before operations that could not be read back are read again.
+const RELOAD: Duration = Duration::from_millis(20);
 /// Payload of operations that is read back at once, in blocks.
 const LOAD_BLOCKS: u64 = 256;
 
@@ -99,6 +102,10 @@ impl Core {
         if part.loading > after {
             return;
         }
+        if now < part.load_at {
+            let at = part.load_at;
+            return self.arm(at);
+        }
         let (mut blocks, mut upto, mut wanted) = (0, after, Vec::new());
         for held in part.held_after(after) {
             blocks += cost(&held.entry.body);
@@ -151,6 +158,10 @@ impl Core {
             return;
         }
         part.loading = Op(0);
+        if op <= part.committed || part.copy.learner.is_some() {
+            // It is wanted as long as another head lacks it: whoever asks at once again asks without end.
+            part.load_at = now + RELOAD;
+        }
         if part.owed.is_some() {
             self.refuse_probe(p, out);
         } else if op <= part.committed {

@@ -289,6 +289,8 @@ pub(super) struct Part {
     pub(super) recent: VecDeque<Pending>,
     /// Bytes of operations up to here are being read back.
     pub(super) loading: Op,
+    /// None are read back before: the last ones could not be read.
+    pub(super) load_at: Time,
     /// The other members of the pair, while this head leads.
     pub(super) peers: Peers,
     /// Copies on sleds while it is alone, and whether sleds vouch for its reads then (P-30).
@@ -358,6 +360,7 @@ impl Part {
             pending: VecDeque::new(),
             recent: VecDeque::new(),
             loading: Op(0),
+            load_at: Time::ZERO,
             peers: Peers::new(),
             journal: Journal::default(),
             vouch: Vouch::default(),
