@@ -116,8 +116,10 @@ fn ef28_heads_and_a_sled_become_another_binary_under_verified_load_and_nothing_f
             let pauses = said["pauses"].as_array().expect("a list");
             assert!(!pauses.is_empty(), "{said}\n{}", rack.log());
             assert!(pauses.iter().all(|pause| pause["pause_us"].as_u64() > Some(0)), "{said}");
-            let moved = format!("it moved away from {name}");
-            assert!(pauses.iter().any(|pause| pause["why"] == moved.as_str()), "{said}\n{}", rack.log());
+            // On a busy host a client that asks at the other head may have moved it once more.
+            let moved =
+                |pause: &Value| pause["why"].as_str().is_some_and(|why| why.starts_with("it moved away"));
+            assert!(pauses.iter().any(moved), "{said}\n{}", rack.log());
             eprintln!("{name}: {said}");
             assert_ne!(primary(&rack), name, "it came back behind the other one");
             assert_eq!(after["state"], "ready", "in use again");
