@@ -29,7 +29,7 @@ pub(super) fn rebuild(verdicts: &mut Verdicts) {
         Err(why) => return skip("rebuild", why),
     };
     println!(
-        "rebuild: {:.1} MiB at {:.1} MiB/s; the disk below takes {:.1} MiB/s from one writer",
+        "rebuild: {:.1} MiB of clients, {:.1} MiB/s of columns; the disk below takes {:.1} MiB/s from one writer",
         found.bytes as f64 / f64::from(1 << 20),
         found.mib_s,
         found.device_mib_s

@@ -51,6 +51,12 @@ fn processes() -> Vec<Fault> {
             Shape { solo: "local", ..wait },
             kill_primary,
         ),
+        fault(
+            "kill-primary-of-three",
+            "SIGKILL of the primary head, `solo = \"wait\"` and a third member",
+            Shape { reserve: true, ..wait },
+            kill_primary,
+        ),
         fault("kill-secondary", "SIGKILL of the secondary head", wait, kill_secondary),
         fault("kill-sled", "SIGKILL of a sled", wait, kill_sled),
         fault(

@@ -141,6 +141,23 @@ fn fill(uris: &[Uri], model: &mut Model, spec: &Spec) -> Result<(), String> {
     Err(format!("the readers' region cannot be filled: {:?}, {:?}", outcome.ended, outcome.wrong))
 }
 
+/// Writes what lies beyond the regions of the clients, up to `bytes`.
+pub(super) fn fill_beyond(addresses: &[String], bytes: u64) -> Result<(), String> {
+    let uris: Result<Vec<Uri>, _> = addresses.iter().map(|text| Uri::parse(text)).collect();
+    let uris = uris.map_err(|e| e.to_string())?;
+    let from = 2 * REGION;
+    let mut spec = spec(0, 16, 2);
+    (spec.offset, spec.bytes, spec.size, spec.pattern) = (from, bytes - from, 4 * FILL, Pattern::Sequential);
+    spec.requests_max = Some(spec.bytes / u64::from(spec.size));
+    let mut target = open(&uris, &spec)?;
+    let never = AtomicBool::new(false);
+    let outcome = Engine::new(&mut target, spec, None, None, &never).run(&mut NoObserver);
+    if outcome.ended == Ended::Complete && outcome.errors == 0 {
+        return Ok(());
+    }
+    Err(format!("the volume cannot be filled: {:?}", outcome.ended))
+}
+
 /// One client from its begin to the read-back at its end.
 fn run(
     uris: &[Uri],

@@ -36,28 +36,53 @@ pub(super) struct Shape {
     pub(super) small_disk: Option<(&'static str, &'static str)>,
     /// Sleds.
     pub(super) sleds: usize,
+    /// The volume has a third member: what two hold is acknowledged when one dies.
+    pub(super) reserve: bool,
+    /// A volume of a gibibyte in columns of 8 MiB, where speeds are measured and not pauses.
+    pub(super) large: bool,
     /// Scrub, bytes a second of each device.
     pub(super) scrub: &'static str,
 }
 
 impl Default for Shape {
     fn default() -> Self {
-        Self { solo: "wait", networks: false, apart: false, small_disk: None, sleds: 7, scrub: "640 KiB" }
+        Self {
+            solo: "wait",
+            networks: false,
+            apart: false,
+            small_disk: None,
+            sleds: 7,
+            reserve: false,
+            large: false,
+            scrub: "640 KiB",
+        }
     }
 }
 
 impl Shape {
     fn nodes(&self) -> Vec<String> {
         let sleds = (1..=self.sleds).map(|sled| format!("sled-{sled}"));
-        sleds.chain((1..=2).map(|head| format!("head-{head}"))).collect()
+        let heads = if self.reserve { 3 } else { 2 };
+        sleds.chain((1..=heads).map(|head| format!("head-{head}"))).collect()
+    }
+
+    /// Bytes of the volume; of a log, a device and a column, in MiB.
+    fn sizes(&self) -> (u64, [u32; 3]) {
+        if self.large { (1 << 30, [512, 1024, 8]) } else { (128 << 20, [128, 256, 1]) }
+    }
+
+    /// Bytes of the volume.
+    pub(super) fn volume_bytes(&self) -> u64 {
+        self.sizes().0
     }
 
     /// The rack file: default timers, roles that move by themselves.
     fn text(&self, data: &Path, first_port: u16) -> String {
+        let (volume, [log, device, column]) = self.sizes();
         let mut text = format!(
             "[rack]\nname = \"drill\"\ndata = \"{}\"\ndrills = true\n\n[control]\nfailover = \"auto\"\n\n[reactors]\n\
              cores = [0, 1]\npool = \"64 MiB\"\nhuge_pages = \"never\"\n\n[limits]\nscrub = \"{}\"\n\n\
-             [code]\nk = 4\nm = 2\nunit = \"64 KiB\"\ncolumn = \"1 MiB\"\n",
+             [code]\nk = 4\nm = 2\nunit = \"64 KiB\"\ncolumn = \"{column} MiB\"\n",
             data.display(),
             self.scrub
         );
@@ -72,17 +97,21 @@ impl Shape {
             let _ = match head {
                 true => writeln!(
                     text,
-                    "nbd = [\"unix:{name}.sock\"]\nlog = {{ kind = \"file\", size = \"128 MiB\", segment = \"1 MiB\" }}"
+                    "nbd = [\"unix:{name}.sock\"]\nlog = {{ kind = \"file\", size = \"{log} MiB\", segment = \"1 MiB\" }}"
                 ),
-                false => writeln!(text, "[[sled.device]]\nkind = \"file\"\nsize = \"256 MiB\""),
+                false => writeln!(text, "[[sled.device]]\nkind = \"file\"\nsize = \"{device} MiB\""),
             };
         }
         let _ = writeln!(
             text,
-            "\n[[volume]]\nname = \"vol0\"\nsize = \"128 MiB\"\nprimary = \"head-1\"\nsecondary = \"head-2\"\n\
+            "\n[[volume]]\nname = \"vol0\"\nsize = \"{} MiB\"\nprimary = \"head-1\"\nsecondary = \"head-2\"\n\
              solo = \"{}\"",
+            volume >> 20,
             self.solo
         );
+        if self.reserve {
+            text.push_str("reserves = [\"head-3\"]\n");
+        }
         text
     }
 }
@@ -234,11 +263,13 @@ impl DrillRack {
 
     /// Waits until the volume is served by a whole pair: who leads, who follows.
     pub(super) fn whole(&self) -> Result<[String; 2], Trouble> {
+        let reserves = usize::from(self.shape.reserve);
         let status = self.wait("the volume is served by a whole pair", |status| {
             let volume = &status["volumes"][0];
             volume["state"] == "serving"
                 && volume["joining"] == false
                 && volume["peer_away"] == false
+                && volume["reserves"].as_array().map_or(0, Vec::len) == reserves
                 && ["primary", "secondary"]
                     .iter()
                     .all(|role| volume[role].as_str().is_some_and(|n| !n.is_empty()))
@@ -404,5 +435,8 @@ mod tests {
             assert_eq!(text.matches(&format!(":{}\"", 20_000 + at)).count(), 2, "{text}");
         }
         assert!(text.contains("solo = \"local\"") && text.contains("failover = \"auto\""));
+        let text = Shape { reserve: true, large: true, ..shape }.text(Path::new("/x"), 20_000);
+        assert_eq!(text.matches("[[head]]").count(), 3);
+        assert!(text.contains("reserves = [\"head-3\"]") && text.contains("size = \"1024 MiB\""));
     }
 }

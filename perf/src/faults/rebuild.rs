@@ -1,5 +1,6 @@
 //! How fast the columns of a lost device are rebuilt elsewhere, and what clients feel of it (DESIGN section 6).
 
+use super::load::fill_beyond;
 use super::rack::Shape;
 use super::scene::Scene;
 use super::{FaultArgs, Trouble};
@@ -14,18 +15,21 @@ const DEPTH: u32 = 4;
 /// Calm before, for the latency to compare with.
 const CALM: Duration = Duration::from_secs(4);
 /// Bytes written to see what the disk below the devices gives.
-const PROBE: usize = 96 << 20;
+const PROBE: usize = 512 << 20;
 /// Bytes of one of these writes.
 const CHUNK: usize = 1 << 20;
+/// Bytes of columns for a byte of a client, in code 4+2: one disk takes what goes to all devices of this rack, and
+/// its bandwidth is what the goal is held against.
+const COLUMNS: f64 = 1.5;
 /// The device that is lost.
 const LOST: &str = "sled-2/0";
 
 /// What a rebuild showed.
 #[derive(Clone, Copy, Debug, Default, PartialEq)]
 pub(crate) struct Rebuild {
-    /// Bytes written anew.
+    /// Bytes of clients that were written anew.
     pub(crate) bytes: u64,
-    /// MiB a second, from when the device counted as failed until nothing lacked a column.
+    /// MiB of columns a second, parity too, from when the device counted as failed until nothing lacked a column.
     pub(crate) mib_s: f64,
     /// MiB a second that the disk takes from one writer, synced at the end.
     pub(crate) device_mib_s: f64,
@@ -63,8 +67,10 @@ fn rebuilt(status: &Value) -> u64 {
 /// Loses a device under load.
 pub(crate) fn measure() -> Result<Rebuild, Trouble> {
     let args = FaultArgs { depth: DEPTH, calm: CALM, ..FaultArgs::of_bench(0) };
-    let mut scene = Scene::set(Shape { sleds: 8, ..Shape::default() }, &args)?;
-    let flush = json!({ "name": "vol0", "wait": true, "timeout_s": 60 });
+    let shape = Shape { sleds: 8, large: true, ..Shape::default() };
+    let mut scene = Scene::set(shape, &args)?;
+    fill_beyond(&scene.rack.addresses()?, shape.volume_bytes())?;
+    let flush = json!({ "name": "vol0", "wait": true, "timeout_s": 120 });
     scene.rack.call("volume.flush", &flush)?;
     scene.rest();
     let device_mib_s = disk_mib_s(&scene.rack.data())?;
@@ -92,7 +98,7 @@ pub(crate) fn measure() -> Result<Rebuild, Trouble> {
     let bytes = rebuilt(&end) - before;
     Ok(Rebuild {
         bytes,
-        mib_s: bytes as f64 / f64::from(1 << 20) / took.as_secs_f64().max(1e-9),
+        mib_s: bytes as f64 * COLUMNS / f64::from(1 << 20) / took.as_secs_f64().max(1e-9),
         device_mib_s,
         read_p99_us: p99(&both.reads.timeline),
         write_p99_us: p99(&both.writes.timeline),
