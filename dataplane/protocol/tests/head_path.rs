@@ -36,6 +36,27 @@ fn primary_restarts_and_loses_nothing() {
 }
 
 #[test]
+fn op25_a_head_that_starts_again_with_its_log_serves_nothing_before_its_role_is_confirmed() {
+    let mut rack = Rack::new(Shape::new(20));
+    rack.serve();
+    let tag = rack.write(0, 8);
+    rack.wait_all(&[tag]);
+    rack.restart_heads();
+    rack.run_until("recovery", |rack| rack.recovered.len() >= 2);
+    let write = rack.write(8, 8);
+    let read = rack.submit(palisade_protocol::wire::ClientVerb::Read { offset: 0, len: 4096 });
+    rack.run_for(std::time::Duration::from_secs(5));
+    let served = |tag: &u64| matches!(rack.done.get(tag), Some(Ok(_)));
+    assert!(![read, write].iter().any(served), "what is in its log is no role: {:?}", rack.done);
+    // The role comes, with the number, and what was acknowledged is there.
+    rack.serve();
+    rack.wait_all(&[write]);
+    let result = rack.wait(read);
+    rack.check(0, result);
+    rack.verify();
+}
+
+#[test]
 fn secondary_restarts_and_requests_wait_for_it() {
     for seed in 10..14 {
         let mut rack = Rack::new(Shape::new(seed));

@@ -48,8 +48,14 @@ impl Core {
             return self.arm(now + REST);
         }
         self.arm(now + PACE);
+        victims.sort_by_key(|victim| (victim.need, victim.live));
+        let rebuild = victims[0].need != Need::Sparse;
         let collecting = self.parts[p].batches.iter();
-        if collecting.filter(|&&id| self.batches.get(id).is_some_and(|batch| batch.collect)).count() > 0 {
+        let collecting =
+            collecting.filter(|&&id| self.batches.get(id).is_some_and(|batch| batch.collect)).count();
+        // What is collected for room goes one by one.
+        let most = if rebuild { usize::from(self.cfg.flush.rebuild_batches.max(1)) } else { 1 };
+        if collecting >= most {
             return;
         }
         let Some(room) = self.open_room(p, true) else {
@@ -62,15 +68,19 @@ impl Core {
             }
             return;
         };
-        victims.sort_by_key(|victim| (victim.need, victim.live));
         // A batch of a rebuild waits for its share; what is collected for room does not.
-        let rebuild = victims[0].need != Need::Sparse;
-        if rebuild && !self.may_rebuild(now) {
+        if rebuild && !self.may_rebuild(now, p) {
+            if collecting > 0 {
+                return;
+            }
             victims.retain(|victim| victim.need == Need::Sparse);
         }
         let items = self.gather_live(p, &victims, room);
-        if !items.is_empty() && self.start_batch(now, p, items, true) && rebuild {
-            self.rebuilding(p, victims[0].need != Need::Sparse);
+        let rebuilds = victims.first().is_some_and(|victim| victim.need != Need::Sparse);
+        if !items.is_empty() && self.start_batch(now, p, items, true) && rebuilds {
+            self.rebuilding(p, true);
+            // The next one is the next turn's.
+            (self.parts[p].collect_at, self.flush_again) = (now, true);
         }
     }
 

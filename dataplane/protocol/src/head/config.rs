@@ -184,6 +184,8 @@ pub struct FlushConfig {
     pub reserve_columns: u32,
     /// Share of the time, in percent, that a rebuild may take while clients are at work (at least 1).
     pub rebuild_share: u8,
+    /// Batches of a rebuild in flight on a head (at least 1).
+    pub rebuild_batches: u8,
 }
 
 impl Default for FlushConfig {
@@ -197,6 +199,7 @@ impl Default for FlushConfig {
             collect_below: 50,
             reserve_columns: 1,
             rebuild_share: 80,
+            rebuild_batches: 4,
         }
     }
 }

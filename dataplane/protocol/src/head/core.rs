@@ -18,6 +18,7 @@ use crate::log::{Log, LoggedBody, Lsn, Mapping, PendingOp, RecoveredPartition, R
 use crate::wire::*;
 use palisade_dma::{Buf, Pool};
 use palisade_isal::Codec;
+use smallvec::SmallVec;
 use std::collections::BTreeMap;
 
 /// Top byte of the keys of the head's own block commands.
@@ -42,8 +43,8 @@ pub(super) struct Core {
     pub(super) links: BTreeMap<NodeId, Link>,
     pub(super) sleds: BTreeMap<NodeId, Sled>,
     pub(super) devices: Devices,
-    /// No batch of a rebuild begins before: clients keep their share.
-    pub(super) rebuild_at: Time,
+    /// Until when places of batches of a rebuild stay empty: clients keep their share.
+    pub(super) rebuild_pauses: SmallVec<[Time; 8]>,
     /// What clients had done when a batch of a rebuild ended last.
     pub(super) done_then: u64,
     codecs: BTreeMap<(u8, u8), Codec>,
@@ -96,7 +97,7 @@ impl Core {
             links: BTreeMap::new(),
             sleds: BTreeMap::new(),
             devices: Devices::default(),
-            rebuild_at: Time::ZERO,
+            rebuild_pauses: SmallVec::new(),
             done_then: 0,
             codecs: BTreeMap::new(),
             maps: Vec::new(),

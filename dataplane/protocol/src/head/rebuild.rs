@@ -174,14 +174,20 @@ impl Core {
         Marks { devices, knows: matches!(part.phase, Phase::Announcing | Phase::Serving) }
     }
 
-    /// Whether a batch of a rebuild may begin: one at a time on this head, with the pauses of its share.
-    pub(super) fn may_rebuild(&mut self, now: Time) -> bool {
-        if now < self.rebuild_at {
-            let at = self.rebuild_at;
-            self.arm(at);
-            return false;
+    /// Whether a batch of a rebuild may begin. So many are under way on this head at once, because reads of some
+    /// then overlap with writes of others and no device waits; each one that ended leaves its place empty for the
+    /// pause of its share.
+    pub(super) fn may_rebuild(&mut self, now: Time, p: usize) -> bool {
+        self.rebuild_pauses.retain(|until| *until > now);
+        let open = self.batches.iter().filter(|(_, batch)| batch.rebuild).count();
+        if open + self.rebuild_pauses.len() < usize::from(self.cfg.flush.rebuild_batches.max(1)) {
+            return true;
         }
-        !self.batches.iter().any(|(_, batch)| batch.rebuild)
+        if let Some(at) = self.rebuild_pauses.iter().min().copied() {
+            self.parts[p].collect_at = self.parts[p].collect_at.min(at);
+            self.arm(at);
+        }
+        false
     }
 
     /// The batch that was started last is one of a rebuild.
@@ -192,17 +198,22 @@ impl Core {
         }
     }
 
-    /// A batch of a rebuild ended: while clients are at work the next one waits for its share of the time.
+    /// A batch of a rebuild ended: while clients are at work the one in its place waits for its share of the time.
     pub(super) fn rebuilt(&mut self, now: Time, p: usize, took: Duration) {
         let share = u32::from(self.cfg.flush.rebuild_share.clamp(1, 100));
+        let places = u32::from(self.cfg.flush.rebuild_batches.max(1));
         let done: u64 = self.parts.iter().map(|part| part.stats.counters.answered()).sum();
         let open = self.parts.iter().any(|part| part.active > 0 || !part.waiting.is_empty());
         let clients = open || std::mem::replace(&mut self.done_then, done) != done;
-        let pause = if clients { (took * (100 - share) / share).min(PAUSE_MAX) } else { Duration::ZERO };
-        self.rebuild_at = now + pause;
-        self.parts[p].collect_at = now + pause;
+        // All places together keep to a small share as one batch would; a large one leaves most of them at work.
+        let pause = (took * (100 - share) * places / share).min(PAUSE_MAX);
+        let pause = if clients { pause } else { Duration::ZERO };
+        if !pause.is_zero() {
+            self.rebuild_pauses.push(now + pause);
+        }
+        self.parts[p].collect_at = self.parts[p].collect_at.min(now + pause);
         self.arm(now + pause);
-        self.background_at = now + pause;
+        self.background_at = self.background_at.min(now + pause);
     }
 
     /// A partition's extents and devices.
