@@ -53,6 +53,8 @@ pub struct Core {
     pub(super) gone: BTreeMap<u32, Instant>,
     /// What is watched of groups that lack a member.
     pub(super) replacing: super::replace::Watch,
+    /// What is watched of loads.
+    pub(super) balance: super::balance::Balance,
     /// Sleds that are drained, as was told last.
     pub(super) drained: Vec<String>,
     /// Set when a commit failed and the state could not be read again, and while the lease is another's:
@@ -137,6 +139,7 @@ impl Core {
             successor: None,
             gone: BTreeMap::new(),
             replacing: super::replace::Watch::default(),
+            balance: super::balance::Balance::default(),
             drained: Vec::new(),
             broken: None,
             missed: false,

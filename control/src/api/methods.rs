@@ -419,6 +419,7 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
                 core.tell_drained();
             }
             core.look_after_groups()?;
+            core.look_at_loads();
         }
         Report::Event { node, warning, what, partition } => {
             own(core, node)?;

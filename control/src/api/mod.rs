@@ -1,10 +1,11 @@
 //! The control socket: versioned JSON-RPC 2.0, one message a line, over `DATA/control.sock`.
 //!
 //! `rpc` and `line` are the envelope, `model` and `report` what is said, `core` the state behind it,
-//! `methods`, `moving` (roles), `replace` (members), `upgrade` and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
+//! `methods`, `moving` (roles), `balance` (loads), `replace` (members), `upgrade` and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
 
 mod alone;
 pub mod apply;
+mod balance;
 pub mod client;
 mod core;
 mod devices;

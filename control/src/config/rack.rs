@@ -160,6 +160,9 @@ pub struct Control {
     /// head (MA-21; default 30000); `"off"`: only by people. One that lost its log or leaves for good is
     /// replaced at once.
     pub replace_after_ms: Option<u64>,
+    /// `balance_after_ms`: with `failover = "auto"`, a head that served much more than others for so long gives a
+    /// volume to its secondary (EF-28; default "off").
+    pub balance_after_ms: Option<u64>,
 }
 
 /// What moves roles.

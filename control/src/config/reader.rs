@@ -141,9 +141,9 @@ impl Reader {
         section: &mut Section<'_>,
         key: &'static str,
         max: u64,
-        default: u64,
+        default: Option<u64>,
     ) -> Option<u64> {
-        let Some(value) = self.remember(section, key) else { return Some(default) };
+        let Some(value) = self.remember(section, key) else { return default };
         match value.get_ref() {
             DeValue::String(text) if text == "off" => None,
             other => match whole(other) {
@@ -152,11 +152,11 @@ impl Reader {
                     let path = section.at(key);
                     let what = format!("`{path}` is {number}, above {max}");
                     self.error(value.span(), what, format!("write at most {max}, or \"off\""));
-                    Some(default)
+                    default
                 }
                 None => {
                     self.wrong(&section.at(key), value, "a whole number of at least 0, or \"off\"");
-                    Some(default)
+                    default
                 }
             },
         }

@@ -144,6 +144,23 @@ impl FakeHead {
         assert!(self.agent.reporter().send(Report::Status { nodes: vec![report] }));
     }
 
+    /// What it says of several partitions at once, each under its pair.
+    pub fn say_all(&self, said: &[(&Assignment, PartitionReport)]) {
+        let of = |(assignment, report): &(&Assignment, PartitionReport)| PartitionReport {
+            partition: assignment.stamp.partition.0,
+            epoch: assignment.stamp.number.epoch,
+            counter: assignment.stamp.number.counter,
+            ..report.clone()
+        };
+        let report = NodeReport {
+            name: self.name.clone(),
+            state: NodeState::Ready,
+            partitions: said.iter().map(of).collect(),
+            ..NodeReport::default()
+        };
+        assert!(self.agent.reporter().send(Report::Status { nodes: vec![report] }));
+    }
+
     /// What it says of the partition, under a pair.
     pub fn say_of(&self, assignment: &Assignment, said: PartitionReport) {
         let partition = PartitionReport {
