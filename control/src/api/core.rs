@@ -14,7 +14,7 @@ use super::model::{Command, Role, RosterEntry, Severity};
 use super::rpc::{self, RpcError};
 use super::status::{ControlStatus, Live, Status};
 use super::upgrade::{Pauses, Program};
-use crate::authority::{Authority, Change, Changes, Record, VolumeState};
+use crate::authority::{Authority, Change, Changes, Record, Rests, VolumeState};
 use crate::config::{Rack, StoreKind};
 use crate::identity::Identity;
 use crate::report::NodeReport;
@@ -43,8 +43,9 @@ pub struct Core {
     pub(super) promises: BTreeMap<u64, SyncSender<Option<String>>>,
     pub(super) next_tag: u64,
     pub(super) events: Events,
-    /// Heads that were taken back into groups, and until when they are not again.
-    pub(super) rests: BTreeMap<u32, super::moving::Rest>,
+    /// Heads that were taken back into groups, and until when they are not again: counted from `began`.
+    pub(super) rests: Rests,
+    pub(super) began: Instant,
     /// Volumes whose requests wait at present.
     pub(super) pauses: Pauses,
     /// What is to take this process's place.
@@ -134,7 +135,8 @@ impl Core {
             promises: BTreeMap::new(),
             next_tag: 1,
             events,
-            rests: BTreeMap::new(),
+            rests: Rests::default(),
+            began: Instant::now(),
             pauses: Pauses::default(),
             successor: None,
             gone: BTreeMap::new(),

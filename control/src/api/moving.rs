@@ -1,7 +1,7 @@
 //! Roles that move: proposals of heads (MA-05), switch-overs and drains that people ask for (EF-28), and what
 //! is told of them.
 
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use palisade_protocol::wire::{BootId, LogId, NodeId, Proposal, ProposalOutcome, Stamp};
 use serde::{Deserialize, Serialize};
@@ -54,17 +54,6 @@ pub struct Moved {
     pub secondary: String,
     /// Under which number.
     pub number: String,
-}
-
-/// Before a head that was taken back may be taken back again, at first and at most.
-const REST_MIN: Duration = Duration::from_secs(1);
-const REST_MAX: Duration = Duration::from_secs(60);
-
-/// Until when a head that was taken back is not taken back again.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Rest {
-    over: Instant,
-    span: Duration,
 }
 
 pub(super) fn refused(error: &RoleError) -> RpcError {
@@ -199,8 +188,7 @@ impl Core {
     }
 
     /// A head that reports under its newest boot, and was left out of a group while it slept or could not be
-    /// reached, comes in again. One that falls out again soon waits twice as long each time: what cuts it off
-    /// from its peer need not cut it off from here.
+    /// reached, comes in again, after a rest that grows ([`Rests`](crate::authority::Rests)).
     pub(super) fn take_back(&mut self, node: NodeId) -> Result<(), RpcError> {
         let Some(record) = self.authority.node(node) else { return Ok(()) };
         let (Some(boot), Some(log)) = (record.boot, record.log) else { return Ok(()) };
@@ -210,12 +198,8 @@ impl Core {
         if !self.nodes.get(&node.0).is_some_and(fit) {
             return Ok(());
         }
-        let now = Instant::now();
-        let rest = self.rests.get(&node.0).copied();
-        if rest.is_some_and(|rest| now < rest.over) {
-            return Ok(());
-        }
-        if self.cut_off(node) {
+        let now = self.began.elapsed();
+        if self.rests.rests(node, now) || self.cut_off(node) {
             return Ok(());
         }
         let mut changes = self
@@ -226,9 +210,7 @@ impl Core {
             return Ok(());
         }
         changes.notes.clear();
-        let soon = rest.filter(|rest| now < rest.over + REST_MAX);
-        let span = soon.map_or(REST_MIN, |rest| (rest.span * 2).min(REST_MAX));
-        self.rests.insert(node.0, Rest { over: now + span, span });
+        self.rests.taken_back(node, now);
         self.carry_out(&changes)
     }
 

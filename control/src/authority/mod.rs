@@ -16,6 +16,7 @@ mod node;
 mod propose;
 mod record;
 mod replace;
+mod rest;
 mod roles;
 mod sandbox;
 mod view;
@@ -40,6 +41,7 @@ pub use record::{
     ReplacementRecord, SandboxRecord, VolumeRecord, VolumeState,
 };
 pub use replace::{Chosen, ReplaceError};
+pub use rest::Rests;
 pub use roles::RoleError;
 pub use sandbox::spread;
 pub(crate) use volume::is_name;
