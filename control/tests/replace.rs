@@ -7,7 +7,7 @@ use palisade_control::Control;
 use palisade_control::agent::{Command, Report, Severity};
 use palisade_control::api::status::{Status, VolumeStatus};
 use palisade_control::config::Rack;
-use palisade_control::report::{FillReport, PartitionReport};
+use palisade_control::report::{FillReport, NodeReport, NodeState, PartitionReport};
 use palisade_protocol::wire::{Assignment, Member, NodeId, PartitionId, Proposal, Why};
 use serde_json::json;
 use std::path::Path;
@@ -278,6 +278,36 @@ fn ef19_a_replaced_log_makes_its_head_a_new_member_that_is_filled() {
     assert_eq!(told_to_fill(&first), second.member());
     let (granted, _) = propose(&first, &lone, &[lone.members[0], second.member()], 1);
     assert!(granted);
+}
+
+/// The room in a log that was replaced is that of the volumes that it held: the head takes them back though there is
+/// no room for one more.
+#[test]
+fn p32_a_head_whose_log_was_replaced_has_room_for_what_it_held() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let rack = rack(dir.path());
+    let socket = rack.socket();
+    let _control = Control::start(&rack).expect("started");
+    let (first, second, third, pair) = serving(&socket);
+    call(&socket, "device.replace", json!({ "name": "head-2/log" })).expect("given up");
+    drop(second);
+    let second = FakeHead::start(&socket, "head-2", 12);
+    let lone = newer(&first, &pair);
+    let knows = PartitionReport { partition: VOLUME.0, role: "idle".to_owned(), ..Default::default() };
+    let chosen = wait_for("a choice", || {
+        first.say_serving(&lone, "serving");
+        third.say_nothing_served(Some(0));
+        let report = NodeReport {
+            name: second.name.clone(),
+            state: NodeState::Ready,
+            log_room: Some(0),
+            partitions: vec![knows.clone()],
+            ..NodeReport::default()
+        };
+        assert!(second.agent.reporter().send(Report::Status { nodes: vec![report] }));
+        Some(vol0(&socket).replacement).filter(|head| !head.is_empty())
+    });
+    assert_eq!(chosen, "head-2", "and not head-3, whose log has no room for another volume");
 }
 
 #[test]

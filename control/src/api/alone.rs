@@ -8,8 +8,9 @@ use palisade_protocol::wire::NodeId;
 use super::core::Core;
 use super::moving::{Moved, refused};
 use super::rpc::RpcError;
-use crate::authority::{MemberRecord, RoleError};
+use crate::authority::{MemberRecord, RoleError, VolumeRecord};
 use crate::config::Failover;
+use crate::report::NodeState;
 
 impl Core {
     /// Lets another head take over a volume whose lone head is gone, by hand.
@@ -17,7 +18,7 @@ impl Core {
         let volume = self.authority.volume_by_name(name);
         let volume = volume.ok_or_else(|| refused(&RoleError::NoVolume(name.to_owned())))?;
         let primary = volume.current_primary();
-        if self.is_there(primary) {
+        if self.leads_on(volume) {
             let head = self.authority.name_of(primary);
             return Err(RpcError::refused(format!(
                 "{head}, which has `{name}`, is there: nothing is salvaged from a head that lives; stop it first if it serves no more"
@@ -31,6 +32,15 @@ impl Core {
         let well = |member: &MemberRecord| self.is_there(member.head);
         let changes = self.authority.salvage(name, why, well).map_err(|error| refused(&error))?;
         self.carry_out(&changes)
+    }
+
+    /// Whether the lone head of a volume may go on: it is there, with the log that it had. One whose process lives
+    /// and whose log is gone has nothing to go on with.
+    fn leads_on(&self, volume: &VolumeRecord) -> bool {
+        let primary = volume.current_primary();
+        let lost = volume.members.first().is_some_and(|lone| self.authority.lost_its_log(lone));
+        let failed = self.nodes.get(&primary.0).is_some_and(|node| node.report.state == NodeState::Failed);
+        self.is_there(primary) && !lost && !failed
     }
 
     /// Whether the head's process was heard lately.
@@ -51,20 +61,21 @@ impl Core {
         let lone: Vec<(u32, String)> = self
             .authority
             .salvageable()
+            .filter(|volume| !self.leads_on(volume))
             .map(|volume| (volume.current_primary().0, volume.name.clone()))
             .collect();
-        let there: Vec<u32> =
-            lone.iter().map(|(head, _)| *head).filter(|head| self.is_there(NodeId(*head))).collect();
-        self.gone.retain(|head, _| !there.contains(head) && lone.iter().any(|(other, _)| other == head));
-        for (head, name) in lone.into_iter().filter(|(head, _)| !there.contains(head)) {
+        self.gone.retain(|head, _| lone.iter().any(|(other, _)| other == head));
+        for (head, name) in lone {
             let since = *self.gone.entry(head).or_insert(now);
             if now.duration_since(since) < patience {
                 continue;
             }
             let away = self.authority.name_of(NodeId(head));
             // Nobody who could is there yet: the next report asks again.
-            let _ = self
-                .follow_lone(&name, &format!("{away} ran alone and is away; copies on sleds are taken over"));
+            let _ = self.follow_lone(
+                &name,
+                &format!("{away} ran alone and is away, or its log is; copies on sleds are taken over"),
+            );
         }
     }
 }

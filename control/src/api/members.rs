@@ -2,7 +2,6 @@
 //! isolate or are drained (MA-21, BA-02, EF-28).
 
 use palisade_protocol::wire::NodeId;
-use palisade_protocol::wire::limits::BLOCK;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -80,7 +79,7 @@ impl Core {
             Some(with) => {
                 let node = self.authority.node_by_name(with).filter(|node| node.role == Role::Head);
                 let node = node.ok_or_else(|| refused(ReplaceError::NoHead(with.to_owned())))?;
-                if let Some(why) = self.unfit(node.node, volume.bytes / BLOCK as u64) {
+                if let Some(why) = self.unfit(node.node, volume) {
                     return Err(RpcError::refused(why));
                 }
                 node.node

@@ -60,6 +60,8 @@ enum Step {
     LeaveOut(NodeId, bool, String),
     /// The second member leads.
     Flip(String),
+    /// The lone head that was to be followed leads again.
+    GiveBack(String),
     /// A head is chosen.
     Choose(Chosen),
     /// The search is over.
@@ -150,6 +152,11 @@ impl Core {
             let rest = || volume.members.iter().skip(1).map(|member| member.head);
             let last = rest().rfind(spare).or_else(|| rest().next_back())?;
             return Some(Step::LeaveOut(last, false, "the group has more members than declared".to_owned()));
+        }
+        let void = |said: &PartitionReport| said.needs_copy == Some(primary.0) && said.counter == 0;
+        if volume.is_back() && self.said_of(volume, primary).is_some_and(void) {
+            let name = self.authority.name_of(primary);
+            return Some(Step::GiveBack(format!("{name} holds nothing to take over with")));
         }
         let damaged = self.said_of(volume, primary).is_some_and(|said| said.needs_copy == Some(primary.0));
         let whole = |head: NodeId| {
@@ -276,10 +283,9 @@ impl Core {
         but: Option<NodeId>,
     ) -> Result<NodeId, String> {
         let candidates = self.authority.candidates(volume, leaving);
-        let blocks = volume.bytes / BLOCK as u64;
         let mut why = "the rack has no other head that could take the place".to_owned();
         for head in candidates.into_iter().filter(|head| Some(*head) != but) {
-            match self.unfit(head, blocks) {
+            match self.unfit(head, volume) {
                 None => return Ok(head),
                 Some(unfit) => why = unfit,
             }
@@ -287,8 +293,8 @@ impl Core {
         Err(why)
     }
 
-    /// Why a head cannot take a volume of so many blocks now.
-    pub(super) fn unfit(&self, head: NodeId, blocks: u64) -> Option<String> {
+    /// Why a head cannot take a volume now.
+    pub(super) fn unfit(&self, head: NodeId, volume: &VolumeRecord) -> Option<String> {
         let name = self.authority.name_of(head);
         let Some(node) = self.nodes.get(&head.0).filter(|_| self.is_heard(head)) else {
             return Some(format!("{name} is away"));
@@ -296,7 +302,11 @@ impl Core {
         if node.report.state == NodeState::Failed {
             return Some(format!("{name} cannot work: {}", node.report.why));
         }
-        too_big(&name, node.report.log_room?, blocks)
+        // A volume that it knows of, as one that it held in a log which was replaced, has its room already.
+        if node.report.partitions.iter().any(|said| said.partition == volume.id) {
+            return None;
+        }
+        too_big(&name, node.report.log_room?, volume.bytes / BLOCK as u64)
     }
 
     /// A volume that is made at run time must fit the logs of its heads, as far as they have told (P-32).
@@ -324,6 +334,11 @@ impl Core {
                 }
             }
             Step::Flip(why) => drop(self.failover(&name, &why)),
+            Step::GiveBack(why) => {
+                if let Ok(changes) = self.authority.give_back(partition, &why) {
+                    self.carry_out(&changes)?;
+                }
+            }
             Step::Choose(chosen) => {
                 let changes = self.authority.replace(partition, chosen, now_ms()).map_err(refused)?;
                 self.carry_out(&changes)?;

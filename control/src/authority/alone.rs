@@ -7,7 +7,7 @@
 //! before it serves. That stays so over restarts until it serves. A group of several that serves holds everything
 //! again, and the record ends.
 
-use palisade_protocol::wire::{Number, Stamp};
+use palisade_protocol::wire::{Number, PartitionId, Stamp};
 use serde::{Deserialize, Serialize};
 
 use super::grant::Grant;
@@ -68,6 +68,14 @@ impl VolumeRecord {
         }
     }
 
+    /// Whether the lone head that another one is to follow came back behind that, with the log that it had.
+    pub fn is_back(&self) -> bool {
+        self.alone
+            .as_ref()
+            .filter(|alone| alone.salvage)
+            .is_some_and(|alone| self.members.iter().skip(1).any(|member| alone.is_lone(member)))
+    }
+
     /// Whether a group of one acknowledges with copies on sleds.
     pub(super) fn copies(&self) -> bool {
         self.members.len() == 1 && self.alone.as_ref().is_some_and(|alone| alone.copies)
@@ -76,9 +84,15 @@ impl VolumeRecord {
     /// The number above which the primary has to take over from copies; none when a member's own log has it all.
     pub(super) fn salvage_above(&self) -> Option<Number> {
         let alone = self.alone.as_ref().filter(|alone| alone.salvage)?;
-        let has = |member: &MemberRecord| (member.head, member.log) == (alone.lone.head, alone.lone.log);
         let number = Number { epoch: alone.epoch, counter: alone.counter };
-        (!self.members.iter().any(has)).then_some(number)
+        (!self.members.iter().any(|member| alone.is_lone(member))).then_some(number)
+    }
+}
+
+impl AloneRecord {
+    /// Whether a member is the lone head with its log.
+    fn is_lone(&self, member: &MemberRecord) -> bool {
+        (member.head, member.log) == (self.lone.head, self.lone.log)
     }
 }
 
@@ -143,6 +157,29 @@ impl Authority {
         let (mut changes, mut meta) = (Changes::default(), self.meta.clone());
         let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut changes };
         let volume = grant.prepare(&before, vec![heir], why.to_owned());
+        changes.put(Record::Volume(volume));
+        changes.put(Record::Meta(meta));
+        Ok(changes)
+    }
+
+    /// The head that was to take over from copies says that its log holds nothing of the volume, not even a number, so
+    /// that it cannot and has served nothing; it had been emptied to be filled before anybody heard of it. The lone
+    /// head, which came back behind it, has everything, and runs alone again (P-30).
+    pub fn give_back(&self, partition: PartitionId, why: &str) -> Result<Changes, RoleError> {
+        let volume = self.volumes.get(&partition.0).filter(|volume| volume.is_back());
+        let volume = volume.ok_or_else(|| RoleError::NoCopies(partition.to_string()))?;
+        let no_heir = || RoleError::NoHeir(volume.name.clone());
+        let (heir, alone) = (volume.current_primary(), volume.alone.as_ref().ok_or_else(no_heir)?);
+        let lone = volume.members.iter().find(|member| alone.is_lone(member)).ok_or_else(no_heir)?;
+        let boot = self.member(lone.head).ok_or_else(no_heir)?.boot;
+        let mut before = volume.clone();
+        let members = alone.members.iter().copied().filter(|member| member.head != heir).collect();
+        before.alone = Some(AloneRecord { salvage: false, members, ..alone.clone() });
+        let (mut changes, mut meta) = (Changes::default(), self.meta.clone());
+        let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut changes };
+        let lone = MemberRecord { boot, joining: false, ..*lone };
+        let mut volume = grant.prepare(&before, vec![lone], why.to_owned());
+        volume.left.iter_mut().filter(|left| left.head == heir).for_each(|left| left.lost = true);
         changes.put(Record::Volume(volume));
         changes.put(Record::Meta(meta));
         Ok(changes)

@@ -215,13 +215,19 @@ impl Authority {
         Ok(changes)
     }
 
-    /// A head that is no member says that it cannot be refilled from the latest operations.
+    /// A head says that it cannot be refilled from the latest operations: it does not come back as who it was, and
+    /// takes over from no copies of a lone head, which say only what came after what it held (P-30).
     pub fn cannot_follow(&self, head: NodeId, partition: PartitionId) -> Changes {
         let mut changes = Changes::default();
-        let Some(volume) = self.volumes.get(&partition.0) else { return changes };
-        if volume.left.iter().any(|left| left.head == head && !left.lost) {
-            let mut volume = volume.clone();
-            volume.left.iter_mut().filter(|left| left.head == head).for_each(|left| left.lost = true);
+        let Some(before) = self.volumes.get(&partition.0) else { return changes };
+        let mut volume = before.clone();
+        volume.left.iter_mut().filter(|left| left.head == head).for_each(|left| left.lost = true);
+        if volume.current_primary() != head
+            && let Some(alone) = volume.alone.as_mut().filter(|alone| alone.lone.head != head)
+        {
+            alone.members.retain(|heir| heir.head != head);
+        }
+        if volume != *before {
             changes.put(Record::Volume(volume));
         }
         changes

@@ -183,3 +183,63 @@ fn acked_is_durable_who_was_away_while_two_may_have_served_is_no_heir_p_30() {
         assert_eq!((heads(&heir), heir.salvage), (vec![second], Some(three.stamp.number)));
     }
 }
+
+#[test]
+fn p30_a_head_that_was_emptied_to_be_filled_is_no_heir() {
+    let (mut rack, pair) = rack(Solo::Sleds);
+    rack.goes_alone("head-1", 1, 1);
+    rack.boot("head-2", 4);
+    let second = rack.head("head-2");
+    let changes = rack.authority.cannot_follow(second, pair.stamp.partition);
+    rack.carry_out(changes);
+    assert_eq!(
+        rack.salvages(),
+        Err(RoleError::NoHeir("vol0".to_owned())),
+        "the copies are not all that it lacks"
+    );
+    let first = rack.head("head-1");
+    assert_eq!(
+        rack.authority.cannot_follow(first, pair.stamp.partition).records,
+        [],
+        "the lone one is no heir"
+    );
+}
+
+/// Head-2 was emptied by the lone head-1, which died, and nobody had heard of it when head-2 was to follow.
+#[test]
+fn p30_a_lone_head_that_is_back_leads_again_when_its_heir_holds_nothing() {
+    let (mut rack, pair) = rack(Solo::Sleds);
+    let partition = pair.stamp.partition;
+    rack.goes_alone("head-1", 1, 1);
+    rack.boot("head-2", 4);
+    assert!(rack.authority.give_back(partition, "").is_err(), "nobody follows it yet");
+    rack.salvages().expect("it was a full member, as far as is known");
+    assert!(rack.authority.give_back(partition, "").is_err(), "the lone head is not back");
+    let both = rack.boot("head-1", 5).assignments[0].clone();
+    assert_eq!(heads(&both), [pair.members[1].head, pair.members[0].head]);
+    let changes = rack.authority.give_back(partition, "head-2 holds nothing").expect("it is back");
+    rack.carry_out(changes);
+    let alone = rack.newest();
+    assert_eq!((heads(&alone), alone.copies, alone.salvage), (vec![pair.members[0].head], true, None));
+    assert!(alone.stamp.number > both.stamp.number && alone.members[0].boot == BootId(5));
+    assert_eq!(Rack::on(rack.store.clone()).newest(), alone);
+    assert_eq!(
+        rack.salvages(),
+        Err(RoleError::NoHeir("vol0".to_owned())),
+        "nobody else has what came before"
+    );
+    rack.boot("head-2", 6);
+    assert_eq!(rack.newest().members.len(), 1, "it does not come back as who it was: it has to be filled");
+}
+
+/// Once the heir served, the lone head lacks what that acknowledged.
+#[test]
+fn p30_nothing_is_given_back_by_an_heir_that_served() {
+    let (mut rack, _) = rack(Solo::Sleds);
+    rack.goes_alone("head-1", 1, 1);
+    let heir = rack.salvages().expect("it was a full member");
+    rack.served(&heir);
+    let both = rack.boot("head-1", 5).assignments[0].clone();
+    assert_eq!(both.members.len(), 2);
+    assert!(rack.authority.give_back(both.stamp.partition, "").is_err());
+}
