@@ -9,7 +9,7 @@ help:
 	@echo "make test    format, lints, every test (one summary at the end)"
 	@echo "make bench   figures and ratios against the peers, in one run"
 	@echo "make faults  real processes hurt in every way under verified load; writes perf/FAULTS.md and perf/faults/"
-	@echo "make sim     SECONDS=n: fresh simulator seeds for that time;  SEED=n [MOVING=1]: replay one"
+	@echo "make sim     SECONDS=n: fresh simulator seeds for that time;  SEED=n [MOVING=1|DENSE=1|LONE=1|REPLACED=1]: replay one"
 	@echo "make lint    format check, clippy and the house rules only"
 	@echo "make guest   kernel-bypass tests in a virtual machine (they come with kernel bypass)"
 
@@ -42,7 +42,7 @@ faults: deps
 
 sim:
 	@if [ -n "$(SEED)" ]; then \
-		cargo run --release -q -p palisade-sim --example sim -- --seed $(SEED) $(if $(MOVING),--moving)$(if $(DENSE),--dense)$(if $(TRACE), --trace); \
+		cargo run --release -q -p palisade-sim --example sim -- --seed $(SEED) $(if $(MOVING),--moving)$(if $(DENSE),--dense)$(if $(LONE),--lone)$(if $(REPLACED),--replaced)$(if $(TRACE), --trace); \
 	else \
 		cargo run --release -q -p palisade-sim --example sim -- --seconds $(or $(SECONDS),60); \
 	fi

@@ -1,8 +1,9 @@
 //! `sim --seconds N` runs fresh seeds for that time and prints, last, how many it ran.
 //! `sim --seed N` runs one seed; `--trace` prints everything that happens. `sim --from A --count N` runs a range.
 //! A run that fails is made smaller and told for people: the given one, or the first of many.
-//! Fresh seeds run in turn where roles stay, where they move (`--moving`: only those) and where heads fail over
-//! again and again (`--dense`: only those).
+//! Each fresh seed runs in all ways: where roles stay, where they move (`--moving`: only those), where heads fail
+//! over again and again (`--dense`), where they go on alone (`--lone`) and where members are replaced
+//! (`--replaced`).
 //! `--scenario NAME` runs seeds in a scenario of choice rather than in their own.
 //! Exit 1 when a run finds a violation, or when the runs left something unexercised (`--seconds` only).
 
@@ -19,16 +20,23 @@ enum Kind {
     Staying,
     Moving,
     Dense,
+    Lone,
+    Replaced,
 }
 
+/// How many ways there are.
+const KINDS: u64 = Kind::ALL.len() as u64;
+
 impl Kind {
-    const ALL: [Self; 3] = [Self::Staying, Self::Moving, Self::Dense];
+    const ALL: [Self; 5] = [Self::Staying, Self::Moving, Self::Dense, Self::Lone, Self::Replaced];
 
     fn setup(self, seed: u64) -> Setup {
         match self {
             Self::Staying => Setup::new(seed),
             Self::Moving => Setup::moving(seed),
             Self::Dense => Setup::dense(seed),
+            Self::Lone => Setup::lone(seed),
+            Self::Replaced => Setup::replaced(seed),
         }
     }
 
@@ -38,6 +46,8 @@ impl Kind {
             Self::Staying => "",
             Self::Moving => " MOVING=1",
             Self::Dense => " DENSE=1",
+            Self::Lone => " LONE=1",
+            Self::Replaced => " REPLACED=1",
         }
     }
 }
@@ -70,6 +80,8 @@ fn wish() -> Result<Wish, String> {
             "--trace" => wish.trace = true,
             "--moving" => wish.kind = Some(Kind::Moving),
             "--dense" => wish.kind = Some(Kind::Dense),
+            "--lone" => wish.kind = Some(Kind::Lone),
+            "--replaced" => wish.kind = Some(Kind::Replaced),
             other => return Err(format!("unknown argument {other}")),
         }
     }
@@ -138,8 +150,11 @@ fn many(wish: &Wish) -> ExitCode {
     };
     while more(ran) {
         let kind = wish.kind.unwrap_or(Kind::Staying);
-        let (seed, kind) =
-            if every { (first + ran / 3, Kind::ALL[(ran % 3) as usize]) } else { (first + ran, kind) };
+        let (seed, kind) = if every {
+            (first + ran / KINDS, Kind::ALL[(ran % KINDS) as usize])
+        } else {
+            (first + ran, kind)
+        };
         let start = Instant::now();
         let report = run(&setup(seed, kind, wish));
         if kind == Kind::Dense {
@@ -166,7 +181,10 @@ fn many(wish: &Wish) -> ExitCode {
         println!("never exercised: {zero}");
     }
     if !failed.is_empty() {
-        println!("failing: {}; replay with make sim SEED=n [MOVING=1|DENSE=1]", failed.join(", "));
+        println!(
+            "failing: {}; replay with make sim SEED=n [MOVING=1|DENSE=1|LONE=1|REPLACED=1]",
+            failed.join(", ")
+        );
     }
     let rate = |count: u64, wall: Duration| count as f64 * 60.0 / wall.as_secs_f64().max(1e-9);
     println!(
@@ -190,7 +208,7 @@ fn main() -> ExitCode {
     match wish() {
         Err(why) => {
             eprintln!(
-                "{why}\nusage: sim [--seconds N | --seed N [--trace] | --from N --count N] [--moving | --dense] [--scenario NAME]"
+                "{why}\nusage: sim [--seconds N | --seed N [--trace] | --from N --count N] [--moving | --dense | --lone | --replaced] [--scenario NAME]"
             );
             ExitCode::from(2)
         }

@@ -104,6 +104,45 @@ pub enum Fault {
         /// Of this partition.
         partition: PartitionId,
     },
+    /// A head's log is lost with all that is in it, and a blank one takes its place (P-03).
+    LostLog {
+        /// Whose.
+        node: NodeId,
+        /// How long the head stays away.
+        away: u64,
+    },
+    /// People mark a head, or all of them, as isolating, and take the mark back later (BA-02).
+    Mark {
+        /// Whom.
+        node: NodeId,
+        /// All heads, too.
+        all: bool,
+        /// For so long.
+        lasting: u64,
+    },
+    /// The clock of a running node jumps ahead.
+    Jump {
+        /// Whose.
+        node: NodeId,
+        /// By so much.
+        ahead: u64,
+    },
+    /// The clock of a running node runs fast or slow.
+    Pace {
+        /// Whose.
+        node: NodeId,
+        /// By so many percent.
+        percent: i8,
+        /// For so long.
+        lasting: u64,
+    },
+    /// All nodes stop and go on together: a paused host of virtual machines. Their clocks jump alike.
+    Pause {
+        /// For so long.
+        lasting: u64,
+        /// By so much further than what passed meanwhile.
+        jump: u64,
+    },
     /// A node stops (SIGSTOP, a paused guest), and goes on with everything that reached it meanwhile.
     Sleep {
         /// Who.
@@ -116,8 +155,21 @@ pub enum Fault {
 }
 
 /// Kinds of faults, to switch each off as a whole.
-pub const KINDS: [&str; 10] =
-    ["death", "authority", "cut", "isolation", "network", "sick device", "rot", "power cut", "flip", "sleep"];
+pub const KINDS: [&str; 13] = [
+    "death",
+    "authority",
+    "cut",
+    "isolation",
+    "network",
+    "sick device",
+    "rot",
+    "power cut",
+    "flip",
+    "sleep",
+    "lost log",
+    "mark",
+    "clock",
+];
 
 impl Fault {
     /// Its kind, one of [`KINDS`].
@@ -132,7 +184,10 @@ impl Fault {
             Self::Rot { .. } => "rot",
             Self::Power { .. } => "power cut",
             Self::Flip { .. } => "flip",
-            Self::Sleep { .. } => "sleep",
+            Self::Sleep { .. } | Self::Pause { .. } => "sleep",
+            Self::LostLog { .. } => "lost log",
+            Self::Mark { .. } => "mark",
+            Self::Jump { .. } | Self::Pace { .. } => "clock",
         }
     }
 }
@@ -181,6 +236,20 @@ impl fmt::Display for Fault {
             Self::Rot { node, bit, .. } => write!(f, "bit {bit} of a byte rots at node {node}"),
             Self::Power { .. } => write!(f, "the whole rack loses power"),
             Self::Flip { partition } => write!(f, "somebody flips partition {partition}"),
+            Self::LostLog { node, away } => {
+                write!(f, "node {node} loses its log, back with a blank one {} ms later", ms(*away))
+            }
+            Self::Mark { node, all, lasting } => {
+                let whom = if *all { " and all others are" } else { " is" };
+                write!(f, "node {node}{whom} to isolate for {} ms", ms(*lasting))
+            }
+            Self::Jump { node, ahead } => write!(f, "the clock of node {node} jumps by {} ms", ms(*ahead)),
+            Self::Pace { node, percent, lasting } => {
+                write!(f, "the clock of node {node} runs {percent:+} % fast for {} ms", ms(*lasting))
+            }
+            Self::Pause { lasting, jump } => {
+                write!(f, "all nodes stop for {} ms, their clocks jump by {} ms", ms(*lasting), ms(*jump))
+            }
             Self::Sleep { node, lasting, jump } => {
                 write!(f, "node {node} stops for {} ms, its clock jumps by {} ms", ms(*lasting), ms(*jump))
             }

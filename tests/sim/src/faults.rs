@@ -21,12 +21,18 @@
 //! one way, lossy, slow or flapping, without any effect but on when things arrive.
 //!
 //! **Clocks.** Every boot of a node has a clock of its own, which starts anywhere and only rises; while a node
-//! is stopped its clock may jump ahead.
+//! is stopped its clock may jump ahead. In the scenarios of `replaced` running clocks jump, too, whole hosts are
+//! paused with all that is on them, and clocks run fast or slow.
 //!
-//! Not modelled: clocks that run at different speeds (no rule in scope counts on them), reactors of more
-//! than one core (loom tests show those), a process whose I/O outlives it (the runtime's exclusive open).
+//! **Members** (`replaced`). Logs are lost with all that is in them, and blank ones take their place, as long as
+//! some head holds, or can salvage, what was acknowledged. Heads are away for longer than operations are
+//! remembered, people mark heads as isolating, and control replaces members as `palisade-control` does.
+//!
+//! Not modelled: reactors of more than one core (loom tests show those), a process whose I/O outlives it (the runtime's exclusive open).
 
 use crate::dense::DENSE;
+use crate::lone::LONE;
+use crate::replaced::REPLACED;
 use palisade_protocol::head::{FailoverConfig, Policy, Solo};
 use std::time::Duration;
 
@@ -102,6 +108,16 @@ pub struct Odds {
     pub paths_per_s: f64,
     /// A proposal that meets somebody's flip, which came first.
     pub raced: f64,
+    /// Heads that lose their log for good, per second.
+    pub lost_logs_per_s: f64,
+    /// Heads that are away for longer than operations are remembered, per second.
+    pub absences_per_s: f64,
+    /// Heads that give or take a full copy and die amid it, per second while there is one.
+    pub copy_deaths_per_s: f64,
+    /// Heads, or all of them, that people mark as isolating for a while, per second (BA-02).
+    pub marks_per_s: f64,
+    /// Running clocks that jump ahead or change their pace, and pauses of everything, per second.
+    pub clocks_per_s: f64,
 }
 
 impl Odds {
@@ -125,6 +141,11 @@ impl Odds {
         authority_losses_per_s: 0.0,
         paths_per_s: 0.0,
         raced: 0.35,
+        lost_logs_per_s: 0.0,
+        absences_per_s: 0.0,
+        copy_deaths_per_s: 0.0,
+        marks_per_s: 0.0,
+        clocks_per_s: 0.0,
     };
     /// Messages and device times are unruly; nothing breaks.
     pub const UNRULY: Self = Self {
@@ -150,6 +171,11 @@ impl Odds {
             self.take_overs_per_s,
             self.authority_losses_per_s,
             self.paths_per_s,
+            self.lost_logs_per_s,
+            self.absences_per_s,
+            self.copy_deaths_per_s,
+            self.marks_per_s,
+            self.clocks_per_s,
         ];
         rates.iter().any(|rate| *rate > 0.0)
     }
@@ -203,6 +229,8 @@ pub struct Scenario {
     pub strays: f64,
     /// What a head may do alone (P-30).
     pub solo: Solo,
+    /// Control replaces members (MA-21), as told by heads; else groups have their first members only.
+    pub replaces: bool,
     /// What goes wrong.
     pub odds: Odds,
 }
@@ -242,6 +270,7 @@ pub const BASE: Scenario = Scenario {
     timers: TIMERS,
     strays: 0.0,
     solo: Solo::Wait,
+    replaces: false,
     odds: Odds::CALM,
 };
 
@@ -456,51 +485,9 @@ pub fn named(name: &str) -> Scenario {
     *all().find(|scenario| scenario.name == name).expect("a scenario of the table")
 }
 
-/// Heads that are left alone and go on with copies on sleds; those that are then lost or asleep are followed
-/// (P-30).
-pub const LONE: [Scenario; 3] = [
-    Scenario {
-        name: "lone heads",
-        moves: true,
-        solo: Solo::Sleds,
-        odds: Odds { crashes_per_s: 8.0, sleeps_per_s: 4.0, ..Odds::UNRULY },
-        ..BASE
-    },
-    Scenario {
-        name: "lone heads, sick devices",
-        moves: true,
-        solo: Solo::Sleds,
-        hurt: 1,
-        odds: Odds {
-            crashes_per_s: 6.0,
-            sleeps_per_s: 4.0,
-            sick_per_s: 4.0,
-            cuts_per_s: 2.0,
-            ..Odds::UNRULY
-        },
-        ..BASE
-    },
-    Scenario {
-        name: "lone heads, small code",
-        moves: true,
-        sleds: 3,
-        code: (2, 1),
-        solo: Solo::Sleds,
-        strays: 0.3,
-        odds: Odds {
-            crashes_per_s: 8.0,
-            sleeps_per_s: 6.0,
-            cuts_of_power_per_s: 1.0,
-            jumps: 0.2,
-            ..Odds::UNRULY
-        },
-        ..BASE
-    },
-];
-
 /// All scenarios of all tables.
 pub fn all() -> impl Iterator<Item = &'static Scenario> {
-    SCENARIOS.iter().chain(&MOVING).chain(&DENSE).chain(&LONE)
+    SCENARIOS.iter().chain(&MOVING).chain(&DENSE).chain(&LONE).chain(&REPLACED)
 }
 
 /// The scenario of a seed.

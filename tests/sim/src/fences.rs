@@ -40,6 +40,7 @@ pub const FENCES: Scenario = Scenario {
     timers: TIMERS,
     strays: 0.0,
     solo: Solo::Wait,
+    replaces: false,
     odds: Odds {
         doubled: 0.1,
         held: 0.15,

@@ -3,9 +3,11 @@
 //! durable, applied, and only then told; a crash loses or keeps the one under way.
 
 use crate::clients::Volume;
+use crate::rack::log_id;
 use palisade_control::api::model::Role;
-use palisade_control::authority::{Authority, Changes, NodeDeclaration, VolumeRequest};
+use palisade_control::authority::{Authority, Changes, DeviceDeclaration, NodeDeclaration, VolumeRequest};
 use palisade_control::config::{Code, Solo};
+use palisade_control::identity::{Identity, Medium};
 use palisade_control::store::{Memory, Store};
 use palisade_protocol::wire::limits::BLOCK;
 use palisade_protocol::wire::*;
@@ -48,10 +50,13 @@ impl Grants {
                 role: Role::Head,
                 shelf: String::new(),
                 power: String::new(),
-                devices: Vec::new(),
+                devices: vec![DeviceDeclaration { name: log_name(NodeId(head)), columns: 0 }],
             };
             let changes = grants.authority.declare_node(&declared).expect("a fresh head");
             grants.keep(changes);
+            let id = Identity(log_id(NodeId(head), 0).0);
+            let decided = grants.authority.decide_device(&log_name(NodeId(head)), &Medium::Blank, id);
+            grants.keep(decided.expect("a blank log").1);
         }
         for volume in volumes {
             let changes =
@@ -74,6 +79,11 @@ impl Grants {
         changes.map(Decision::from).map_err(|error| error.to_string())
     }
 
+    /// Whether a boot of a head has its numbers.
+    pub fn knows(&self, head: NodeId, boot: BootId) -> bool {
+        self.authority.node(head).and_then(|node| node.boot).is_some_and(|known| known.0 == boot)
+    }
+
     /// Primary and secondary change places, if they may (MA-16).
     pub fn flip(&self, partition: PartitionId) -> Option<Decision> {
         self.authority.switch_over(&volume_name(partition), "drill").ok().map(Decision::from)
@@ -84,6 +94,11 @@ impl Grants {
         let lone = self.authority.salvageable().find(|volume| gone(volume.current_primary()))?;
         let changes = self.authority.salvage(&lone.name, "gone", |member| !gone(member.head)).ok()?;
         Some(Decision::from(changes))
+    }
+
+    /// The authority itself.
+    pub fn authority(&self) -> &Authority {
+        &self.authority
     }
 
     /// The newest pair of a partition.
@@ -125,11 +140,15 @@ impl Grants {
     }
 }
 
-fn volume_name(partition: PartitionId) -> String {
+pub(crate) fn volume_name(partition: PartitionId) -> String {
     format!("vol{partition}")
 }
 
-fn head_name(head: NodeId) -> String {
+pub(crate) fn log_name(head: NodeId) -> String {
+    format!("{}/log", head_name(head))
+}
+
+pub(crate) fn head_name(head: NodeId) -> String {
     format!("head-{head}")
 }
 

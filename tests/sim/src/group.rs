@@ -37,8 +37,9 @@ struct Primary {
     /// Open questions by whom they went to and their nonce: nonces are a peer's own. When each was first sent.
     confirms: BTreeMap<(NodeId, u64), (Time, Vec<Stamp>)>,
     confirmed: BTreeMap<(PartitionId, NodeId), Time>,
-    /// Who follows, of the partitions that it serves; by leave to be alone: nobody.
+    /// Who follows, of the partitions that it serves, and since which number; by leave to be alone: nobody.
     others: BTreeMap<PartitionId, Vec<NodeId>>,
+    numbers: BTreeMap<PartitionId, Number>,
 }
 
 impl Primary {
@@ -104,6 +105,7 @@ impl GroupChecks {
         let primary = self.primaries.entry(head).or_default();
         let alone = others.is_empty();
         primary.others.insert(partition, others);
+        primary.numbers.insert(partition, stamp.number);
         if alone {
             let open = primary.asked.values_mut().filter(|asked| asked.partition == partition);
             open.for_each(|asked| asked.unasked = asked.read);
@@ -263,8 +265,12 @@ impl GroupChecks {
         } else if let Some(op) = asked.op {
             self.checked_writes += 1;
             let others = primary.others.get(&asked.partition).into_iter().flatten();
+            // What a log held under an older number may be gone with it. A blank log names no columns, though, so
+            // that what its predecessor had covered stays so.
+            let number = primary.numbers.get(&asked.partition).copied().unwrap_or_default();
             let told = |other: &NodeId| primary.durable.get(&(asked.partition, *other)).copied();
-            let durable = others.map(|other| told(other).unwrap_or_default().1).min().unwrap_or_default();
+            let durable = |other: &NodeId| told(other).filter(|told| told.0 >= number).unwrap_or_default().1;
+            let durable = others.map(durable).min().unwrap_or_default();
             if durable < op {
                 return Err(format!(
                     "AckedIsDurable: write {} was answered at op {op}, the least of the secondaries told {durable}",

@@ -2,6 +2,7 @@
 //! node made them. The world may stop after any one of the effects: that is a crash.
 
 use crate::fold::Fold;
+use palisade_protocol::head::{PartitionConfig, RoleState};
 use palisade_protocol::wire::*;
 
 /// Something that reaches a node.
@@ -36,6 +37,16 @@ pub enum Input {
     Outcome(PartitionId, u64, ProposalOutcome),
     /// Flush everything acknowledged so far to extents.
     FlushAll(PartitionId, u64),
+    /// A partition exists or changed.
+    Create(PartitionConfig),
+    /// A head is to be filled, to become a member (MA-21).
+    Fill(PartitionId, Member),
+    /// What the head holds of a partition that it is no member of any more is given up.
+    Forget(PartitionId),
+    /// Whether volumes have to leave the head (BA-02).
+    Isolate(Option<Severity>),
+    /// The process of another head is gone, as far as control sees.
+    Gone(NodeId, BootId),
 }
 
 /// Something that a node wants done.
@@ -95,6 +106,8 @@ pub struct Counts {
     pub corrupt: u64,
     /// Things made good again.
     pub repaired: u64,
+    /// Full copies begun for another head.
+    pub fills: u64,
     /// Datagrams whose contents the fabric sent again.
     pub resends: u64,
     /// Networks towards a peer that the fabric took for down.
@@ -113,6 +126,7 @@ impl Counts {
         self.copies += other.copies;
         self.corrupt += other.corrupt;
         self.repaired += other.repaired;
+        self.fills += other.fills;
         self.resends += other.resends;
         self.networks_down += other.networks_down;
     }
@@ -127,6 +141,23 @@ pub struct Census {
     pub named: u64,
 }
 
+/// What a head tells control of a partition.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Words {
+    /// Which.
+    pub partition: PartitionId,
+    /// Its durable number.
+    pub number: Number,
+    /// What it does there.
+    pub role: RoleState,
+    /// Another member is away.
+    pub peer_away: bool,
+    /// A member that needs a full copy, possibly the head itself.
+    pub needs_copy: Option<NodeId>,
+    /// Whom it fills.
+    pub fills: Option<NodeId>,
+}
+
 /// One life of a node, from boot to crash.
 pub trait Host {
     /// One turn of the node's reactor: takes `inputs`, leaves effects in the order they were made.
@@ -137,6 +168,10 @@ pub trait Host {
     fn ready(&self, partition: PartitionId) -> bool;
     /// The pair under which it leads a partition with everybody of its group at hand, if it does.
     fn leads(&self, partition: PartitionId) -> Option<Stamp>;
+    /// What it tells control, and the blocks of further partitions that its log has room for.
+    fn words(&self) -> (Vec<Words>, u64) {
+        (Vec::new(), 0)
+    }
     /// What it has counted in this life.
     fn counts(&self) -> Counts;
     /// Its columns.

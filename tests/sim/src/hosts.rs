@@ -4,7 +4,7 @@
 //! may submit before it sends or the other way round, and may die in between.
 
 use crate::dice::Dice;
-use crate::host::{Census, Counts, Effect, Host, Input};
+use crate::host::{Census, Counts, Effect, Host, Input, Words};
 use palisade_protocol::fabric::{Fabric, FabricOut, PathId, PathState};
 use palisade_protocol::head::{Head, RoleState};
 use palisade_protocol::sled::Sled;
@@ -23,6 +23,10 @@ pub trait Machine {
     fn ready(&self, partition: PartitionId) -> bool;
     /// See [`Host::leads`].
     fn leads(&self, partition: PartitionId) -> Option<Stamp>;
+    /// See [`Host::words`].
+    fn words(&self) -> (Vec<Words>, u64) {
+        (Vec::new(), 0)
+    }
     /// What it has counted.
     fn counts(&self) -> Counts;
     /// Its columns.
@@ -40,6 +44,11 @@ impl Machine for Head {
             Input::Assign(assignment) => self.assign(now, assignment, out),
             Input::Outcome(partition, nonce, outcome) => self.outcome(now, partition, nonce, outcome, out),
             Input::FlushAll(partition, tag) => self.flush_all(now, partition, ClientTag(tag), out),
+            Input::Create(config) => self.create_partition(now, config),
+            Input::Fill(partition, member) => self.fill(now, partition, member, out),
+            Input::Forget(partition) => self.forget(partition, out),
+            Input::Isolate(severity) => self.set_isolating(severity),
+            Input::Gone(head, boot) => self.peer_gone(now, head, boot),
             Input::Datagram { .. } => unreachable!("the fabric took it"),
         }
     }
@@ -58,6 +67,18 @@ impl Machine for Head {
         let whole = part.role == RoleState::Serving && !part.peer_away && !part.alone && !part.proposing;
         whole.then_some(part.stamp)
     }
+    fn words(&self) -> (Vec<Words>, u64) {
+        let status = self.status();
+        let words = status.partitions.iter().map(|part| Words {
+            partition: part.partition,
+            number: part.stamp.number,
+            role: part.role,
+            peer_away: part.peer_away,
+            needs_copy: part.needs_copy,
+            fills: part.fill.map(|fill| fill.member.head),
+        });
+        (words.collect(), status.log_room)
+    }
     fn counts(&self) -> Counts {
         let mut counts = Counts::default();
         for partition in &self.status().partitions {
@@ -71,6 +92,7 @@ impl Machine for Head {
                 corrupt: seen.corrupt,
                 repaired: seen.repaired,
                 copies: seen.copied_forward,
+                fills: seen.copies,
                 ..Counts::default()
             });
         }
@@ -200,6 +222,9 @@ impl<M: Machine> Host for Direct<M> {
     fn leads(&self, partition: PartitionId) -> Option<Stamp> {
         self.machine.leads(partition)
     }
+    fn words(&self) -> (Vec<Words>, u64) {
+        self.machine.words()
+    }
     fn counts(&self) -> Counts {
         self.machine.counts()
     }
@@ -302,6 +327,9 @@ impl<H: Host> Host for Fabricked<H> {
     }
     fn leads(&self, partition: PartitionId) -> Option<Stamp> {
         self.inner.leads(partition)
+    }
+    fn words(&self) -> (Vec<Words>, u64) {
+        self.inner.words()
     }
     fn counts(&self) -> Counts {
         let (resends, networks_down) = (self.fabric.stats().resends, self.networks_down);

@@ -110,8 +110,15 @@ fn device_id(index: u32) -> DeviceId {
     DeviceId(0xd000 + u128::from(index))
 }
 
-fn log_id(head: NodeId) -> LogId {
-    LogId(0x1060 + u128::from(head.0))
+/// The log of a head that has lost so many.
+pub(crate) fn log_id(head: NodeId, lost: u32) -> LogId {
+    LogId(0x1060 + u128::from(head.0) + (u128::from(lost) << 32))
+}
+
+/// A blank log for a head.
+pub(crate) fn blank_log(scenario: &Scenario, head: NodeId) -> Disk {
+    let base_us = if head == head_id(0) { scenario.slow_log_us } else { scenario.media_us };
+    Disk::new(scenario.log_bytes).paced(base_us)
 }
 
 /// Makes what runs on a head in a new life.
@@ -120,17 +127,15 @@ pub type HeadMaker = Box<dyn Fn(&Node, u64) -> Box<dyn Host>>;
 /// The rack of a seed in a scenario, with blank logs and formatted sleds.
 pub fn build(seed: u64, scenario: Scenario, canaries: Canaries) -> World {
     let recipe = Recipe { scenario, shape: Shape::of(seed, &scenario), canaries };
-    build_with(seed, scenario, canaries, |_, pool, _| {
-        let disk = |index| {
-            let base_us = if index == 0 { scenario.slow_log_us } else { scenario.media_us };
-            vec![Disk::new(scenario.log_bytes).paced(base_us)]
-        };
-        let heads =
-            (0..scenario.heads).map(|index| Node::new(head_id(index), Role::Head, disk(index))).collect();
+    let mut world = build_with(seed, scenario, canaries, |_, pool, _| {
+        let head = |id| Node::new(id, Role::Head, vec![blank_log(&scenario, id)]);
+        let heads = (0..scenario.heads).map(|index| head(head_id(index))).collect();
         let pool = pool.clone();
         let make: HeadMaker = Box::new(move |node, salt| head_host(node, &recipe, &pool, salt));
         (heads, make)
-    })
+    });
+    world.declared = partitions(&scenario, &recipe.shape, |_| true);
+    world
 }
 
 /// A rack of formatted sleds with heads of any kind: `heads` gets the geometry of columns, the pool and
@@ -222,8 +227,12 @@ fn sled_disk(index: u32, shape: &Shape) -> Disk {
     Disk::with_image(device_bytes, image)
 }
 
-/// Partitions that a head is a member of.
-fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<PartitionConfig> {
+/// Partitions of some groups of heads.
+fn partitions(
+    scenario: &Scenario,
+    shape: &Shape,
+    wanted: impl Fn(&[NodeId]) -> bool,
+) -> Vec<PartitionConfig> {
     let devices: Vec<DeviceTarget> = (0..scenario.sleds)
         .map(|index| DeviceTarget {
             sled: sled_id(index),
@@ -234,7 +243,7 @@ fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<Partition
         })
         .collect();
     (0..volume_count(scenario))
-        .filter(|index| heads_of(scenario, *index).contains(&head))
+        .filter(|index| wanted(&heads_of(scenario, *index)))
         .map(|index| PartitionConfig {
             partition: PartitionId(u64::from(index) + 1),
             blocks: scenario.volume_blocks,
@@ -249,7 +258,7 @@ fn partitions(head: NodeId, scenario: &Scenario, shape: &Shape) -> Vec<Partition
 
 /// To format or to open: as control decides it. Until a log was found whole once, its format is repeated.
 fn log_start(node: &Node) -> LogStart {
-    let id = log_id(node.id);
+    let id = log_id(node.id, node.logs_lost);
     let identity = Identity(id.0);
     let known =
         if node.formatted { Known::Active { id: identity } } else { Known::Formatting { id: identity } };
@@ -273,7 +282,10 @@ fn head_config(node: &Node, recipe: &Recipe) -> HeadConfig {
     log.segment_bytes = 512 << 10;
     log.volume_bytes = scenario.volume_blocks * BLOCK as u64 * 2;
     let mut config = HeadConfig::new(node.id, node.boot, RACK, log);
-    config.partitions = partitions(node.id, scenario, shape);
+    config.partitions = match &node.told {
+        Some(told) => told.clone(),
+        None => partitions(scenario, shape, |heads| heads.contains(&node.id)),
+    };
     config.flush = shape.flush;
     config.retry = RetryConfig {
         column_timeout: Duration::from_millis(300),

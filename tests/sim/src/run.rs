@@ -10,7 +10,9 @@ use crate::disk::Health;
 use crate::fault::Event;
 use crate::faults::{self, Odds, Scenario};
 use crate::host::Input;
+use crate::lone::LONE;
 use crate::rack::{self, Canaries};
+use crate::replaced::REPLACED;
 use crate::tally::{Role, Tally};
 use crate::world::World;
 use palisade_protocol::wire::*;
@@ -37,6 +39,8 @@ pub struct Setup {
     pub trace: bool,
     /// Longest time of trouble, in virtual time.
     pub trouble: Duration,
+    /// Nobody looks into heads and messages: what clients saw has to tell all.
+    pub history_only: bool,
 }
 
 impl Setup {
@@ -48,6 +52,7 @@ impl Setup {
             canaries: Canaries::default(),
             trace: false,
             trouble: TROUBLE_MAX,
+            history_only: false,
         }
     }
 
@@ -59,7 +64,12 @@ impl Setup {
 
     /// The run of a seed in which heads go on alone with copies on sleds.
     pub fn lone(seed: u64) -> Self {
-        Self { scenario: faults::LONE[(seed % faults::LONE.len() as u64) as usize], ..Self::new(seed) }
+        Self { scenario: LONE[(seed % LONE.len() as u64) as usize], ..Self::new(seed) }
+    }
+
+    /// The run of a seed in which members are replaced.
+    pub fn replaced(seed: u64) -> Self {
+        Self { scenario: REPLACED[(seed % REPLACED.len() as u64) as usize], ..Self::new(seed) }
     }
 
     /// The run of a seed that is dense in failovers.
@@ -97,6 +107,9 @@ pub type Past = (Vec<Event>, Option<Diary>);
 pub fn run_with(setup: &Setup, script: Option<&[Event]>, diary: Option<Diary>) -> (Report, Past) {
     let mut world = rack::build(setup.seed, setup.scenario, setup.canaries);
     world.diary = diary;
+    if setup.history_only {
+        world.look_away();
+    }
     world.script = script.map(|events| events.iter().copied().collect());
     let start = world.now;
     story(&mut world, setup.trouble);

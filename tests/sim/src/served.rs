@@ -3,7 +3,7 @@
 //! Here these ports and rings end in the simulator.
 
 use crate::dice::Dice;
-use crate::host::{Census, Counts, Effect, Host, Input};
+use crate::host::{Census, Counts, Effect, Host, Input, Words};
 use crate::hosts::{Machine, weave};
 use palisade_node::bus::{CLIENT_RING, MAILBOX, Post};
 use palisade_node::order::{HeadOrder, ORDERS, REPORTS, Report, Reporter, SledOrder};
@@ -250,7 +250,7 @@ impl<S: Service + View + 'static> Served<S> {
                 ends.orders.as_mut()?.push(HeadOrder::Flush { partition, token }).err().map(order_back)
             }
             Input::Datagram { .. } => unreachable!("the fabric took it"),
-            Input::Outcome(..) => unreachable!("roles move on bare machines only"),
+            other => unreachable!("roles move on bare machines only: {other:?}"),
         }
     }
 
@@ -336,6 +336,9 @@ impl<S: Service + View + 'static> Host for Served<S> {
     }
     fn leads(&self, partition: PartitionId) -> Option<Stamp> {
         lock(&self.service).with(|machine| machine.leads(partition))
+    }
+    fn words(&self) -> (Vec<Words>, u64) {
+        lock(&self.service).with(|machine| machine.words())
     }
     fn counts(&self) -> Counts {
         lock(&self.service).with(|machine| machine.counts())

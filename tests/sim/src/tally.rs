@@ -65,7 +65,7 @@ impl Moment {
             }),
             Input::Msg { .. } | Input::Datagram { .. } => Some(Self::Receive),
             Input::Client(_) => Some(Self::Ask),
-            Input::Assign(_) | Input::Outcome(..) | Input::FlushAll(..) => None,
+            _ => None,
         }
     }
 }
@@ -148,6 +148,24 @@ pub struct Tally {
     pub answered_astray: u64,
     /// Clients that a head which did not lead sent away (MA-10).
     pub redirected: u64,
+    /// Logs that were lost, and blank ones in their place.
+    pub lost_logs: u64,
+    /// Heads that control chose to become members, and groups that it granted with a head that was filled.
+    pub chosen: u64,
+    /// See `chosen`.
+    pub joined: u64,
+    /// Heads that died while they gave or took a full copy.
+    pub copy_deaths: u64,
+    /// Heads that were to isolate, and groups of one that were granted for it.
+    pub marks: u64,
+    /// See `marks`.
+    pub stood_alone: u64,
+    /// Running clocks that jumped, changed their pace, and pauses of all nodes.
+    pub clocks: u64,
+    /// Heads that were taken back after they had been left out, and that had to rest before.
+    pub taken_back: u64,
+    /// See `taken_back`.
+    pub rested: u64,
 }
 
 impl Tally {
@@ -187,6 +205,15 @@ impl Tally {
         self.carried_around += other.carried_around;
         self.answered_astray += other.answered_astray;
         self.redirected += other.redirected;
+        self.lost_logs += other.lost_logs;
+        self.chosen += other.chosen;
+        self.joined += other.joined;
+        self.copy_deaths += other.copy_deaths;
+        self.marks += other.marks;
+        self.stood_alone += other.stood_alone;
+        self.clocks += other.clocks;
+        self.taken_back += other.taken_back;
+        self.rested += other.rested;
     }
 
     /// Names of what runs with moving roles never exercised.
@@ -217,6 +244,26 @@ impl Tally {
             ("datagrams that a bad network swallowed", self.swallowed),
             ("datagrams that the other network carried", self.carried_around),
             ("clients sent away", self.redirected),
+        ];
+        let more = more.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name);
+        self.moving_zeroes().into_iter().chain(more).collect()
+    }
+
+    /// Names of what runs in which members are replaced never exercised.
+    pub fn replaced_zeroes(&self) -> Vec<&'static str> {
+        let more = [
+            ("lost logs", self.lost_logs),
+            ("full copies", self.counts.fills),
+            ("chosen heads", self.chosen),
+            ("heads that joined", self.joined),
+            ("deaths amid copies", self.copy_deaths),
+            ("marks", self.marks),
+            ("groups of one for isolation", self.stood_alone),
+            ("clocks", self.clocks),
+            ("heads taken back", self.taken_back),
+            ("heads that rested", self.rested),
+            ("heads alone", self.alone),
+            ("salvages", self.salvages),
         ];
         let more = more.into_iter().filter(|(_, count)| *count == 0).map(|(name, _)| name);
         self.moving_zeroes().into_iter().chain(more).collect()
@@ -308,6 +355,16 @@ impl fmt::Display for Tally {
             f,
             "bad networks {}, swallowed datagrams {}, carried around {}, resent {}, networks down {}",
             self.bad_networks, self.swallowed, self.carried_around, counts.resends, counts.networks_down
+        )?;
+        writeln!(
+            f,
+            "lost logs {}, full copies {}, chosen {}, joined {}, deaths amid copies {}, salvages {}",
+            self.lost_logs, counts.fills, self.chosen, self.joined, self.copy_deaths, self.salvages
+        )?;
+        writeln!(
+            f,
+            "marks {}, alone for them {}, running clocks {}, taken back {}, rests {}",
+            self.marks, self.stood_alone, self.clocks, self.taken_back, self.rested
         )?;
         write!(f, "power cuts {}, crashes of the authority {}", self.power_cuts, self.authority_crashes)?;
         for ((role, moment), count) in &self.crashes {

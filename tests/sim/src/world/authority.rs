@@ -34,8 +34,11 @@ impl World {
         if self.deciding.is_some() {
             return self.after(500_000, Happening::Grant { head, boot, log });
         }
+        if self.scenario.replaces && self.grants.knows(head, boot) {
+            return self.tell_all(head);
+        }
         // Not at once: often the lone head is followed while it sleeps, often it is back in time.
-        if self.scenario.solo == Solo::Sleds && self.net_dice.chance(0.5) {
+        if self.scenario.solo == Solo::Sleds && !self.scenario.replaces && self.net_dice.chance(0.5) {
             let gone = |id: NodeId| !self.nodes[&id].up() || self.nodes[&id].asleep.is_some();
             if let Some(decision) = self.grants.follow_lone(gone) {
                 self.store(decision);
@@ -48,7 +51,7 @@ impl World {
         }
     }
 
-    fn store(&mut self, decision: Decision) {
+    pub(super) fn store(&mut self, decision: Decision) {
         self.deciding = Some(Box::new(decision));
         let nanos = self.disk_dice.range(100_000, 3_000_000);
         let life = self.authority_life;
@@ -70,7 +73,8 @@ impl World {
     /// A head's proposal arrives; one that is lost on the way the head repeats. Somebody else's wish may have
     /// come first (MA-18).
     pub(super) fn propose(&mut self, from: NodeId, boot: BootId, wish: Proposal) {
-        if !self.authority_up || !self.links.open(from, AUTHORITY) {
+        let lost = self.nodes[&from].lost_under == Some(boot);
+        if !self.authority_up || lost || !self.links.open(from, AUTHORITY) {
             return;
         }
         if self.deciding.is_none() && self.net_dice.chance(self.odds.raced) {
@@ -80,7 +84,14 @@ impl World {
             return self.after(500_000, Happening::Propose { from, boot, wish });
         }
         let decision = self.grants.propose(from, boot, &wish, self.now);
+        self.note_grant(&wish, &decision);
         self.store(decision);
+    }
+
+    fn note_grant(&mut self, wish: &Proposal, decision: &Decision) {
+        let granted = !decision.changes.assignments.is_empty();
+        self.tally.joined += u64::from(granted && wish.why == Why::Joined);
+        self.tally.stood_alone += u64::from(granted && wish.why == Why::Isolation);
     }
 
     /// Whether a decision makes another head primary without the leading one's agreement: that is a failover,
@@ -135,18 +146,14 @@ impl World {
             tape.stored(self.now, self.grants.clone());
         }
         let Decision { changes, answer } = *decision;
+        if self.scenario.replaces {
+            self.tell_changes(&changes);
+        }
         if let Some((to, partition, nonce, outcome)) = answer {
             self.answer_proposal(to, partition, nonce, outcome);
         }
         for assignment in changes.assignments {
-            let others = assignment.members.iter().skip(1).map(|member| member.head).collect();
-            self.others.insert((assignment.stamp.partition, assignment.stamp.number), others);
-            if assignment.salvage.is_some() {
-                self.salvaged.insert((assignment.stamp.partition, assignment.stamp.number));
-            }
-            self.tell(|| format!("authority grants {assignment:?}"));
-            let verdict = self.numbers.assigned(&assignment);
-            self.judge(verdict);
+            self.note_assigned(&assignment);
             for member in &assignment.members {
                 let to = member.head;
                 let life = self.nodes[&to].life;
@@ -155,6 +162,18 @@ impl World {
                 self.after(travel, Happening::Arrive { to, life, from: AUTHORITY, input });
             }
         }
+    }
+
+    /// An assignment leaves the authority.
+    pub(super) fn note_assigned(&mut self, assignment: &Assignment) {
+        let others = assignment.members.iter().skip(1).map(|member| member.head).collect();
+        self.others.insert((assignment.stamp.partition, assignment.stamp.number), others);
+        if assignment.salvage.is_some() {
+            self.salvaged.insert((assignment.stamp.partition, assignment.stamp.number));
+        }
+        self.tell(|| format!("authority grants {assignment:?}"));
+        let verdict = self.numbers.assigned(assignment);
+        self.judge(verdict);
     }
 
     /// The authority dies or comes back. A decision under way became durable or did not; it is not told.
@@ -168,6 +187,7 @@ impl World {
                 self.grants.commit(&decision);
             }
             self.grants.restart();
+            self.forget_care();
         }
         if self.authority_up != up {
             self.tell(|| format!("authority {}", if up { "is back" } else { "is away" }));

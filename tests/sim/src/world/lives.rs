@@ -13,6 +13,7 @@ impl World {
     pub(crate) fn start(&mut self, id: NodeId) {
         let boot = BootId(self.dice.wide());
         let salt = self.dice.next();
+        let told = self.scenario.replaces.then(|| self.admitted(id));
         let node = self.nodes.get_mut(&id).expect("the world names only its own nodes");
         if node.up() || node.away {
             return;
@@ -21,11 +22,16 @@ impl World {
         node.boot = boot;
         // Clocks start anywhere with a boot, and only rise after.
         node.offset = boot.0 as u64 % CLOCKS_DIFFER;
+        node.paced_at = self.now;
         node.log = None;
+        node.told = told;
         node.host = Some((self.builder)(node, &self.pool, salt));
         let life = node.life;
         self.tell(|| format!("{id} starts life {life}"));
         self.wake(id, 0);
+        if self.scenario.replaces && self.nodes[&id].role == Role::Head {
+            self.after(1_000_000, Happening::Report { head: id, life });
+        }
     }
 
     /// Ends a node's life. What it had in its inbox and in flight is lost or half done.
@@ -37,6 +43,7 @@ impl World {
         self.diary.iter_mut().for_each(|diary| diary.line(self.now, line()));
         self.tally.counts.add(&host.counts());
         *self.tally.crashes.entry((node.role, moment)).or_default() += 1;
+        let words = host.words().0;
         drop(host);
         node.inbox.clear();
         node.turn_at = None;
@@ -56,6 +63,7 @@ impl World {
         self.fence.died(id);
         self.group.iter_mut().for_each(|group| group.died(id));
         if role == Role::Head {
+            self.gone(id, &words);
             self.volumes.iter_mut().for_each(|volume| volume.head_died(id));
         }
     }

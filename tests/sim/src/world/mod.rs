@@ -4,6 +4,7 @@
 //! machines run, and carries their effects out one by one in the order in which they were made; a death
 //! planned at one of them drops the rest. What the checks find is collected in `violations`.
 
+use self::care::Care;
 use crate::checks::{FenceChecks, NumberChecks};
 use crate::clients::Volume;
 use crate::diary::Diary;
@@ -13,25 +14,28 @@ use crate::faults::{NetMode, Odds, Scenario};
 use crate::fold::Fold;
 use crate::grants::{Decision, Grants};
 use crate::group::GroupChecks;
-use crate::host::{Counts, Effect, Host, Input};
+use crate::host::{Counts, Effect, Host, Input, Words};
 use crate::links::Links;
 use crate::node::{Doom, Node};
 use crate::tally::{Moment, Tally};
 use crate::tape::Tape;
 use palisade_control::config;
 use palisade_dma::Pool;
-use palisade_protocol::head::Solo;
+use palisade_protocol::head::{PartitionConfig, Solo};
 use palisade_protocol::wire::*;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
 mod asking;
 mod authority;
+mod care;
 mod devices;
 mod lives;
+mod lost;
 mod network;
 mod roles;
 mod strike;
+mod tell;
 mod trouble;
 
 /// Most commands that a machine may have in flight on one device (`Bounded`).
@@ -61,6 +65,11 @@ pub(crate) enum Happening {
     Heal { node: NodeId, disk: usize },
     Awake { node: NodeId },
     Trouble,
+    Report { head: NodeId, life: u64 },
+    Said { head: NodeId, boot: BootId, words: Vec<Words>, room: u64 },
+    Forgotten { head: NodeId, partition: PartitionId },
+    Unmark { node: NodeId, all: bool },
+    Repace { node: NodeId },
 }
 
 /// Makes the machines of a node's new life.
@@ -106,6 +115,10 @@ pub struct World {
     pub(super) salvaged: BTreeSet<(PartitionId, Number)>,
     /// The authority's decision that is not durable yet.
     deciding: Option<Box<Decision>>,
+    /// What control remembers of groups, where it replaces members.
+    care: Care,
+    /// Partitions as they were declared, for heads that join later.
+    pub(crate) declared: Vec<PartitionConfig>,
     /// Who was granted a number beside its primary; nobody: it is to be alone (`SoloByLeave`).
     others: BTreeMap<(PartitionId, Number), Vec<NodeId>>,
     newest_boot: BTreeMap<(NodeId, NodeId), u64>,
@@ -174,6 +187,8 @@ impl World {
             taken_over: BTreeSet::new(),
             salvaged: BTreeSet::new(),
             deciding: None,
+            care: Care::default(),
+            declared: Vec::new(),
             others: BTreeMap::new(),
             newest_boot: BTreeMap::new(),
             fence: FenceChecks::default(),
@@ -195,6 +210,11 @@ impl World {
             effects: Vec::new(),
             inputs: Vec::new(),
         }
+    }
+
+    /// Groups are not looked into.
+    pub(crate) fn look_away(&mut self) {
+        self.group = None;
     }
 
     /// Puts an event in its place.
@@ -273,6 +293,11 @@ impl World {
                 }
             }
             Happening::Trouble => self.trouble(),
+            Happening::Report { head, life } => self.report(head, life),
+            Happening::Said { head, boot, words, room } => self.said(head, boot, words, room),
+            Happening::Forgotten { head, partition } => self.forgotten(head, partition),
+            Happening::Unmark { node, all } => self.unmark(node, all),
+            Happening::Repace { node } => self.set_pace(node, 0),
         }
     }
 
@@ -321,7 +346,7 @@ impl World {
             return self.wake_at(id, until);
         }
         let Some(mut host) = node.host.take() else { return };
-        let offset = node.offset;
+        let clock = node.clock(now);
         let mut inputs = std::mem::take(&mut self.inputs);
         std::mem::swap(&mut inputs, &mut node.inbox);
         let mut doomed = None;
@@ -331,7 +356,7 @@ impl World {
         self.note_inputs(id, &inputs);
         let mut effects = std::mem::take(&mut self.effects);
         if doomed.is_none_or(|doom: Doom| doom.after) {
-            host.turn(now + Duration::from_nanos(offset), &mut inputs, &mut effects);
+            host.turn(clock, &mut inputs, &mut effects);
         }
         inputs.clear();
         self.inputs = inputs;
@@ -347,7 +372,7 @@ impl World {
         self.effects = effects;
         if let Some(due) = deadline {
             // Told by the node's own clock.
-            let due = Time(due.0.saturating_sub(offset));
+            let due = self.nodes[&id].until(due, now);
             self.wake_at(id, due.max(now + Duration::from_nanos(200)));
         }
     }

@@ -31,6 +31,10 @@ impl World {
                 let boot = self.nodes[&id].boot;
                 self.after(travel, Happening::Propose { from: id, boot, wish });
             }
+            Event::Forgotten { partition } if self.scenario.replaces => {
+                let travel = self.net_dice.range(50_000, 2_000_000);
+                self.after(travel, Happening::Forgotten { head: id, partition });
+            }
             Event::DataLost { partition, extent } if !self.troubled => {
                 self.violate(format!(
                     "extent {extent} of partition {partition} is lost, within what the code bears"

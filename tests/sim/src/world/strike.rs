@@ -56,6 +56,23 @@ impl World {
             Fault::Power { salt } => self.cut_power(salt),
             Fault::Flip { partition } => self.after(0, Happening::Flip { partition }),
             Fault::Sleep { node, lasting, jump } => self.put_to_sleep(node, lasting, jump),
+            Fault::LostLog { node, away } => self.lose_log(node, away),
+            Fault::Mark { node, all, lasting } => self.mark(node, all, lasting),
+            Fault::Jump { node, ahead } => {
+                self.tally.clocks += 1;
+                self.node_mut(node).offset += ahead;
+                self.wake(node, 0);
+            }
+            Fault::Pace { node, percent, lasting } => {
+                self.tally.clocks += 1;
+                self.set_pace(node, percent);
+                self.after(lasting, Happening::Repace { node });
+            }
+            Fault::Pause { lasting, jump } => {
+                self.tally.clocks += 1;
+                let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+                ids.into_iter().for_each(|node| self.put_to_sleep(node, lasting, jump));
+            }
         }
     }
 
@@ -87,6 +104,16 @@ impl World {
         if node.asleep.take().is_some() {
             node.offset += std::mem::take(&mut node.jump);
             self.wake(id, 0);
+        }
+    }
+
+    /// A node's clock goes at another pace from now on.
+    pub(super) fn set_pace(&mut self, node: NodeId, percent: i8) {
+        let now = self.now;
+        let paced = self.node_mut(node);
+        if paced.pace != percent {
+            paced.set_pace(percent, now);
+            self.wake(node, 0);
         }
     }
 

@@ -47,12 +47,14 @@ impl World {
         self.troubled = false;
         self.calm_since = self.now;
         self.links.mend_all();
+        self.unmark_all();
         self.set_authority(true);
         let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
         for id in ids {
             let sick = self.nodes[&id].disks.iter().any(|disk| disk.health != Health::Good);
             self.node_mut(id).doom = None;
             self.awake(id);
+            self.set_pace(id, 0);
             self.node_mut(id).away = false;
             if sick {
                 self.kill(id, false, Moment::Idle);
@@ -95,7 +97,7 @@ impl World {
     fn draw_all(&mut self, tick: f64) {
         let odds = self.odds;
         type Draw = fn(&mut World) -> Option<Fault>;
-        let draws: [(f64, Draw); 10] = [
+        let draws: [(f64, Draw); 15] = [
             (odds.crashes_per_s, Self::draw_death),
             (odds.crashes_per_s * 0.2, Self::draw_short_loss),
             (odds.cuts_per_s, Self::draw_cut),
@@ -106,6 +108,11 @@ impl World {
             (odds.sleeps_per_s, Self::draw_sleep),
             (odds.authority_losses_per_s, Self::draw_long_loss),
             (odds.paths_per_s, Self::draw_path),
+            (odds.lost_logs_per_s, Self::draw_lost_log),
+            (odds.absences_per_s, Self::draw_absence),
+            (odds.copy_deaths_per_s, Self::draw_copy_death),
+            (odds.marks_per_s, Self::draw_mark),
+            (odds.clocks_per_s, Self::draw_clock),
         ];
         for (rate, draw) in draws {
             if rate > 0.0 && self.trouble_dice.chance(rate * tick) {
@@ -202,6 +209,57 @@ impl World {
         let jumps = dice.chance(self.odds.jumps);
         let jump = if jumps { dice.range(1_000_000, 3_000_000_000) } else { 0 };
         Some(Fault::Sleep { node, lasting, jump })
+    }
+
+    fn draw_lost_log(&mut self) -> Option<Fault> {
+        let heads = self.ids_of(Role::Head);
+        let node = *self.trouble_dice.pick(&heads);
+        let away = self.trouble_dice.range(5_000_000, 400_000_000);
+        self.may_lose_log(node).then_some(Fault::LostLog { node, away })
+    }
+
+    /// A head is away for long.
+    fn draw_absence(&mut self) -> Option<Fault> {
+        let heads = self.ids_of(Role::Head);
+        let dice = &mut self.trouble_dice;
+        let (node, power) = (*dice.pick(&heads), dice.chance(0.5));
+        Some(Fault::Kill { node, power, away: dice.range(400_000_000, 2_000_000_000) })
+    }
+
+    /// Who gives or takes a copy dies amid it, at any effect.
+    fn draw_copy_death(&mut self) -> Option<Fault> {
+        let ends = self.copy_ends();
+        if ends.is_empty() {
+            return None;
+        }
+        self.tally.copy_deaths += 1;
+        let dice = &mut self.trouble_dice;
+        let node = *dice.pick(&ends);
+        let (left, after, power) = (dice.below(12), dice.chance(0.5), dice.chance(0.6));
+        let away = dice.range(5_000_000, 300_000_000);
+        let at = *dice.pick(&[Moment::SubmitWrite, Moment::WriteDone, Moment::Send, Moment::Receive]);
+        Some(Fault::Doom { node, at, left, after, power, away })
+    }
+
+    fn draw_mark(&mut self) -> Option<Fault> {
+        let heads = self.ids_of(Role::Head);
+        let dice = &mut self.trouble_dice;
+        let (node, all) = (*dice.pick(&heads), dice.chance(0.4));
+        Some(Fault::Mark { node, all, lasting: dice.range(50_000_000, 900_000_000) })
+    }
+
+    /// The clock of a running node jumps or runs wrong, or everything is paused at once.
+    fn draw_clock(&mut self) -> Option<Fault> {
+        let ids: Vec<NodeId> = self.nodes.keys().copied().collect();
+        let dice = &mut self.trouble_dice;
+        let node = *dice.pick(&ids);
+        let ahead = dice.range(1_000_000, 3_000_000_000);
+        let lasting = dice.range(50_000_000, 2_000_000_000);
+        Some(match dice.below(5) {
+            0 | 1 => Fault::Jump { node, ahead },
+            2 => Fault::Pause { lasting: lasting / 4, jump: if dice.chance(0.5) { ahead } else { 0 } },
+            _ => Fault::Pace { node, percent: if dice.chance(0.7) { 20 } else { -20 }, lasting },
+        })
     }
 
     /// One network of a pair of nodes is bad for a while.

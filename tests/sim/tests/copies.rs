@@ -1,0 +1,135 @@
+//! Members that are replaced under load: logs are lost and blank ones take their place, heads are away for longer than
+//! operations are remembered, givers and takers of copies die amid them, heads isolate, clocks jump and run wrong
+//! (MA-20, MA-21, BA-01, BA-02, EF-19, P-03, P-30). All checks of the other runs hold here, too.
+
+use palisade_protocol::wire::NodeId;
+use palisade_sim::drill::Drill;
+use palisade_sim::fault::Fault;
+use palisade_sim::faults::{BASE, Odds, Scenario, named};
+use palisade_sim::replaced::REPLACED;
+use palisade_sim::tally::Tally;
+use palisade_sim::{Canaries, Setup, run};
+use std::panic::catch_unwind;
+use std::time::Duration;
+
+/// Consecutive, so that every kind of run comes up equally often.
+const FIXED: std::ops::Range<u64> = 0..16;
+
+#[test]
+fn replaced_members_keep_every_acknowledged_write_and_run_alike_twice() {
+    let mut tally = Tally::default();
+    for seed in FIXED {
+        let setup = Setup::replaced(seed);
+        let (first, second) = (run(&setup), run(&setup));
+        assert!(first.violations.is_empty(), "seed {seed} ({}): {:#?}", first.scenario, first.violations);
+        assert_eq!(first.hash, second.hash, "seed {seed} ({}) did not run alike twice", first.scenario);
+        tally.add(&first.tally);
+    }
+    println!("{tally}");
+    let zeroes = tally.replaced_zeroes();
+    assert!(zeroes.is_empty(), "never exercised: {zeroes:?}\n{tally}");
+    assert_eq!(FIXED.end % REPLACED.len() as u64, 0, "every kind of run equally often");
+}
+
+/// Runs scenarios with a switch on, where nobody looks into heads and messages, until what clients saw gives it away.
+fn history_catches(what: &str, set: impl Fn(&mut Canaries)) {
+    let mut canaries = Canaries::default();
+    set(&mut canaries);
+    let mut others = Vec::new();
+    for seed in 0..160 {
+        let scenario = Scenario { strays: 0.9, ..named("replaced, one copy is enough") };
+        let setup = Setup { canaries, scenario, history_only: true, ..Setup::new(seed) };
+        let Ok(report) = catch_unwind(|| run(&setup)) else { continue };
+        for violation in report.violations {
+            if violation.contains("partition ") && violation.contains("NewestWins: sector") {
+                println!("{what}: seed {seed}: {violation}");
+                return;
+            }
+            others.push(violation);
+        }
+    }
+    panic!("{what} was not found by history; other findings: {others:#?}");
+}
+
+#[test]
+fn newest_wins_stale_reads_at_replaced_heads_are_found_by_history_alone() {
+    history_catches("stale reads", |canaries| {
+        canaries.head.skip_confirm = true;
+        canaries.head.serve_superseded = true;
+    });
+}
+
+/// One volume, two clients, default times, no faults of its own.
+const PAIR: Scenario = Scenario {
+    name: "clocks",
+    sleds: 3,
+    code: (2, 1),
+    volume_blocks: 128,
+    requests: 1_000_000,
+    clients: 2,
+    depth: (1, 2),
+    moves: true,
+    odds: Odds { raced: 0.0, ..Odds::CALM },
+    ..BASE
+};
+
+/// Answers of the first client from now on, within so many milliseconds.
+fn answers_within(drill: &mut Drill, ms: u64) -> u64 {
+    let before = drill.answers(0, 0).0;
+    drill.run(Duration::from_millis(ms));
+    drill.answers(0, 0).0 - before
+}
+
+/// Who was not there cannot tell who was silent: a clock that jumped looks like that to its owner.
+#[test]
+fn ma15_clocks_of_running_heads_that_jump_move_no_role() {
+    for seed in 0..4 {
+        let mut drill = Drill::new(seed, PAIR, Canaries::default());
+        let number = drill.newest(0).stamp.number;
+        for ahead in [200, 3_000, 60_000] {
+            for node in [1, 2, 11].map(NodeId) {
+                drill.fault(Fault::Jump { node, ahead: ahead * 1_000_000 });
+                assert!(answers_within(&mut drill, 300) > 0, "seed {seed}: I/O goes on: {drill:?}");
+            }
+        }
+        assert_eq!((drill.newest(0).stamp.number, drill.tally().failovers), (number, 0), "seed {seed}");
+        let (violations, _) = drill.finish();
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+}
+
+#[test]
+fn ma15_clocks_that_run_a_fifth_fast_or_slow_move_no_role_and_heads_that_die_are_followed() {
+    for (seed, paces) in [[20, 0], [0, 20], [20, -20], [-20, 20]].into_iter().enumerate() {
+        let mut drill = Drill::new(seed as u64, PAIR, Canaries::default());
+        let number = drill.newest(0).stamp.number;
+        let lasting = Duration::from_secs(60).as_nanos() as u64;
+        for (node, percent) in [1, 2].map(NodeId).into_iter().zip(paces) {
+            drill.fault(Fault::Pace { node, percent, lasting });
+        }
+        assert!(answers_within(&mut drill, 1_000) > 0);
+        assert_eq!(drill.newest(0).stamp.number, number, "{paces:?}");
+        drill.fault(Fault::Kill { node: NodeId(1), power: true, away: 800_000_000 });
+        let followed = drill.until(Duration::from_secs(3), |drill| drill.primary(0) == NodeId(2));
+        assert!(followed, "{paces:?}: {drill:?}");
+        let (violations, _) = drill.finish();
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+}
+
+/// All nodes stop and go on together, with clocks that jumped as far as they stopped, or more.
+#[test]
+fn ma15_a_host_that_is_paused_with_all_its_nodes_goes_on_with_the_roles_that_they_had() {
+    for (seed, jump) in [0, 500, 10_000].into_iter().enumerate() {
+        let mut drill = Drill::new(seed as u64, PAIR, Canaries::default());
+        let number = drill.newest(0).stamp.number;
+        for lasting in [150, 700] {
+            drill.fault(Fault::Pause { lasting: lasting * 1_000_000, jump: jump * 1_000_000 });
+            drill.run(Duration::from_millis(lasting));
+            assert!(answers_within(&mut drill, 400) > 0, "it goes on: {drill:?}");
+        }
+        assert_eq!(drill.newest(0).stamp.number, number, "no role moved");
+        let (violations, _) = drill.finish();
+        assert!(violations.is_empty(), "{violations:#?}");
+    }
+}
