@@ -389,7 +389,9 @@ fn stage_name(stage: palisade_protocol::head::Stage) -> String {
 impl NodeReport {
     /// A head's picture.
     pub fn of_head(name: &str, status: &HeadStatus) -> Self {
-        let (state, why) = if status.log_failed {
+        let (state, why) = if status.log_failed && !status.log_why.is_empty() {
+            (NodeState::Failed, status.log_why.as_str())
+        } else if status.log_failed {
             (NodeState::Failed, "the log device failed")
         } else if status.recovered {
             (NodeState::Ready, "")

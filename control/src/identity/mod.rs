@@ -82,6 +82,12 @@ pub enum Medium {
         /// What is wrong, for people.
         what: String,
     },
+    /// A head's log of which no copy of the superblock is whole: the head looks for it where it was made, and is
+    /// filled by others if it finds it.
+    Rotten {
+        /// What is wrong, for people.
+        what: String,
+    },
     /// Ours.
     Ours {
         /// The identity it carries.
@@ -121,12 +127,16 @@ pub fn decide(known: &Known, medium: &Medium, fresh: Identity) -> Decision {
         Known::Unknown => decide_unknown(medium, fresh),
         // Nothing was ever acknowledged on it: the format is repeated with the identity that is durable.
         Known::Formatting { id } => match medium {
-            Medium::Absent | Medium::Blank | Medium::Damaged { .. } => Decision::Format { id: *id },
+            Medium::Absent | Medium::Blank | Medium::Damaged { .. } | Medium::Rotten { .. } => {
+                Decision::Format { id: *id }
+            }
             Medium::Ours { id: found } if found == id => Decision::Format { id: *id },
             other => Decision::Refuse { why: refusal(other) },
         },
         Known::Active { id } => match medium {
             Medium::Ours { id: found } if found == id => Decision::Open { id: *id },
+            // Segments of that very log must be on it, or the head refuses it.
+            Medium::Rotten { .. } => Decision::Open { id: *id },
             Medium::Absent => Decision::Missing { why: format!("device {id} is not there") },
             Medium::Blank => Decision::Missing {
                 why: format!(
@@ -136,7 +146,9 @@ pub fn decide(known: &Known, medium: &Medium, fresh: Identity) -> Decision {
             other => Decision::Refuse { why: refusal(other) },
         },
         Known::Replacing { old, force } => match medium {
-            Medium::Absent | Medium::Blank | Medium::Damaged { .. } => Decision::Format { id: fresh },
+            Medium::Absent | Medium::Blank | Medium::Damaged { .. } | Medium::Rotten { .. } => {
+                Decision::Format { id: fresh }
+            }
             Medium::Ours { id } if id == old => Decision::Format { id: fresh },
             _ if *force => Decision::Format { id: fresh },
             other => Decision::Refuse { why: format!("{}; add --force to overwrite it", refusal(other)) },
@@ -160,7 +172,9 @@ fn refusal(medium: &Medium) -> String {
         }
         Medium::OtherRack => "it belongs to another rack: it is not touched".to_owned(),
         Medium::Newer => "a newer version of Palisade formatted it: use that version".to_owned(),
-        Medium::Damaged { what } => format!("its superblock is damaged ({what}): it is not touched"),
+        Medium::Damaged { what } | Medium::Rotten { what } => {
+            format!("its superblock is damaged ({what}): it is not touched")
+        }
         Medium::Ours { id } => format!("it carries identity {id}, which does not belong here"),
     }
 }
@@ -172,7 +186,7 @@ mod tests {
     const OLD: Identity = Identity(1);
     const NEW: Identity = Identity(2);
 
-    fn media() -> [Medium; 8] {
+    fn media() -> [Medium; 9] {
         [
             Medium::Absent,
             Medium::Blank,
@@ -180,6 +194,7 @@ mod tests {
             Medium::OtherRack,
             Medium::Newer,
             Medium::Damaged { what: "crc".to_owned() },
+            Medium::Rotten { what: "crc".to_owned() },
             Medium::Ours { id: OLD },
             Medium::Ours { id: Identity(9) },
         ]
@@ -196,14 +211,14 @@ mod tests {
         media().iter().map(letter).collect()
     }
 
-    /// Columns: absent, blank, foreign, other rack, newer, damaged, ours, ours but another.
+    /// Columns: absent, blank, foreign, other rack, newer, damaged, rotten, ours, ours but another.
     /// F formats anew, f with the old identity, O opens, M missing, R refuses.
     #[test]
     fn every_state_against_every_medium() {
-        assert_eq!(letters(&Known::Unknown), "FFRRRRRR");
-        assert_eq!(letters(&Known::Formatting { id: OLD }), "ffRRRffR");
-        assert_eq!(letters(&Known::Active { id: OLD }), "MMRRRROR");
-        assert_eq!(letters(&Known::Replacing { old: OLD, force: false }), "FFRRRFFR");
-        assert_eq!(letters(&Known::Replacing { old: OLD, force: true }), "FFFFFFFF");
+        assert_eq!(letters(&Known::Unknown), "FFRRRRRRR");
+        assert_eq!(letters(&Known::Formatting { id: OLD }), "ffRRRfffR");
+        assert_eq!(letters(&Known::Active { id: OLD }), "MMRRRROOR");
+        assert_eq!(letters(&Known::Replacing { old: OLD, force: false }), "FFRRRFFFR");
+        assert_eq!(letters(&Known::Replacing { old: OLD, force: true }), "FFFFFFFFF");
     }
 }

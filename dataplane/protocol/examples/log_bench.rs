@@ -65,6 +65,7 @@ fn main() {
         rack: RackId(1),
         expect: None,
         format: Some(FormatAs { log, segment_bytes: 8 << 20, volume_blocks: BLOCKS }),
+        rescue: None,
         hot_bytes: 4 << 20,
         faults: Faults::default(),
     };

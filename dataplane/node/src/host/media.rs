@@ -243,6 +243,7 @@ fn log_medium<T>(verdict: Result<(log_format::Superblock, T), palisade_protocol:
         Err(Log::OtherRack(_)) => Medium::OtherRack,
         Err(Log::OtherLog(log)) => Medium::Ours { id: Identity(log.0) },
         Err(Log::Newer { .. }) => Medium::Newer,
+        Err(Log::Damaged(what)) if what == log_format::NO_COPY => Medium::Rotten { what: what.to_owned() },
         Err(Log::Damaged(what)) => Medium::Damaged { what: what.to_owned() },
     }
 }

@@ -97,6 +97,7 @@ pub(super) fn describe(event: &Event) -> (bool, String) {
                 format!("volume {partition}: proposes heads {group} after number {number}: {}", proposal.why),
             )
         }
+        Event::Attention(text) => (true, text.clone()),
         Event::Note(text) => (false, text.clone()),
         Event::Deleted { partition } => (false, format!("volume {partition}: deleted")),
         Event::Forgotten { partition } => (false, format!("volume {partition}: forgot the copy of before")),
@@ -119,6 +120,7 @@ pub(super) fn partition_of(event: &Event) -> Option<PartitionId> {
         | Event::Repaired { .. }
         | Event::DeviceFailed { .. }
         | Event::DeviceTurned { .. }
+        | Event::Attention(_)
         | Event::Note(_) => None,
     }
 }

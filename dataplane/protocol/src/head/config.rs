@@ -77,11 +77,11 @@ pub struct HeadLog {
     pub device: DeviceIx,
     /// Its size in bytes.
     pub bytes: u64,
-    /// Segment size in bytes; matters only when the log is formatted.
+    /// Segment size in bytes; matters when the log is formatted, and when no copy of its superblock is whole.
     pub segment_bytes: u32,
     /// Whether to make a log or to open one.
     pub start: LogStart,
-    /// Most volume bytes that checkpoints must have room for (P-32); matters only at formatting.
+    /// Most volume bytes that checkpoints must have room for (P-32); matters when `segment_bytes` does.
     pub volume_bytes: u64,
 }
 

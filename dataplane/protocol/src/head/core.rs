@@ -193,6 +193,9 @@ impl Core {
                 self.cfg.node, report.torn, report.lost, report.bad_payload, report.repaired
             )));
         }
+        if report.blind {
+            self.doubt_all(out);
+        }
         for p in 0..self.parts.len() {
             if self.cfg.faults.number_kept_over_restart() {
                 let committed = self.parts[p].committed;
@@ -216,6 +219,20 @@ impl Core {
                 let what = format!("partition {}: durable records are lost", part.cfg.partition);
                 out.events.push(Event::Corrupt { place: "log", what });
             }
+        }
+    }
+
+    /// The log gave back nothing that could be relied on: what this head is a member of is damaged, whether the log
+    /// still names it or not. Checkpoints keep that until a peer has filled it.
+    fn doubt_all(&mut self, out: &mut Out) {
+        out.events.push(Event::Attention(format!(
+            "head {}: its log holds no whole checkpoint any more: it serves no volume before another head has filled              it, which happens by itself where another head leads (with `failover = \"auto\"` another one comes to \
+             lead; else `palisade volume failover VOLUME`)",
+            self.cfg.node
+        )));
+        for p in 0..self.parts.len() {
+            let part = &mut self.parts[p];
+            part.damaged = !part.deleted && !self.cfg.faults.blind_log_trusted();
         }
     }
 
@@ -384,6 +401,7 @@ impl Core {
             log: Some(self.log.id()),
             recovered: true,
             log_failed: self.log.failed(),
+            log_why: String::new(),
             log_blocks: self.log.capacity_blocks(),
             log_free: self.log.free_blocks(),
             log_room: self.log.room_beside(self.parts.iter().map(|part| part.cfg.blocks).sum()),

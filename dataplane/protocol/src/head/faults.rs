@@ -11,6 +11,8 @@ switches! {
     ack_before_log,
     /// Breaks P-01: goes on under the recovered number after a restart.
     number_kept_over_restart,
+    /// Breaks P-29: what a log without a whole checkpoint does not name passes for empty.
+    blind_log_trusted,
     /// Breaks P-03: takes a peer with another log for the member.
     foreign_log_accepted,
     /// Breaks P-04: an equal number with another grant is taken for the same.

@@ -76,13 +76,18 @@ pub use stats::{
 };
 
 use self::core::Core;
-use crate::log::{FormatAs, LogConfig, Recovery, RecoveryState};
+use crate::log::{FormatAs, LogConfig, LogError, Recovery, RecoveryState};
 use crate::wire::{
     Assignment, BlockDone, BootId, ClientCmd, ClientDone, ClientError, ClientTag, Event, Member, Msg, NodeId,
     Op, Out, PartitionId, ProposalOutcome, Severity, Time, limits,
 };
 use palisade_dma::Pool;
 use std::collections::{BTreeMap, VecDeque};
+use std::time::Duration;
+
+/// Before a log that cannot be read or written is tried again: the first time, doubled up to the last.
+const TRY_FIRST: Duration = Duration::from_millis(250);
+const TRY_LAST: Duration = Duration::from_secs(8);
 
 /// A head. It reads its log first; until then it holds commands and assignments, and drops messages,
 /// which their senders repeat.
@@ -95,14 +100,20 @@ pub struct Head {
     fills: BTreeMap<PartitionId, Member>,
     isolating: Option<Severity>,
     wake: bool,
+    /// How often its log was tried, and what was told of that last.
+    tries: u32,
+    told: Option<LogError>,
 }
 
 /// How far a head has come.
 enum State {
     New,
     Recovering(Box<Recovery>),
+    /// The log's device failed (no space left, say): it is tried again then.
+    Waiting(Time),
     Ready(Box<Core>),
-    Failed(String),
+    /// The log is refused: only people can help.
+    Failed,
 }
 
 impl Head {
@@ -117,6 +128,8 @@ impl Head {
             fills: BTreeMap::new(),
             isolating: None,
             wake: true,
+            tries: 0,
+            told: None,
         }
     }
 
@@ -145,7 +158,7 @@ impl Head {
                 self.wake = true;
             }
             State::Ready(core) => core.handle_block(now, done, out),
-            State::New | State::Failed(_) => {}
+            State::New | State::Waiting(_) | State::Failed => {}
         }
     }
 
@@ -153,7 +166,9 @@ impl Head {
     pub fn handle_client(&mut self, now: Time, cmd: ClientCmd, out: &mut Out) {
         match &mut self.state {
             State::Ready(core) => core.handle_client(now, cmd, out),
-            State::Failed(_) => out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::Device) }),
+            State::Waiting(_) | State::Failed => {
+                out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::Device) });
+            }
             State::New | State::Recovering(_) if self.early.len() < limits::COMMANDS_MAX => {
                 self.early.push_back((cmd, now));
             }
@@ -167,15 +182,11 @@ impl Head {
     pub fn turn(&mut self, now: Time, out: &mut Out) {
         self.wake = false;
         match &mut self.state {
-            State::New => {
-                let mut recovery = Box::new(Recovery::new(log_config(&self.config), self.pool.clone()));
-                recovery.start(out);
-                self.state = State::Recovering(recovery);
-                self.poll_recovery(now, out);
-            }
+            State::New => self.start_recovery(now, out),
+            State::Waiting(at) if *at <= now => self.start_recovery(now, out),
             State::Recovering(_) => self.poll_recovery(now, out),
             State::Ready(core) => core.turn(now, out),
-            State::Failed(_) => {}
+            State::Waiting(_) | State::Failed => {}
         }
     }
 
@@ -183,7 +194,8 @@ impl Head {
     pub fn deadline(&self) -> Option<Time> {
         match &self.state {
             State::New => Some(Time::ZERO),
-            State::Recovering(_) | State::Failed(_) => self.wake.then_some(Time::ZERO),
+            State::Waiting(at) => Some(*at),
+            State::Recovering(_) | State::Failed => self.wake.then_some(Time::ZERO),
             State::Ready(core) => core.deadline(),
         }
     }
@@ -193,7 +205,7 @@ impl Head {
         match &self.state {
             State::New | State::Recovering(_) => false,
             State::Ready(core) => core.idle(),
-            State::Failed(_) => true,
+            State::Waiting(_) | State::Failed => true,
         }
     }
 
@@ -201,10 +213,10 @@ impl Head {
     pub fn assign(&mut self, now: Time, assignment: Assignment, out: &mut Out) {
         match &mut self.state {
             State::Ready(core) => core.assign(now, assignment, out),
-            State::New | State::Recovering(_) => {
+            State::New | State::Recovering(_) | State::Waiting(_) => {
                 self.assignments.insert(assignment.stamp.partition, assignment);
             }
-            State::Failed(_) => {}
+            State::Failed => {}
         }
     }
 
@@ -215,10 +227,10 @@ impl Head {
     pub fn fill(&mut self, now: Time, partition: PartitionId, member: Member, out: &mut Out) {
         match &mut self.state {
             State::Ready(core) => core.fill_head(now, partition, member, out),
-            State::New | State::Recovering(_) => {
+            State::New | State::Recovering(_) | State::Waiting(_) => {
                 self.fills.insert(partition, member);
             }
-            State::Failed(_) => {}
+            State::Failed => {}
         }
     }
 
@@ -354,17 +366,14 @@ impl Head {
     pub fn ready(&self, partition: PartitionId) -> bool {
         match &self.state {
             State::Ready(core) => core.ready(partition),
-            State::Failed(_) => true,
+            State::Waiting(_) | State::Failed => true,
             State::New | State::Recovering(_) => self.early.len() < limits::COMMANDS_MAX,
         }
     }
 
-    /// Why the head cannot run at all: its log was refused.
-    pub fn failure(&self) -> Option<&str> {
-        match &self.state {
-            State::Failed(why) => Some(why),
-            _ => None,
-        }
+    /// Why the head does not run: its log was refused, or is tried again.
+    pub fn failure(&self) -> Option<&LogError> {
+        self.told.as_ref()
     }
 
     /// A hash of a partition's index, with the operation up to which it is applied: equal on two heads that hold
@@ -383,7 +392,8 @@ impl Head {
                 node: self.config.node,
                 log: None,
                 recovered: false,
-                log_failed: matches!(self.state, State::Failed(_)),
+                log_failed: self.told.is_some(),
+                log_why: self.told.as_ref().map_or_else(String::new, LogError::to_string),
                 log_blocks: 0,
                 log_free: 0,
                 log_room: 0,
@@ -392,23 +402,44 @@ impl Head {
         }
     }
 
+    fn start_recovery(&mut self, now: Time, out: &mut Out) {
+        self.tries += 1;
+        let config = log_config(&self.config);
+        let mut recovery = Box::new(Recovery::again(config, self.pool.clone(), self.tries));
+        recovery.start(out);
+        self.state = State::Recovering(recovery);
+        self.poll_recovery(now, out);
+    }
+
+    /// The log cannot be used. What may pass is tried again (a full disk gets room, a device comes back); what
+    /// else there is people have to see to, and are told.
+    fn log_unusable(&mut self, now: Time, error: LogError, out: &mut Out) {
+        let pause = (TRY_LAST).min(TRY_FIRST * (1 << (self.tries - 1).min(5)));
+        let (next, what) = match error.may_pass() {
+            true => (State::Waiting(now + pause), "it is tried again"),
+            false => (State::Failed, "the head does not run"),
+        };
+        if self.told.as_ref() != Some(&error) {
+            let (node, help) = (self.config.node, error.help());
+            out.events.push(Event::Attention(format!("head {node}: {error}; {what}; {help}")));
+        }
+        (self.state, self.told) = (next, Some(error));
+        for (cmd, _) in self.early.drain(..) {
+            out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::Device) });
+        }
+    }
+
     fn poll_recovery(&mut self, now: Time, out: &mut Out) {
         let State::Recovering(recovery) = &self.state else { return };
         match recovery.state() {
             RecoveryState::Working => {}
-            RecoveryState::Failed(error) => {
-                out.events.push(Event::DeviceFailed { device: self.config.log.device, why: "log refused" });
-                out.events.push(Event::Note(format!("head {}: {error}", self.config.node)));
-                self.state = State::Failed(error.to_string());
-                for (cmd, _) in self.early.drain(..) {
-                    out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::Device) });
-                }
-            }
+            RecoveryState::Failed(error) => self.log_unusable(now, error, out),
             RecoveryState::Done => {
                 let State::Recovering(recovery) = std::mem::replace(&mut self.state, State::New) else {
                     return;
                 };
                 let (log, found, report) = recovery.finish();
+                self.told = None;
                 let mut core = Box::new(Core::new(self.config.clone(), self.pool.clone(), log, found));
                 core.recovered(report, out);
                 for assignment in std::mem::take(&mut self.assignments).into_values() {
@@ -430,23 +461,23 @@ impl Head {
 
 fn log_config(config: &HeadConfig) -> LogConfig {
     let log = &config.log;
-    let (expect, format) = match log.start {
-        LogStart::Open(id) => (Some(id), None),
-        LogStart::Format(id) => (
-            Some(id),
-            Some(FormatAs {
-                log: id,
-                segment_bytes: u64::from(log.segment_bytes),
-                volume_blocks: log.volume_bytes / limits::BLOCK as u64,
-            }),
-        ),
+    let (LogStart::Open(id) | LogStart::Format(id)) = log.start;
+    let made = Some(FormatAs {
+        log: id,
+        segment_bytes: u64::from(log.segment_bytes),
+        volume_blocks: log.volume_bytes / limits::BLOCK as u64,
+    });
+    let (format, rescue) = match log.start {
+        LogStart::Open(_) => (None, made),
+        LogStart::Format(_) => (made, None),
     };
     LogConfig {
         device: log.device,
         device_bytes: log.bytes,
         rack: config.rack,
-        expect,
+        expect: Some(id),
         format,
+        rescue,
         hot_bytes: config.hot_bytes,
         faults: config.log_faults,
     }

@@ -315,6 +315,8 @@ pub struct HeadStatus {
     pub recovered: bool,
     /// The log device failed; nothing is acknowledged any more.
     pub log_failed: bool,
+    /// Why the head could not open its log; empty when it could.
+    pub log_why: String,
     /// Log blocks in all.
     pub log_blocks: u64,
     /// Log blocks free for appends.

@@ -172,7 +172,7 @@ impl Log {
         }
         let generation = self.superblock.root.generation + 1;
         self.checkpoint.writing = Some(Writing {
-            root: Root { generation, pages: 0, begin: self.newest(), hash: 0 },
+            root: Root { generation, pages: 0, begin: self.newest(), hash: 0, tail: self.ring.tail },
             metas: partitions,
             step: Step::Leaves,
             partition: 0,
@@ -325,7 +325,7 @@ impl Log {
         let Some(mut buf) = self.page_buf(BLOCK) else { return false };
         let mut superblock = self.superblock;
         superblock.seq += 1;
-        superblock.root = writing.root;
+        (superblock.before, superblock.root) = (superblock.root, writing.root);
         buf.copy_from_slice(&superblock.encode());
         let offset = slot * BLOCK as u64;
         let buf = self.frozen(buf);
@@ -354,7 +354,7 @@ impl Log {
 
     fn finish_checkpoint(&mut self, writing: Writing, indexes: &mut dyn Indexes) {
         self.superblock.seq += 1;
-        self.superblock.root = writing.root;
+        (self.superblock.before, self.superblock.root) = (self.superblock.root, writing.root);
         let covers = |meta: &PartitionMeta| {
             let adopted = meta.adopted.as_ref().map_or(Number::ZERO, |adopt| adopt.number);
             (meta.partition, (meta.committed, adopted))

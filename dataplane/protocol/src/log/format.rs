@@ -19,6 +19,10 @@ pub const SEGMENT_MAGIC: &[u8; 8] = b"PALISSEG";
 pub const MAJOR: u16 = 1;
 /// See [`MAJOR`].
 pub const MINOR: u16 = 0;
+/// The same of a superblock: since minor version 1 it names the checkpoint before the newest, too.
+pub const SUPER_MINOR: u16 = 1;
+/// What is damaged when neither slot of a superblock is whole.
+pub const NO_COPY: &str = "superblock: no whole copy";
 /// Where the checkpoint area starts; what lies before belongs to the superblock and is else zero.
 pub const CHECKPOINT_OFFSET: u64 = 128 << 10;
 /// How much of a device must be zero to count as blank: file systems and volume managers sign here.
@@ -46,6 +50,20 @@ pub struct Root {
     pub begin: Lsn,
     /// Hash over generation and page checksums.
     pub hash: u128,
+    /// Oldest segment in use when it began: from there on the log holds all that the checkpoint lacks. 0 where
+    /// that is unknown (written by minor version 0).
+    pub tail: u64,
+}
+
+impl Root {
+    fn put(&self, w: &mut Writer) {
+        w.u64(self.generation).u32(self.pages).u64(self.begin.0).u128(self.hash);
+    }
+
+    fn take(r: &mut Reader<'_>) -> Result<Self, DecodeError> {
+        let (generation, pages, begin) = (r.u64()?, r.u32()?, Lsn(r.u64()?));
+        Ok(Self { generation, pages, begin, hash: r.u128()?, tail: 0 })
+    }
 }
 
 /// What stands at the start of a log device.
@@ -69,6 +87,8 @@ pub struct Superblock {
     pub copy_bytes: u64,
     /// The valid checkpoint.
     pub root: Root,
+    /// The one before it, for when no copy of a page of the valid one is whole.
+    pub before: Root,
 }
 
 impl Superblock {
@@ -92,7 +112,9 @@ impl Superblock {
             segments,
             first_segment,
             copy_bytes,
-            root: Root::default(),
+            // No checkpoint stands for an empty log, which goes on from its first segment.
+            root: Root { tail: 1, ..Root::default() },
+            before: Root::default(),
         })
     }
 
@@ -118,8 +140,11 @@ impl Superblock {
         body.u64(self.seq).u128(self.rack.0).u128(self.log.0);
         body.u64(self.device_bytes).u64(self.segment_bytes).u64(self.segments);
         body.u64(self.first_segment).u64(self.copy_bytes);
-        body.u64(self.root.generation).u32(self.root.pages).u64(self.root.begin.0).u128(self.root.hash);
-        seal(SUPER_MAGIC, body)
+        self.root.put(&mut body);
+        body.u64(self.root.tail);
+        self.before.put(&mut body);
+        body.u64(self.before.tail);
+        seal(SUPER_MAGIC, SUPER_MINOR, body)
     }
 
     fn decode(block: &[u8]) -> Result<Self, DecodeError> {
@@ -128,8 +153,23 @@ impl Superblock {
         let (rack, log) = (RackId(r.u128()?), LogId(r.u128()?));
         let (device_bytes, segment_bytes, segments) = (r.u64()?, r.u64()?, r.u64()?);
         let (first_segment, copy_bytes) = (r.u64()?, r.u64()?);
-        let root = Root { generation: r.u64()?, pages: r.u32()?, begin: Lsn(r.u64()?), hash: r.u128()? };
-        Ok(Self { seq, rack, log, device_bytes, segment_bytes, segments, first_segment, copy_bytes, root })
+        // What minor version 0 did not write is zero.
+        let mut root = Root::take(&mut r)?;
+        root.tail = r.u64()?;
+        let mut before = Root::take(&mut r)?;
+        before.tail = r.u64()?;
+        Ok(Self {
+            seq,
+            rack,
+            log,
+            device_bytes,
+            segment_bytes,
+            segments,
+            first_segment,
+            copy_bytes,
+            root,
+            before,
+        })
     }
 
     /// Whether the geometry makes sense on a device of `device_bytes`.
@@ -147,7 +187,7 @@ impl Superblock {
         let area = self.copy_bytes.checked_mul(4).and_then(|a| a.checked_add(CHECKPOINT_OFFSET));
         let (Some(ring), Some(area)) = (ring, area) else { return Err("superblock: geometry overflows") };
         if area > self.first_segment
-            || u64::from(self.root.pages) * super::page::PAGE as u64 > self.copy_bytes
+            || u64::from(self.root.pages.max(self.before.pages)) * super::page::PAGE as u64 > self.copy_bytes
         {
             return Err("superblock: checkpoint exceeds its area");
         }
@@ -159,10 +199,10 @@ impl Superblock {
 }
 
 /// Frames `body` as one checksummed block: magic, version, CRC, body, zeroes.
-pub(super) fn seal(magic: &[u8; 8], body: Writer) -> Vec<u8> {
+pub(super) fn seal(magic: &[u8; 8], minor: u16, body: Writer) -> Vec<u8> {
     assert!(body.bytes.len() <= BLOCK - 16, "a sealed body fits one block");
     let mut block = Writer::new();
-    block.put(magic).u16(MAJOR).u16(MINOR).u32(0).put(&body.bytes).pad_to(BLOCK);
+    block.put(magic).u16(MAJOR).u16(minor).u32(0).put(&body.bytes).pad_to(BLOCK);
     let crc = crc32c(&block.bytes[16..]);
     block.bytes[12..16].copy_from_slice(&crc.to_le_bytes());
     block.bytes
@@ -202,7 +242,7 @@ fn newest(start: &[u8]) -> Result<(Superblock, u32), Verdict> {
         }
     }
     best.map(|found| (found, good)).ok_or(match ours {
-        true => Verdict::Damaged("superblock: no whole copy"),
+        true => Verdict::Damaged(NO_COPY),
         false if start.iter().take(SIGNATURE_BYTES).all(|&b| b == 0) => Verdict::Blank,
         false => Verdict::ForeignSignature,
     })
@@ -264,7 +304,7 @@ impl SegmentHeader {
         let mut body = Writer::new();
         body.u128(self.log.0).u64(self.epoch).u64(self.seq).u64(self.tail);
         body.u64(self.first.0).u64(self.watermark.0).u32(self.prev_crc);
-        seal(SEGMENT_MAGIC, body)
+        seal(SEGMENT_MAGIC, MINOR, body)
     }
 
     /// A header of this very log, if the block holds one.

@@ -59,6 +59,11 @@ pub(super) struct Reads {
 }
 
 impl Reads {
+    /// None planned; they are numbered from `next` on.
+    pub(super) fn from(next: u64) -> Self {
+        Self { next, ..Self::default() }
+    }
+
     /// Plans a read that must come in one piece.
     pub(super) fn ask(&mut self, offset: u64, len: u32) {
         self.plan.push_back((offset, len, false));
@@ -67,6 +72,12 @@ impl Reads {
     /// Plans a read that may come in pieces of whole blocks, where large buffers are short.
     pub(super) fn ask_stream(&mut self, offset: u64, len: u32) {
         self.plan.push_back((offset, len, true));
+    }
+
+    /// Nothing of the plan is wanted any more; what is under way comes back to nobody.
+    pub(super) fn forget(&mut self) {
+        self.plan.clear();
+        self.window.clear();
     }
 
     /// Issues what may be issued now; false if the pool has nothing left and nothing is under way.

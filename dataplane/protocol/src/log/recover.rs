@@ -5,9 +5,11 @@
 //! Reads are sequential and large, several at once; records are decided and replayed as they pass, so that
 //! memory holds the index and what is pending, not the log.
 
-use super::append::{KIND_RECOVERY, Log, Start, key, unkey};
+mod fallback;
+
+use super::append::{KIND_RECOVERY, KIND_SHIFT, Log, Start, key, unkey};
 use super::checkpoint::{Checkpointer, Covered};
-use super::format::{self, CHECKPOINT_OFFSET, SegmentHeader, Superblock};
+use super::format::{self, CHECKPOINT_OFFSET, Root, SegmentHeader, Superblock};
 use super::page::PAGE;
 use super::reads::{Bytes, Reads};
 use super::replay::Replay;
@@ -23,6 +25,11 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// Bytes of one read of log segments.
 const CHUNK: u64 = 256 << 10;
+
+/// Reads of a try are numbered from its number shifted by so much.
+const TRY_SHIFT: u32 = 24;
+/// Numbers the one write that is under way.
+const WRITE: u64 = (1 << KIND_SHIFT) - 1;
 
 /// Free segments that a restart leaves alone.
 const SPARE_SEGMENTS: u64 = 2;
@@ -78,6 +85,8 @@ pub struct Recovery {
     ring: Option<Ring>,
     replay: Replay,
     start: Option<Start>,
+    /// The newest checkpoint, when the one before it stands in its place.
+    fallen: Option<Root>,
     /// Last accepted record's segment and the block behind it.
     last: (u64, u32),
 }
@@ -85,13 +94,18 @@ pub struct Recovery {
 impl Recovery {
     /// Prepares; [`Recovery::start`] begins.
     pub fn new(config: LogConfig, pool: Pool) -> Self {
+        Self::again(config, pool, 1)
+    }
+
+    /// As [`Recovery::new`], for the `tries`th time: commands of an earlier try may still come back.
+    pub fn again(config: LogConfig, pool: Pool, tries: u32) -> Self {
         let replay = Replay::new(config.faults, RecoveryReport::default());
         Self {
             config,
             pool,
             state: RecoveryState::Working,
             phase: Phase::Superblock,
-            reads: Reads::default(),
+            reads: Reads::from(u64::from(tries) << TRY_SHIFT),
             writes: VecDeque::new(),
             writing: None,
             settled: false,
@@ -102,6 +116,7 @@ impl Recovery {
             ring: None,
             replay,
             start: None,
+            fallen: None,
             last: (0, 0),
         }
     }
@@ -127,7 +142,7 @@ impl Recovery {
         if kind != KIND_RECOVERY || self.state != RecoveryState::Working {
             return;
         }
-        match self.writing.take() {
+        match self.writing.take_if(|_| number == WRITE) {
             Some(vital) => {
                 if let Err(error) = done.result {
                     if vital {
@@ -187,7 +202,7 @@ impl Recovery {
                 // P-09: writes that were under way when the process died may have got no further than the
                 // device's cache. What is taken for durable from here on has to be.
                 (self.settled, self.writing) = (true, Some(true));
-                let key = key(KIND_RECOVERY, u64::MAX);
+                let key = key(KIND_RECOVERY, WRITE);
                 out.block.push(BlockCmd { device: self.config.device, key, op: BlockOp::Flush });
                 return;
             }
@@ -199,7 +214,7 @@ impl Recovery {
                 Some(Closing { offset, buf, vital }) => {
                     self.writing = Some(vital);
                     let op = BlockOp::Write { offset, bufs: smallvec![buf], fua: true };
-                    let key = key(KIND_RECOVERY, u64::MAX);
+                    let key = key(KIND_RECOVERY, WRITE);
                     out.block.push(BlockCmd { device: self.config.device, key, op });
                 }
             }
@@ -218,7 +233,7 @@ impl Recovery {
                 }
                 error => error,
             }),
-            Phase::Headers { at, found } => self.take_header(at, found, &bytes.buf),
+            Phase::Headers { at, found } => self.take_header(at, found, &bytes.buf, out),
             Phase::Checkpoint { at, second, loader } => self.take_page(at, second, loader, &bytes.buf, out),
             Phase::Records { seq, offset, probe_to } => {
                 self.take_chunk(seq, offset, probe_to, &bytes.buf, out)
@@ -260,19 +275,29 @@ impl Recovery {
                     out.events.push(Event::Corrupt { place: "log", what: what() });
                     out.events.push(Event::Repaired { place: "log", what: what() });
                 }
-                self.superblock = Some(superblock);
-                for seq in 0..superblock.segments {
-                    self.reads.ask(superblock.segment_block(seq) * BLOCK as u64, BLOCK as u32);
-                }
-                self.phase = Phase::Headers { at: 0, found: BTreeMap::new() };
+                self.ask_headers(superblock);
                 Ok(())
             }
             Err(Verdict::Blank) => match self.config.format {
                 Some(format) => self.format(&format),
                 None => Err(LogError::Refused(Verdict::Blank)),
             },
+            Err(verdict @ Verdict::Damaged(_)) if format::whole_slots(start) == 0 => {
+                match self.config.rescue {
+                    Some(made) => self.rescue(&made),
+                    None => Err(LogError::Refused(verdict)),
+                }
+            }
             Err(verdict) => Err(LogError::Refused(verdict)),
         }
+    }
+
+    fn ask_headers(&mut self, superblock: Superblock) {
+        self.superblock = Some(superblock);
+        for seq in 0..superblock.segments {
+            self.reads.ask(superblock.segment_block(seq) * BLOCK as u64, BLOCK as u32);
+        }
+        self.phase = Phase::Headers { at: 0, found: BTreeMap::new() };
     }
 
     fn format(&mut self, format: &FormatAs) -> Result<(), LogError> {
@@ -291,6 +316,7 @@ impl Recovery {
         at: u64,
         mut found: BTreeMap<u64, SegmentHeader>,
         block: &[u8],
+        out: &mut Out,
     ) -> Result<(), LogError> {
         let Some(superblock) = self.superblock else { return Ok(()) };
         let header = SegmentHeader::decode(block, superblock.log);
@@ -302,6 +328,14 @@ impl Recovery {
             return Ok(());
         }
         self.headers = found;
+        if self.replay.report.blind {
+            return self.rescued(&superblock, out);
+        }
+        self.begin_checkpoint(superblock)
+    }
+
+    /// Plans the reads of the checkpoint that the superblock names.
+    fn begin_checkpoint(&mut self, superblock: Superblock) -> Result<(), LogError> {
         if superblock.root.generation == 0 {
             return self.begin_records();
         }
@@ -336,7 +370,10 @@ impl Recovery {
                 loader.repairs.push((superblock.page_offset(generation, 0, page), buf));
                 self.replay.report.repaired += 1;
             }
-            (false, true) => return Err(loader.error(page)),
+            (false, true) => {
+                self.reads.forget();
+                return self.checkpoint_lost(&loader.error(page), out);
+            }
         }
         let of = if second { loader.rotten.len() as u32 } else { superblock.root.pages };
         if at + 1 < of {
@@ -347,18 +384,22 @@ impl Recovery {
             }
             self.phase = Phase::Checkpoint { at: 0, second: true, loader };
         } else {
-            self.restore(superblock, *loader)?;
-            return self.begin_records();
+            return match self.restore(superblock, *loader) {
+                Ok(()) => self.begin_records(),
+                Err(error) => self.checkpoint_lost(&error, out),
+            };
         }
         Ok(())
     }
 
     fn restore(&mut self, superblock: Superblock, mut loader: Loader) -> Result<(), LogError> {
-        self.replay.report.checkpoint = superblock.root.generation;
         let repair = |(offset, buf)| Closing { offset, buf, vital: false };
-        self.writes.extend(loader.repairs.drain(..).map(repair));
+        let repairs: Vec<Closing> = loader.repairs.drain(..).map(repair).collect();
         let mut partitions = BTreeMap::new();
-        for (meta, index) in loader.finish()? {
+        let loaded = loader.finish()?;
+        self.replay.report.checkpoint = superblock.root.generation;
+        self.writes.extend(repairs);
+        for (meta, index) in loaded {
             let adopted = meta.adopted.as_ref().map_or(Number::ZERO, |adopt| adopt.number);
             partitions.insert(meta.partition, (meta.committed, adopted));
             self.replay.restore(meta, index);
@@ -373,6 +414,7 @@ impl Recovery {
         let Some(superblock) = self.superblock else { return Ok(()) };
         let newest = self.headers.values().next_back().copied();
         let (tail, head) = newest.map_or((1, 1), |h| (h.tail.max(1), h.seq));
+        let tail = self.read_from(tail);
         if head - tail >= superblock.segments {
             return Err(LogError::Refused(Verdict::Damaged("segment header: tail out of range")));
         }

@@ -238,6 +238,7 @@ impl Replay {
             }
             let bad = bad.iter().filter(|(p, bad)| *p == partition && ring.is_live(bad.addr));
             let bad = bad.map(|(_, bad)| *bad).collect();
+            part.damaged |= report.blind && !part.deleted;
             let part = part.into_recovered(partition, bad);
             // What lies beyond a gap is not held: no segment waits for it.
             ring.cut(partition, part.tail);

@@ -49,6 +49,8 @@ pub struct LogConfig {
     pub expect: Option<LogId>,
     /// How to format it, if it is blank; `None` refuses a blank device.
     pub format: Option<FormatAs>,
+    /// How it was formatted: should no copy of its superblock be whole, it is looked for there.
+    pub rescue: Option<FormatAs>,
     /// Most bytes of buffer slots kept for reads of what was written lately.
     pub hot_bytes: usize,
     /// Rules to break (tests only).
@@ -64,22 +66,28 @@ pub fn is_log_key(key: Key) -> bool {
 }
 
 /// What a device turned out to be.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum Verdict {
     /// Zeroes where a superblock would be.
+    #[error("it is blank")]
     Blank,
     /// Somebody else's bytes.
+    #[error("it holds something that is no head log")]
     ForeignSignature,
     /// A Palisade log of another rack.
+    #[error("it is a log of another rack, {0}")]
     OtherRack(RackId),
     /// Another log of this rack (P-03).
+    #[error("it is another log, {0}")]
     OtherLog(LogId),
     /// Written by a later version.
+    #[error("a newer version of Palisade wrote it (format {major})")]
     Newer {
         /// Its major version.
         major: u16,
     },
     /// Ours by its magic, but no copy of the superblock is whole, or it does not fit the device.
+    #[error("{0}")]
     Damaged(&'static str),
 }
 
@@ -87,7 +95,7 @@ pub enum Verdict {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum LogError {
     /// The device is not a usable log.
-    #[error("log device refused: {0:?}")]
+    #[error("log device refused: {0}")]
     Refused(Verdict),
     /// A read or write failed.
     #[error("log device failed while {doing}: {error}")]
@@ -97,7 +105,7 @@ pub enum LogError {
         /// The device's answer.
         error: BlockError,
     },
-    /// Both copies of a checkpoint page are rotten.
+    /// Both copies of a checkpoint page are rotten. Fails no recovery: see `recover::fallback`.
     #[error("checkpoint {generation}: both copies of page {page} are corrupt")]
     Checkpoint {
         /// Its generation.
@@ -116,6 +124,39 @@ pub enum LogError {
     /// No buffers left to read with.
     #[error("buffer pool exhausted during log recovery")]
     NoBuffer,
+}
+
+impl LogError {
+    /// Whether trying again may help: the device said no, and may say yes later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Device { error, .. } => matches!(error, BlockError::Io | BlockError::NoSpace),
+            Self::NoBuffer => true,
+            Self::Refused(_) | Self::Checkpoint { .. } | Self::TooSmall { .. } => false,
+        }
+    }
+
+    /// What people can do about it.
+    pub fn help(&self) -> &'static str {
+        match self {
+            Self::Device { error: BlockError::NoSpace, .. } => {
+                "free space on the file system below the log; a file that is not sparse needs none"
+            }
+            Self::Device { .. } => {
+                "see to the device; if it is lost, give it up with `palisade device replace` and start the node again"
+            }
+            Self::Refused(Verdict::Newer { .. }) => "use the version of Palisade that wrote it",
+            Self::Refused(Verdict::OtherRack(_) | Verdict::OtherLog(_) | Verdict::ForeignSignature) => {
+                "bring back the device that belongs here, or mend the path in the rack file"
+            }
+            Self::Refused(_) | Self::Checkpoint { .. } => {
+                "bring back the device that belongs here, or give it up with `palisade device replace` and start the \
+                 node again: other heads fill it then"
+            }
+            Self::TooSmall { .. } => "configure a larger log, or smaller segments",
+            Self::NoBuffer => "give a larger [reactors] pool",
+        }
+    }
 }
 
 /// Where an entry was put.
@@ -381,4 +422,7 @@ pub struct RecoveryReport {
     pub checkpoint: u64,
     /// Whether the device was blank and has been formatted.
     pub formatted: bool,
+    /// No checkpoint can be read that stands for what the log gave back: any partition may lack anything, also
+    /// one that is not named.
+    pub blind: bool,
 }

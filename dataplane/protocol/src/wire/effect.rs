@@ -230,6 +230,8 @@ pub enum Event {
     /// This head wants another group (MA-05). Unlike every other event it must reach the authority; the head
     /// repeats it until it hears the outcome.
     Propose(Proposal),
+    /// Something that people have to see to, with what to do.
+    Attention(String),
     /// Something else worth a log line.
     Note(String),
 }

@@ -2,6 +2,7 @@
 
 use super::*;
 
+#[derive(Default)]
 pub struct Disk {
     pub bytes: Vec<u8>,
     pub writes: u64,
@@ -10,6 +11,9 @@ pub struct Disk {
     pub gone: bool,
     /// Flushes fail but for those of a recovery: no checkpoint ever ends.
     pub no_flush: bool,
+    /// The file system below has no room, and how many writes it refused.
+    pub full: bool,
+    pub refused: u64,
 }
 
 impl Disk {
@@ -25,6 +29,10 @@ impl Disk {
                 let (from, len) = (offset as usize, buf.len());
                 buf.copy_from_slice(self.bytes.get(from..from + len).ok_or(BlockError::Range)?);
                 Ok(BlockOk::Read(buf))
+            }
+            BlockOp::Write { .. } if self.full => {
+                self.refused += 1;
+                Err(BlockError::NoSpace)
             }
             BlockOp::Write { offset, bufs, .. } => {
                 self.writes += 1;

@@ -185,7 +185,7 @@ impl Rack {
         };
         let device = DeviceId(0xd000 + at as u128);
         let bytes = if head { self.log_bytes() as usize } else { 0 };
-        let mut disk = Disk { bytes: vec![0; bytes], writes: 0, dead: false, gone: false, no_flush: false };
+        let mut disk = Disk { bytes: vec![0; bytes], ..Disk::default() };
         if !head {
             disk.bytes = self.format_sled(device);
         }

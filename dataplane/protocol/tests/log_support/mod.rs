@@ -56,6 +56,7 @@ pub fn config(device_bytes: u64) -> LogConfig {
         rack: RACK,
         expect: Some(LOG),
         format: Some(FormatAs { log: LOG, segment_bytes: 512 << 10, volume_blocks: 4096 }),
+        rescue: None,
         hot_bytes: 1 << 20,
         faults: Faults::default(),
     }
