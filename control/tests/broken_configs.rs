@@ -278,6 +278,8 @@ fn a_host_that_lacks_something_is_told_what_and_how_to_mend_it() {
         ..Default::default()
     };
     facts.paths.insert(PathBuf::from("data/sled-1/0"), other_size);
+    let thin = check::PathFacts { bytes: 2 << 30, allocated: 1 << 20, ..facts.paths[Path::new("data/sled-1/0")].clone() };
+    facts.paths.insert(PathBuf::from("data/sled-2/0"), thin);
     facts.busy = BTreeMap::from([("127.0.0.1:10809".to_owned(), "Address already in use".to_owned())]);
     let findings = check::host(&parsed, &facts, false);
     for (what, remedy, severity) in [
@@ -285,6 +287,7 @@ fn a_host_that_lacks_something_is_told_what_and_how_to_mend_it() {
         ("this host has 100.0 MiB free", "smaller", Severity::Error),
         ("there is no device /dev/nothing", "plug it in", Severity::Error),
         ("has 1.0 GiB, the file says 2.0 GiB", "fixed when a device is formatted", Severity::Error),
+        ("data/sled-2/0 is sparse: 1.0 MiB of 2.0 GiB", "fallocate --keep-size", Severity::Warning),
         ("127.0.0.1:10809 cannot be had", "another address", Severity::Error),
         ("of free huge pages", "vm.nr_hugepages=256", Severity::Note),
     ] {

@@ -83,7 +83,7 @@ pub(super) fn columns_left(
         let held = held_on(authority, live, DeviceId(id.0));
         sure &= held.is_some();
         let said = own.and_then(|live| live.report.devices.iter().find(|report| report.name == device.name));
-        let said = said.filter(|report| report.state == "ok");
+        let said = said.filter(|report| says_ok(report) || report.state.starts_with("full"));
         let given = said.map_or(0, |report| report.columns.saturating_sub(report.free));
         left += held.unwrap_or(0).max(given);
     }

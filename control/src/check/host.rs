@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::net::{SocketAddr, TcpListener, UdpSocket};
-use std::os::unix::fs::FileTypeExt;
+use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::statvfs;
@@ -24,6 +24,8 @@ pub struct PathFacts {
     pub file: bool,
     /// Its size.
     pub bytes: u64,
+    /// Bytes of a file for which its file system has set blocks aside.
+    pub allocated: u64,
     /// Free space of the file system that holds it, or would.
     pub free_bytes: u64,
     /// That file system lives in memory.
@@ -149,7 +151,7 @@ fn device_facts(judge: &mut Judge<'_>, path: &str, device: &Device, seen: &PathF
     let name = device.kind.path().map_or_else(String::new, |path| path.display().to_string());
     match &device.kind {
         DeviceKind::Block(_) => block_facts(judge, path, &name, device.size_bytes, seen),
-        DeviceKind::File(_) => file_facts(judge, path, &name, device.size_bytes, seen),
+        DeviceKind::File(_) => file_facts(judge, path, &name, device, seen),
         DeviceKind::Memory => {}
     }
 }
@@ -173,7 +175,8 @@ fn block_facts(judge: &mut Judge<'_>, path: &str, name: &str, bytes: u64, seen: 
     }
 }
 
-fn file_facts(judge: &mut Judge<'_>, path: &str, name: &str, bytes: u64, seen: &PathFacts) {
+fn file_facts(judge: &mut Judge<'_>, path: &str, name: &str, device: &Device, seen: &PathFacts) {
+    let bytes = device.size_bytes;
     let (at, size) = (format!("{path}.path"), format!("{path}.size"));
     if seen.exists && !seen.file {
         let what = format!("{name} is not an ordinary file");
@@ -191,6 +194,17 @@ fn file_facts(judge: &mut Judge<'_>, path: &str, name: &str, bytes: u64, seen: &
         let (wants, free) = (show_size(bytes), show_size(seen.free_bytes));
         let what = format!("{name} wants {wants}, its file system has {free} free");
         judge.warning(&size, what, "free space, or make the device smaller");
+    }
+    if seen.exists && seen.file && seen.allocated < seen.bytes {
+        let (holds, size) = (show_size(seen.allocated), show_size(seen.bytes));
+        let what = format!(
+            "{name} is sparse: {holds} of {size} are set aside, and writes fail when its file system is full"
+        );
+        let remedy = format!("run `fallocate --keep-size --length {} {name}`, which is safe at any time", seen.bytes);
+        judge.warning(&at, what, remedy);
+    } else if !seen.exists && device.sparse {
+        let what = format!("{name} will be sparse: writes fail when its file system is full");
+        judge.note(&format!("{path}.sparse"), what, "leave `sparse` out, unless space is short on purpose");
     }
 }
 
@@ -247,6 +261,7 @@ fn look_at(path: &Path) -> PathFacts {
         facts.block = meta.file_type().is_block_device();
         facts.file = meta.is_file();
         facts.bytes = meta.len();
+        facts.allocated = meta.blocks().saturating_mul(512);
     }
     if facts.block {
         let name = fs::canonicalize(path).ok().and_then(|path| Some(path.file_name()?.to_owned()));

@@ -282,7 +282,8 @@ fn device(reader: &mut Reader, section: &mut Section<'_>, name: String, data: &P
     };
     let size_bytes = reader.size(section, "size").unwrap_or(0);
     let populate = reader.truth(section, "populate");
-    Device { name, kind, size_bytes, populate }
+    let sparse = reader.truth(section, "sparse");
+    Device { name, kind, size_bytes, populate, sparse }
 }
 
 fn addresses(reader: &mut Reader, section: &mut Section<'_>, data: &Path) -> Vec<NbdAddress> {

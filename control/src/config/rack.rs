@@ -236,6 +236,9 @@ pub struct Device {
     pub size_bytes: u64,
     /// Whether a memory device takes all its memory at the start rather than as it is written.
     pub populate: bool,
+    /// `sparse`: whether a file that is made takes its blocks as it is written, and may find its file system full
+    /// then, rather than all of them at once.
+    pub sparse: bool,
 }
 
 /// What stands behind a device.

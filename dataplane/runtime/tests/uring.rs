@@ -1,6 +1,7 @@
 //! The io_uring driver on real files: what was written reads back, ranges and owners are guarded, and
 //! what an operator should know is said.
 
+use std::os::unix::fs::MetadataExt;
 use palisade_dma::{Buf, BufMut, Pool, PoolConfig};
 use palisade_runtime::Nanos;
 use palisade_runtime::block::{
@@ -195,6 +196,24 @@ fn a_sparse_file_may_be_larger_than_its_file_system_and_only_then() {
     let full =
         UringDriver::open(&dir.path().join("full"), &UringOptions { create: Some(whole), ..options(0) });
     assert!(matches!(full, Err(OpenError::NoSpace { .. })), "{full:?}");
+    // What did not fit is no device: with room (or a smaller size) the same path is made anew.
+    assert_eq!(std::fs::metadata(dir.path().join("full")).expect("a file").len(), 0);
+    assert!(UringDriver::open(&dir.path().join("full"), &options(MIB)).is_ok());
+}
+
+#[test]
+fn a_file_with_all_its_blocks_cannot_run_out_of_them_and_a_sparse_one_is_told() {
+    let dir = tempfile::tempdir().expect("dir");
+    let make = |name: &str, preallocate| {
+        let create = Some(CreateFile { bytes: 8 * MIB, preallocate });
+        let driver = UringDriver::open(&dir.path().join(name), &UringOptions { create, ..options(0) });
+        let blocks = std::fs::metadata(dir.path().join(name)).expect("a file").blocks();
+        (driver.expect("made").info().note.clone(), blocks * 512)
+    };
+    let (note, bytes) = make("whole", true);
+    assert!(bytes >= 8 * MIB && !note.contains("sparse"), "{bytes} {note}");
+    let (note, bytes) = make("thin", false);
+    assert!(bytes < 8 * MIB && note.contains("sparse"), "{bytes} {note}");
 }
 
 #[test]

@@ -111,7 +111,7 @@ fn below() -> Vec<Fault> {
         fault(
             "full-log",
             "the disk below the primary's log file is full (ENOSPC)",
-            Shape { small_disk: Some(("head-1", "40m")), ..wait },
+            Shape { small_disk: Some(("head-1", "600m")), log: "512 MiB", ..wait },
             full_log,
         ),
     ]
@@ -331,15 +331,13 @@ fn full_sled(scene: &mut Scene, _args: &FaultArgs) -> Result<(), Trouble> {
     let folder = scene.rack.inside(&scene.rack.data().join("sled-3"))?;
     scene.begin();
     let filler = damage::fill(&folder)?;
-    // Writes of the rack fail there one by one, and go elsewhere.
-    let told = |_: &Value| {
-        let events = scene.rack.events(0);
-        events.is_ok_and(|events| events.iter().any(|(_, what)| what.contains("no space left")))
-    };
-    let noticed = scene.rack.wait("the full disk is told of", told);
+    // What is written there fails once; then the sled takes no new data, says so, and columns go elsewhere.
+    let noticed = scene.rack.device("sled-3/0", "full: no space left");
     std::thread::sleep(CUT);
     std::fs::remove_file(&filler).map_err(|e| format!("{}: {e}", filler.display()))?;
     noticed?;
+    // By itself.
+    scene.rack.device("sled-3/0", "active")?;
     scene.rack.protected()?;
     scene.end()
 }
@@ -348,12 +346,14 @@ fn full_log(scene: &mut Scene, _args: &FaultArgs) -> Result<(), Trouble> {
     let folder = scene.rack.inside(&scene.rack.data().join("head-1"))?;
     scene.begin();
     let filler = damage::fill(&folder)?;
-    let moved = scene.rack.taken_over("head-1");
+    let restarted = scene.rack.taken_over("head-1").and_then(|()| {
+        // A log that failed stays so until its process starts again. While the disk is full that waits.
+        signal(scene.rack.pid("head-1")?, Signal::KILL);
+        scene.rack.says("head-1", "failed", "no space left")
+    });
     std::fs::remove_file(&filler).map_err(|e| format!("{}: {e}", filler.display()))?;
-    moved?;
-    // Its log stays failed until its process starts again.
-    let pid = scene.rack.pid("head-1")?;
-    signal(pid, Signal::KILL);
+    restarted?;
     scene.rack.whole()?;
+    scene.rack.protected()?;
     scene.end()
 }

@@ -42,6 +42,8 @@ pub(super) struct Shape {
     pub(super) large: bool,
     /// Scrub, bytes a second of each device.
     pub(super) scrub: &'static str,
+    /// Size of each head's log.
+    pub(super) log: &'static str,
 }
 
 impl Default for Shape {
@@ -55,6 +57,7 @@ impl Default for Shape {
             reserve: false,
             large: false,
             scrub: "640 KiB",
+            log: "128 MiB",
         }
     }
 }
@@ -66,9 +69,9 @@ impl Shape {
         sleds.chain((1..=heads).map(|head| format!("head-{head}"))).collect()
     }
 
-    /// Bytes of the volume; of a log, a device and a column, in MiB.
-    fn sizes(&self) -> (u64, [u32; 3]) {
-        if self.large { (1 << 30, [512, 1024, 8]) } else { (128 << 20, [128, 256, 1]) }
+    /// Bytes of the volume; of a device and a column, in MiB.
+    fn sizes(&self) -> (u64, [u32; 2]) {
+        if self.large { (1 << 30, [1024, 8]) } else { (128 << 20, [256, 1]) }
     }
 
     /// Bytes of the volume.
@@ -78,7 +81,10 @@ impl Shape {
 
     /// The rack file: default timers, roles that move by themselves.
     fn text(&self, data: &Path, first_port: u16) -> String {
-        let (volume, [log, device, column]) = self.sizes();
+        let (volume, [device, column]) = self.sizes();
+        let log = if self.large { "512 MiB" } else { self.log };
+        // Disks are filled below the files of drills; where speed is measured, files have their blocks as usual.
+        let sparse = !self.large;
         let mut text = format!(
             "[rack]\nname = \"drill\"\ndata = \"{}\"\ndrills = true\n\n[control]\nfailover = \"auto\"\n\n[reactors]\n\
              cores = [0, 1]\npool = \"64 MiB\"\nhuge_pages = \"never\"\n\n[limits]\nscrub = \"{}\"\n\n\
@@ -97,9 +103,14 @@ impl Shape {
             let _ = match head {
                 true => writeln!(
                     text,
-                    "nbd = [\"unix:{name}.sock\"]\nlog = {{ kind = \"file\", size = \"{log} MiB\", segment = \"1 MiB\" }}"
+                    "nbd = [\"unix:{name}.sock\"]\nlog = {{ kind = \"file\", size = \"{log}\", segment = \"1 MiB\", sparse = {sparse} }}"
                 ),
-                false => writeln!(text, "[[sled.device]]\nkind = \"file\"\nsize = \"{device} MiB\""),
+                false => {
+                    writeln!(
+                        text,
+                        "[[sled.device]]\nkind = \"file\"\nsize = \"{device} MiB\"\nsparse = {sparse}"
+                    )
+                }
             };
         }
         let _ = writeln!(
@@ -314,6 +325,28 @@ impl DrillRack {
         let nodes = status["nodes"].as_array();
         let pid = nodes.into_iter().flatten().find(is).and_then(|node| node["pid"].as_u64());
         Ok(pid.ok_or_else(|| format!("no process of {node}"))? as u32)
+    }
+
+    /// Waits until a node says of itself that it is in a state, for a reason that contains some words.
+    pub(super) fn says(&self, node: &str, state: &str, why: &str) -> Result<(), Trouble> {
+        let said = |status: &Value| {
+            let nodes = status["nodes"].as_array();
+            let node = nodes.into_iter().flatten().find(|entry| entry["name"] == node);
+            node.is_some_and(|node| {
+                node["state"] == state && node["why"].as_str().is_some_and(|said| said.contains(why))
+            })
+        };
+        self.wait(&format!("{node} is {state}: {why}"), said).map(|_| ())
+    }
+
+    /// Waits until a device's state begins with some words.
+    pub(super) fn device(&self, name: &str, state: &str) -> Result<(), Trouble> {
+        let said = |status: &Value| {
+            let devices = status["devices"].as_array();
+            let device = devices.into_iter().flatten().find(|entry| entry["name"] == name);
+            device.is_some_and(|device| device["state"].as_str().is_some_and(|said| said.starts_with(state)))
+        };
+        self.wait(&format!("{name} is {state}"), said).map(|_| ())
     }
 
     /// The file of a sled's device.

@@ -88,7 +88,11 @@ impl Shape {
             let _ = writeln!(text, "nbd = [\"unix:head-{head}.sock\"]");
             fabric(&mut text);
             let _ =
-                writeln!(text, "log = {{ kind = \"file\", size = \"{}\", segment = \"1 MiB\" }}", self.log);
+                writeln!(
+                text,
+                "log = {{ kind = \"file\", size = \"{}\", segment = \"1 MiB\", sparse = true }}",
+                self.log
+            );
         }
         for sled in 1..=self.sleds {
             let _ = writeln!(
@@ -97,7 +101,7 @@ impl Shape {
                 sled % 2
             );
             fabric(&mut text);
-            let _ = writeln!(text, "[[sled.device]]\nkind = \"file\"\nsize = \"{}\"", self.sled);
+            let _ = writeln!(text, "[[sled.device]]\nkind = \"file\"\nsize = \"{}\"\nsparse = true", self.sled);
         }
         let _ = writeln!(
             text,

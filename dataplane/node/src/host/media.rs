@@ -169,7 +169,7 @@ impl Opener<'_> {
                     MediaError::Io { name: device.name.clone(), what: "making its folder", why }
                 })?;
             }
-            options.create = Some(CreateFile { bytes: device.size_bytes, preallocate: false });
+            options.create = Some(CreateFile { bytes: device.size_bytes, preallocate: !device.sparse });
         }
         let driver = UringDriver::open(path, &options)
             .map_err(|source| MediaError::Open { name: device.name.clone(), source })?;

@@ -13,6 +13,7 @@ pub(super) fn device_report((status, name): (&DeviceStatus, &String)) -> DeviceR
         DeviceState::Recovering => "recovering".to_owned(),
         DeviceState::Ready => "ok".to_owned(),
         DeviceState::Suspect => "suspect".to_owned(),
+        DeviceState::Full => "full: no space left on its file system".to_owned(),
         DeviceState::Refused(verdict) => format!("refused: {verdict}"),
         DeviceState::Failed(why) => format!("failed: {why}"),
     };

@@ -3,6 +3,7 @@
 use super::column::ColumnRecord;
 use super::config::DeviceSpec;
 use super::format::Superblock;
+use super::full::{self, Full};
 use super::slab::Slab;
 use super::status::{Counters, DeviceState, DeviceStatus};
 use super::table::UnitTable;
@@ -209,6 +210,8 @@ pub(super) struct Device {
     pub(super) cursor: u32,
     pub(super) scrub: scrub::Scrub,
     pub(super) counters: Counters,
+    /// Its file system has no room.
+    pub(super) full: Option<Full>,
 }
 
 impl Device {
@@ -235,6 +238,7 @@ impl Device {
             cursor: 0,
             scrub: scrub::Scrub::default(),
             counters: Counters::default(),
+            full: None,
         }
     }
 
@@ -251,18 +255,26 @@ impl Device {
     /// Whether the device takes reads at present; otherwise the refusal.
     pub(super) fn serves_reads(&self) -> Result<(), Status> {
         match self.state {
-            DeviceState::Ready | DeviceState::Suspect => Ok(()),
+            DeviceState::Ready | DeviceState::Suspect | DeviceState::Full => Ok(()),
             DeviceState::Recovering => Err(Status::Retry),
             DeviceState::Refused(_) | DeviceState::Failed(_) => Err(Status::DeviceError),
         }
     }
 
-    /// Whether the device takes changes at present; otherwise the refusal.
-    pub(super) fn serves_changes(&self) -> Result<(), Status> {
+    /// Whether the device takes changes at present that need no room; otherwise the refusal.
+    pub(super) fn serves_records(&self) -> Result<(), Status> {
         if self.state == DeviceState::Suspect {
             return Err(Status::DeviceError);
         }
         self.serves_reads()
+    }
+
+    /// Whether the device takes new data at present; otherwise the refusal.
+    pub(super) fn serves_changes(&self) -> Result<(), Status> {
+        if self.full.is_some() {
+            return Err(Status::DeviceError);
+        }
+        self.serves_records()
     }
 
     /// Counts a refusal.
@@ -276,7 +288,7 @@ impl Device {
         let why = match error {
             BlockError::Gone => "device gone",
             BlockError::Io => "I/O error",
-            BlockError::NoSpace => "no space left on the backing store",
+            BlockError::NoSpace => full::WHY,
             BlockError::Range => "range outside the device",
         };
         if error == BlockError::Gone {
@@ -290,9 +302,9 @@ impl Device {
     }
 
     /// When something must be looked at again.
-    pub(super) fn deadlines(&self, ctx: &Ctx) -> [Option<Time>; 2] {
+    pub(super) fn deadlines(&self, ctx: &Ctx) -> [Option<Time>; 3] {
         let claims = self.claiming.iter().filter_map(|part| self.parts[*part as usize].claim.as_ref());
-        [claims.map(|claim| claim.until).min(), self.scrub_due(ctx)]
+        [claims.map(|claim| claim.until).min(), self.scrub_due(ctx), self.room_due()]
     }
 
     /// Whether nothing is in flight or waiting.
@@ -306,7 +318,10 @@ impl Device {
         DeviceStatus {
             ix: self.spec.ix,
             device: self.id,
-            state: self.state.clone(),
+            state: match &self.state {
+                DeviceState::Ready if self.full.is_some() => DeviceState::Full,
+                state => state.clone(),
+            },
             columns: self.columns.len() as u32,
             free: self.free,
             quarantined: self.columns.iter().filter(|column| column.quarantined).count() as u32,

@@ -20,6 +20,7 @@ mod admit;
 mod boot;
 mod column_reserve;
 mod device;
+mod full;
 mod list;
 mod pages;
 mod read;
@@ -74,6 +75,8 @@ enum Io {
     Read { dev: u16, read: read::Reading },
     /// A scrub read.
     Scrub { dev: u16, scrub: scrub::Scrubbing },
+    /// A try whether there is room again.
+    Room { dev: u16 },
 }
 
 /// What all devices of a sled share.
@@ -190,12 +193,18 @@ impl Sled {
         | Io::Table { dev, .. }
         | Io::Data { dev, .. }
         | Io::Read { dev, .. }
-        | Io::Scrub { dev, .. }) = io;
+        | Io::Scrub { dev, .. }
+        | Io::Room { dev }) = io;
         let device = &mut self.devices[usize::from(dev)];
-        if let Err(error) = &done.result {
-            device.note_error(*error, out);
-        }
         let ctx = &mut self.ctx;
+        match &done.result {
+            Err(BlockError::NoSpace) => {
+                let job = if let Io::Data { job, .. } = io { Some(job) } else { None };
+                device.no_room(ctx, job, out);
+            }
+            Err(error) => device.note_error(*error, out),
+            Ok(_) => {}
+        }
         match io {
             Io::Boot { .. } => device.boot_read(ctx, filled(done.result), out),
             Io::Superblock { .. } => device.superblock_written(done.result.is_ok(), out),
@@ -206,6 +215,7 @@ impl Sled {
             Io::Data { job, .. } => device.data_written(ctx, job, done.result.is_ok(), out),
             Io::Read { read, .. } => device.read_done(ctx, read, filled(done.result), out),
             Io::Scrub { scrub, .. } => device.scrub_done(ctx, scrub, filled(done.result), out),
+            Io::Room { .. } => device.room_tried(ctx, done.result.map(|_| ()), out),
         }
     }
 
@@ -218,6 +228,7 @@ impl Sled {
             device.claims_turn(&mut self.ctx, out);
             device.pages_turn(&mut self.ctx, out);
             device.scrub_turn(&mut self.ctx, out);
+            device.room_turn(&mut self.ctx, out);
         }
     }
 

@@ -44,7 +44,7 @@ impl Device {
         column: ColumnRef,
         shown: Token,
     ) -> Result<bool, Status> {
-        self.serves_changes()?;
+        self.serves_records()?;
         let at = column.column;
         let Some(held) = self.columns.get(at as usize) else {
             return Err(Status::BadRequest);

@@ -62,7 +62,7 @@ impl Device {
         stamp: Stamp,
         out: &mut Out,
     ) -> Result<(), Status> {
-        self.serves_changes()?;
+        self.serves_records()?;
         if stamp.number == Number::ZERO {
             return Err(Status::BadRequest);
         }

@@ -83,6 +83,8 @@ pub enum DeviceState {
     Ready,
     /// A drain did not end in time: refuses changes until the stuck commands have returned.
     Suspect,
+    /// Its file system has no room: serves reads, claims and releases, takes no new data until there is.
+    Full,
     /// Not one of ours, or unreadable: serves nothing. Never reformatted from here.
     Refused(Verdict),
     /// It failed: serves nothing.

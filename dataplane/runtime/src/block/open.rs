@@ -21,7 +21,8 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 pub struct CreateFile {
     /// Its size.
     pub bytes: u64,
-    /// Whether its blocks are allocated now, so that writes cannot fail for lack of space later.
+    /// Whether its blocks are allocated now, so that writes cannot fail for lack of space later. Where the file
+    /// system cannot do that the file is sparse, and said to be.
     pub preallocate: bool,
 }
 
@@ -115,6 +116,9 @@ pub(crate) fn open(
         return Err(OpenError::Empty { path: name, bytes: size });
     }
     let mut note = String::new();
+    if sparse(file.as_fd()) {
+        say(&mut note, "sparse: writes fail when its file system is full; `check` says how to end that");
+    }
     let (direct, offset_align, memory_align) = go_direct(file.as_fd(), want_direct, &mut note);
     let (durable, volatile_cache) = trust(file.as_fd(), &mut note);
     let bytes = size / ROUND * ROUND;
@@ -178,10 +182,15 @@ fn make(file: BorrowedFd<'_>, path: &Path, name: &str, create: CreateFile) -> Re
         return Ok(());
     }
     let bytes = create.bytes / ROUND * ROUND;
-    let sized = if create.preallocate {
-        fs::fallocate(file, fs::FallocateFlags::empty(), 0, bytes)
-    } else {
-        fs::ftruncate(file, bytes)
+    let allocated = match create.preallocate {
+        true => fs::fallocate(file, fs::FallocateFlags::empty(), 0, bytes),
+        false => Err(Errno::OPNOTSUPP),
+    };
+    let sized = match allocated {
+        Err(Errno::OPNOTSUPP | Errno::NOSYS) => fs::ftruncate(file, bytes),
+        // What was allocated of it is given back: it would count as the device, and be too small.
+        Err(error) => fs::ftruncate(file, 0).and(Err(error)),
+        Ok(()) => Ok(()),
     };
     sized.map_err(|error| match error {
         Errno::NOSPC | Errno::DQUOT | Errno::FBIG => OpenError::NoSpace { path: name.to_owned(), bytes },
@@ -192,6 +201,13 @@ fn make(file: BorrowedFd<'_>, path: &Path, name: &str, create: CreateFile) -> Re
     let parent = path.parent().filter(|dir| !dir.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let dir = fs::open(parent, OFlags::RDONLY | OFlags::DIRECTORY | OFlags::CLOEXEC, Mode::empty());
     dir.and_then(fs::fsync).map_err(|e| io(name, "cannot sync its directory", e))
+}
+
+/// Whether a file has fewer blocks than its size needs.
+fn sparse(file: BorrowedFd<'_>) -> bool {
+    let Ok(stat) = fs::fstat(file) else { return false };
+    let regular = fs::FileType::from_raw_mode(stat.st_mode).is_file();
+    regular && (stat.st_blocks as u64).saturating_mul(512) < stat.st_size as u64 / ROUND * ROUND
 }
 
 /// Switches the page cache off where that works; says why not otherwise. Returns whether it did, and

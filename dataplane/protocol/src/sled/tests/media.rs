@@ -315,3 +315,70 @@ fn inspect_shows_superblock_records_and_columns_with_verdicts() {
     assert!(matches!(look(&rig, false), Err(Verdict::Damaged(_))));
     assert!(super::inspect::is_sled(&rig.media[0].durable[..8192]));
 }
+
+/// ENOSPC below a device: told once, new data is refused at once, everything else goes on, and when there is room it
+/// is taken again without a word from anybody.
+#[test]
+fn p24_a_device_without_room_takes_no_new_data_until_there_is() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(1);
+    assert_eq!(rig.write(&mut head, column, 1, 0, 7), Status::Ok);
+    let data = rig.layout.data_at;
+    let full = move |cmd: &BlockCmd| match &cmd.op {
+        BlockOp::Write { offset, .. } if *offset >= data => Some(BlockError::NoSpace),
+        _ => None,
+    };
+    rig.fail = Box::new(full);
+    assert_eq!(rig.write(&mut head, column, 1, 1, 8), Status::DeviceError);
+    assert_eq!(rig.state(), DeviceState::Full);
+    let before = rig.done.len();
+    for stripe in 2..5 {
+        assert_eq!(rig.write(&mut head, column, 1, stripe, 9), Status::DeviceError);
+    }
+    assert_eq!(rig.column(&mut head, 2, 0).0, Status::DeviceError, "no column for a new extent");
+    assert_eq!(rig.done.len(), before, "refused without a try");
+    let told = |rig: &Rig| {
+        rig.events.iter().filter(|event| matches!(event, Event::DeviceFailed { why, .. } if why.contains("no space"))).count()
+    };
+    assert_eq!(told(&rig), 1, "told once");
+    // What needs no room: reads, another head's claim, releases.
+    assert_eq!(rig.read(&mut head, column, 0, 1).1[..4], [7; 4]);
+    let mut heir = Head::new(2, 2);
+    assert_eq!(rig.reserve(&mut heir), Status::Ok);
+    // Tries fail, ever more rarely.
+    for _ in 0..40 {
+        rig.now = rig.now + Duration::from_millis(250);
+        rig.pump();
+    }
+    assert_eq!((rig.state(), told(&rig)), (DeviceState::Full, 1));
+    rig.fail = Box::new(|_| None);
+    for _ in 0..40 {
+        rig.now = rig.now + Duration::from_millis(250);
+        rig.pump();
+    }
+    assert_eq!(rig.state(), DeviceState::Ready);
+    // The units that were tried mean nothing: they are written as any others.
+    assert_eq!(rig.write(&mut heir, column, 1, 1, 5), Status::Ok);
+    assert_eq!(rig.read(&mut heir, column, 1, 1).1[..4], [5; 4]);
+    assert_eq!(rig.read(&mut heir, column, 0, 1).1[..4], [7; 4]);
+    let (status, _) = rig.column(&mut heir, 2, 0);
+    assert_eq!(status, Status::Ok);
+}
+
+/// The page of a table finds no room: nothing was written that could be tried, and time alone brings the next try.
+#[test]
+fn p24_a_page_without_room_is_waited_out() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(1);
+    let data = rig.layout.data_at;
+    rig.fail = Box::new(move |cmd: &BlockCmd| match &cmd.op {
+        BlockOp::Write { offset, .. } if *offset < data => Some(BlockError::NoSpace),
+        _ => None,
+    });
+    assert_eq!(rig.write(&mut head, column, 1, 0, 8), Status::DeviceError);
+    assert_eq!(rig.state(), DeviceState::Full);
+    rig.fail = Box::new(|_| None);
+    rig.now = rig.now + Duration::from_secs(1);
+    rig.pump();
+    assert_eq!(rig.state(), DeviceState::Ready);
+}

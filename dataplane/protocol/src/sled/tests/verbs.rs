@@ -332,7 +332,7 @@ fn a_device_error_is_told_apart_and_harms_nothing_else() {
     rig.fail = Box::new(move |cmd| data(cmd).then_some(BlockError::Io));
     assert_eq!(rig.write(&mut head, column, 1, 0, 1), Status::DeviceError);
     let tables = rig.table_writes();
-    rig.fail = Box::new(move |cmd| tables(cmd).then_some(BlockError::NoSpace));
+    rig.fail = Box::new(move |cmd| tables(cmd).then_some(BlockError::Io));
     assert_eq!(rig.write(&mut head, column, 1, 0, 1), Status::DeviceError);
     assert_eq!(rig.column(&mut head, 2, 0).0, Status::DeviceError);
     let release = head.release(column);
