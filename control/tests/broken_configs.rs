@@ -2,7 +2,7 @@
 //! finding and of its remedy. And what a broken file must never do: panic, or pass in silence.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use palisade_control::check::{self, HostFacts};
 use palisade_control::config::{self, DeviceKind, Finding, Parsed, Severity};

@@ -381,6 +381,9 @@ pub enum Drill {
     Corrupt,
     /// Every request takes a tenth of a second longer.
     Slow,
+    /// A head's log device stands for the head: its column writes leave it later, so that some are under way
+    /// whenever its process stops.
+    Late,
     /// The drill is over.
     Clear,
 }

@@ -124,6 +124,7 @@ fn checkpoint(judge: &mut Judge<'_>, index: usize) {
         rack: RackId(0),
         expect: None,
         format: None,
+        rescue: None,
         hot_bytes: 0,
         faults: Faults::default(),
     };

@@ -325,6 +325,22 @@ fn golden_entries() {
 }
 
 #[test]
+fn golden_forget() {
+    let mut w = Writer::new();
+    put_forget(&mut w, PartitionId(0x0102));
+    assert_eq!(hex(&w.bytes), "0b0201000000000000".to_owned() + &"00".repeat(28));
+    let mut r = Reader::new(&w.bytes);
+    let (back, committed) = take_entry(&mut r).expect("decodes");
+    assert!(r.rest().is_empty() && committed == Op(0), "{back:?}");
+    assert!(matches!(back, Logged::Forget { partition: PartitionId(0x0102) }));
+    // What is never moved bears no mark of being moved, and every byte is needed.
+    w.bytes[0] |= 0x80;
+    assert!(take_entry(&mut Reader::new(&w.bytes)).is_err());
+    w.bytes[0] &= 0x7f;
+    assert!((0..w.bytes.len()).all(|len| take_entry(&mut Reader::new(&w.bytes[..len])).is_err()));
+}
+
+#[test]
 fn golden_headers() {
     let header = SegmentHeader {
         log: LogId(1),

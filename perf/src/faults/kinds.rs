@@ -26,6 +26,9 @@ pub(super) struct Fault {
 const AWAY: Duration = Duration::from_secs(2);
 /// A flush is in the midst of its column writes so long after it was asked for.
 const FLUSHING: Duration = Duration::from_millis(12);
+/// How often a primary is stopped until some of its column writes are late, and how long a flush goes on before.
+const LATE_ROUNDS: u32 = 3;
+const LATE_FLUSHING: Duration = Duration::from_millis(90);
 /// Rot is over when none was found for so long.
 const QUIET: Duration = Duration::from_secs(4);
 /// How long a network stays cut, and a disk full.
@@ -70,6 +73,12 @@ fn processes() -> Vec<Fault> {
             "SIGSTOP of the primary head, SIGCONT after each of --stops",
             wait,
             stop_primary,
+        ),
+        fault(
+            "late-writes",
+            "SIGSTOP of the primary head while column writes are on their way, SIGCONT after 2 s",
+            wait,
+            late_writes,
         ),
     ]
 }
@@ -227,6 +236,43 @@ fn stop_primary(scene: &mut Scene, args: &FaultArgs) -> Result<(), Trouble> {
             return Err(Trouble::Failed(format!("{primary} does not follow after its sleep: {second} does")));
         }
     }
+    Ok(())
+}
+
+/// The primary sleeps with column writes that have left it and have not arrived; when it wakes they arrive at sleds
+/// that serve another one by then. Every one of them has to be refused.
+fn late_writes(scene: &mut Scene, _args: &FaultArgs) -> Result<(), Trouble> {
+    let mut all = 0;
+    for _ in 0..LATE_ROUNDS {
+        let [primary, _] = scene.rack.whole()?;
+        let (pid, before) = (scene.rack.pid(&primary)?, refused(&scene.rack.status()?));
+        let drill = |how: &str| {
+            let params = json!({ "name": format!("{primary}/log"), "drill": how });
+            scene.rack.call("device.drill", &params)
+        };
+        drill("late")?;
+        scene.rack.call("volume.flush", &json!({ "name": "vol0" }))?;
+        std::thread::sleep(LATE_FLUSHING);
+        let begun = Instant::now();
+        scene.begin();
+        signal(pid, Signal::STOP);
+        let moved = scene.rack.taken_over(&primary);
+        std::thread::sleep(AWAY.saturating_sub(begun.elapsed()));
+        signal(pid, Signal::CONT);
+        moved?;
+        let params = json!({ "name": format!("{primary}/log"), "drill": "clear" });
+        scene.rack.call("device.drill", &params)?;
+        scene.rack.whole()?;
+        scene.end()?;
+        all += refused(&scene.rack.status()?) - before;
+        if all > 0 {
+            break;
+        }
+    }
+    if all == 0 {
+        return Err(Trouble::Failed("no late write of the old primary was refused by a sled".to_owned()));
+    }
+    scene.notes.push(format!("{all} late writes of the old primary refused at the sleds"));
     Ok(())
 }
 

@@ -90,10 +90,24 @@ fn ef17_a_stopped_primary_is_followed_demotes_itself_and_events_tell_the_story()
     );
 }
 
+/// Column writes of the stopped primary are on their way; sleds refuse what arrives after the take-over, and both
+/// clients compare every block.
+#[test]
+fn ef17_late_column_writes_of_a_stopped_primary_are_refused_and_no_block_differs() {
+    let dir = tempfile::tempdir().expect("a directory");
+    let found = drill(&["late-writes"], dir.path());
+    all_well(&found, 1);
+    let row = row(&found, "late-writes");
+    let compared = row["compared"].as_u64().unwrap_or(0);
+    assert!(row["wrong"] == 0 && compared > 0, "{row:#}");
+    let notes = row["notes"].to_string();
+    assert!(notes.contains("late writes of the old primary refused at the sleds"), "{notes}");
+}
+
 #[test]
 fn issue3_12_cut_links_rot_and_full_disks_are_survived_under_verified_load() {
     let dir = tempfile::tempdir().expect("a directory");
-    let drills = ["cut-network", "cut-to-primary", "corrupt-sled", "full-sled"];
+    let drills = ["cut-network", "cut-to-primary", "corrupt-sled", "full-sled", "full-log"];
     all_well(&drill(&drills, dir.path()), drills.len());
 }
 

@@ -7,6 +7,7 @@
 use palisade_control::agent::Drill;
 use palisade_runtime::block::fault::{Action, Ops, Rule};
 use palisade_runtime::block::{BlockDriver, BlockFault, FaultDriver, FaultHandle};
+use crate::service::late::Late;
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -19,12 +20,14 @@ const SLOW: Duration = Duration::from_millis(100);
 pub(super) struct Drills {
     on: bool,
     handles: BTreeMap<String, FaultHandle>,
+    /// What makes a head's column writes leave it late, by the name of its log device.
+    late: BTreeMap<String, Late>,
 }
 
 impl Drills {
     /// Without `on` nothing will be wrapped.
     pub(super) fn new(on: bool) -> Self {
-        Self { on, handles: BTreeMap::new() }
+        Self { on, handles: BTreeMap::new(), late: BTreeMap::new() }
     }
 
     /// A device that orders can make fail, or the device itself.
@@ -37,6 +40,11 @@ impl Drills {
         BlockDriver::Fault(Box::new(driver))
     }
 
+    /// What a head's service asks whether its column writes are late; none where there are no drills.
+    pub(super) fn late(&mut self, log: &str) -> Option<Late> {
+        self.on.then(|| self.late.entry(log.to_owned()).or_default().clone())
+    }
+
     /// Carries out an order, in place of the one before; why not, otherwise.
     pub(super) fn order(&self, name: &str, drill: Drill) -> Result<(), String> {
         let Some(handle) = self.handles.get(name) else {
@@ -45,12 +53,17 @@ impl Drills {
                 false => "this node was started without drills".to_owned(),
             });
         };
+        let late = self.late.get(name);
+        if drill == Drill::Late && late.is_none() {
+            return Err(format!("device {name} is no head's log: only a head's column writes can be late"));
+        }
         handle.clear();
+        late.into_iter().for_each(|late| late.set(drill == Drill::Late));
         match drill {
             Drill::Error => handle.add(Rule::always(Ops::ALL, Action::Fail(BlockFault::Io))),
             Drill::Corrupt => handle.add(Rule::always(Ops::READS, Action::Corrupt { bits: FLIPPED })),
             Drill::Slow => handle.add(Rule::always(Ops::ALL, Action::Delay(SLOW))),
-            Drill::Clear => {}
+            Drill::Late | Drill::Clear => {}
         }
         Ok(())
     }
@@ -100,6 +113,19 @@ mod tests {
         assert_eq!(zeroes(read(&mut driver, &pool)), Some(true));
         assert_eq!(drills.hits("sled-1/0"), Some(2));
         assert!(drills.order("sled-2/0", Drill::Error).is_err_and(|why| why.contains("not open")));
+    }
+
+    #[test]
+    fn only_a_heads_column_writes_can_be_late() {
+        let mut drills = Drills::new(true);
+        let (_log, _sled) = (drills.wrap("head-1/log", memory()), drills.wrap("sled-1/0", memory()));
+        let late = drills.late("head-1/log").expect("drills are on");
+        assert!(drills.order("sled-1/0", Drill::Late).is_err_and(|why| why.contains("no head's log")));
+        drills.order("head-1/log", Drill::Late).expect("a head");
+        assert!(late.on());
+        drills.order("head-1/log", Drill::Clear).expect("a head");
+        assert!(!late.on());
+        assert!(Drills::new(false).late("head-1/log").is_none());
     }
 
     #[test]

@@ -299,6 +299,7 @@ impl Wiring<'_> {
         let pool = self.bench(head.core)?.pool.clone();
         let opened = Opener { agent, rack: id, pool: &pool }.log(head, rack.checkpoint_bytes())?;
         let opened = opened.map(|(driver, log)| (self.drills.wrap(&head.log.name, driver), log));
+        let late = self.drills.late(&head.log.name);
         let mut export = self.export(&head.name, head.core, &head.nbd)?;
         let reporter = Reporter::new(self.reports.clone());
         let place = self.places.get_mut(&admitted.node).expect("every node has a place");
@@ -318,7 +319,8 @@ impl Wiring<'_> {
             }
             let machine = Head::new(head_config(rack, admitted, boot, log, id), pool);
             let rings = HeadRings { mailbox, orders: orders_rx };
-            let service = HeadService::new(&head.name, admitted.node, machine, driver, rings, post, reporter);
+            let service = HeadService::new(&head.name, admitted.node, machine, driver, rings, post, reporter)
+                .steered_by(late);
             bench.reactor.add(Box::new(service));
         }
         let port = HeadPort { orders, export, waker, made, missing };

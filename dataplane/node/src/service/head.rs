@@ -1,5 +1,6 @@
 //! A head on a reactor: the machine, its log device, its mailbox, its clients.
 
+use super::late::{Late, LateWrites};
 use super::port::{Devices, time};
 use crate::bus::{ASKER_SHIFT, Askers, Post, drain};
 use crate::order::{HeadOrder, Report, Reporter};
@@ -71,6 +72,8 @@ pub struct HeadService {
     askers: Askers,
     reporter: Reporter,
     out: Out,
+    /// Column writes that a drill keeps back.
+    late: LateWrites,
     /// Partitions that it serves.
     serving: BTreeSet<PartitionId>,
 }
@@ -97,8 +100,15 @@ impl HeadService {
             askers: Askers::default(),
             reporter,
             out: Out::default(),
+            late: LateWrites::default(),
             serving: BTreeSet::new(),
         }
+    }
+
+    /// A drill may make its column writes leave late.
+    pub fn steered_by(mut self, late: Option<Late>) -> Self {
+        self.late = LateWrites::new(late);
+        self
     }
 
     /// The machine, for simulators and tests.
@@ -176,12 +186,17 @@ impl HeadService {
     }
 
     /// Carries out what the machine asked for.
-    fn put_out(&mut self) {
+    fn put_out(&mut self, now: Nanos) {
         for cmd in self.out.block.drain(..) {
             self.devices.submit(cmd);
         }
-        for (to, msg) in self.out.net.drain(..) {
+        while let Some((to, msg)) = self.late.due(now) {
             self.post.send(to, msg);
+        }
+        for (to, msg) in self.out.net.drain(..) {
+            if let Some(msg) = self.late.hold(now, to, msg) {
+                self.post.send(to, msg);
+            }
         }
         for done in self.out.done.drain(..) {
             if done.tag.0 >> ASKER_SHIFT == u64::from(CONTROL_ASKER) {
@@ -241,7 +256,7 @@ impl Service for HeadService {
         work += self.take_commands(now);
         self.head.turn(time(now), &mut self.out);
         work += usize::from(!self.out.is_empty());
-        self.put_out();
+        self.put_out(now);
         work
     }
 
@@ -249,7 +264,8 @@ impl Service for HeadService {
         if self.post.pending() {
             return Some(Nanos::ZERO);
         }
-        self.devices.deadline(self.head.deadline())
+        let own = self.devices.deadline(self.head.deadline());
+        own.into_iter().chain(self.late.deadline()).min()
     }
 
     fn wait_fds<'a>(&'a self, set: &mut WaitSet<'a>) {

@@ -6,6 +6,7 @@ mod client;
 pub mod export;
 pub mod fabric;
 pub mod head;
+pub mod late;
 pub mod port;
 mod registry;
 pub mod sled;

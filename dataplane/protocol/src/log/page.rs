@@ -231,4 +231,37 @@ mod tests {
             assert!(pages_for(blocks + 1) > pages, "{pages} pages, {blocks} blocks");
         }
     }
+
+    /// The bytes of a partition in the stream, and that every byte of them is needed.
+    fn golden(meta: &PartitionMeta) -> String {
+        let mut w = Writer::new();
+        put_partition(&mut w, meta, std::iter::empty());
+        let mut r = Reader::new(&w.bytes);
+        let (back, extents) = take_partition(&mut r).expect("decodes").expect("a partition");
+        assert!(back == *meta && extents.is_empty() && r.rest().is_empty());
+        for len in 0..w.bytes.len() {
+            assert!(take_partition(&mut Reader::new(&w.bytes[..len])).is_err(), "{len} bytes");
+        }
+        w.bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    #[test]
+    fn golden_partitions_of_the_stream_with_and_without_an_origin() {
+        let (partition, blocks, committed) = (PartitionId(1), 2, Op(3));
+        let mut meta = PartitionMeta {
+            partition,
+            blocks,
+            committed,
+            adopted: None,
+            damaged: true,
+            origin: Origin::default(),
+        };
+        let plain = "010000000000000002000000000000000300000000000000010000000000";
+        assert_eq!(golden(&meta), format!("01{plain}"));
+        meta.origin = Origin { since: Lsn(0x0405), filling: true };
+        assert_eq!(golden(&meta), format!("02050400000000000001{plain}"));
+        meta.origin.filling = false;
+        assert_eq!(golden(&meta), format!("02050400000000000000{plain}"));
+        assert!(take_partition(&mut Reader::new(&[9])).is_err(), "no such tag");
+    }
 }

@@ -14,7 +14,7 @@ impl Rack {
             let log = HeadLog {
                 segment_bytes: self.shape.segment,
                 volume_bytes: self.shape.blocks * BLOCK as u64,
-                ..HeadLog::new(DeviceIx(0), self.log_bytes(), start)
+                ..HeadLog::new(DeviceIx(0), self.nodes[at].disk.bytes.len() as u64, start)
             };
             let mut config = HeadConfig::new(id, boot, RACK, log);
             config.partitions = vec![self.partition()];

@@ -63,6 +63,7 @@ fn config(blank: bool) -> LogConfig {
         rack: RackId(1),
         expect: None,
         format: blank.then_some(format),
+        rescue: None,
         hot_bytes: 1 << 20,
         faults: Faults::default(),
     }
