@@ -178,6 +178,23 @@ fn ef19_a_primary_that_lost_its_log_says_so_and_is_filled_as_the_secondary() {
     }
 }
 
+/// Control may say late that a head that left is to forget its copy, when that is chosen and filled again.
+#[test]
+fn ma21_a_copy_that_a_head_has_to_forget_is_begun_anew() {
+    let mut again = 0;
+    for step in 0..24 {
+        let mut rack = alone(55, |_| {});
+        rack.fill(0, 1);
+        rack.run_for(Duration::from_micros(20 * step));
+        let mut out = Out::default();
+        rack.head(1).forget(VOLUME, &mut out);
+        rack.join(0, 1);
+        again += u64::from(rack.counters().copies > 1);
+        serves(&mut rack);
+    }
+    assert!(again > 0, "some had to begin anew");
+}
+
 #[test]
 fn ma21_a_head_that_dies_while_it_is_filled_keeps_nothing_and_is_filled_anew() {
     let (mut half, mut whole) = (0, 0);

@@ -161,10 +161,12 @@ impl Core {
             return;
         }
         self.busy = true;
-        // A copy that was begun once is not begun again: it may be whole by now, and counted on.
+        // A copy that was begun once is not begun again: it may be whole by now, and counted on. One that was given
+        // up here (its head had to forget it, or led meanwhile) the giver has to begin under another session.
         if part.copy.copied.is_some_and(|(number, newest)| number == stamp.number && newest >= session) {
-            if let Some(join) = part.copy.join.as_mut().filter(|join| join.session == session) {
-                join.reply = true;
+            match part.copy.join.as_mut().filter(|join| join.session == session) {
+                Some(join) => join.reply = true,
+                None => out.net.push((from, given_up(stamp, session, self.log.id()))),
             }
             return;
         }
@@ -423,6 +425,12 @@ impl Core {
         let msg = Msg::Copied { stamp, session, log, parts, durable, covered, whole, broken };
         out.net.push((join.from, msg));
     }
+}
+
+/// Says that nothing is left here of a copy.
+fn given_up(stamp: Stamp, session: u64, log: LogId) -> Msg {
+    let (durable, covered) = (Op(0), Op(0));
+    Msg::Copied { stamp, session, log, parts: 0, durable, covered, whole: false, broken: true }
 }
 
 /// What became of a part.
