@@ -7,6 +7,9 @@ use palisade_protocol::head::{FailoverConfig, RoleState, Solo};
 use palisade_protocol::wire::*;
 use std::time::Duration;
 
+/// A head that is no member at first, in racks with one reserve.
+const THIRD: usize = 8;
+
 fn rack(seed: u64, change: impl FnOnce(&mut Shape)) -> Rack {
     let mut shape = Shape::new(seed);
     (shape.blocks, shape.failover, shape.solo) = (512, Some(FailoverConfig::default()), Solo::Local);
@@ -164,4 +167,191 @@ fn ba02_going_alone_unasked_is_found() {
     rack.run_for(Duration::from_secs(1));
     assert!(!wishes(&rack, 0).is_empty(), "the other one is well: this must not be wished");
     assert_eq!(wishes(&rack, 0)[0].partition, VOLUME);
+}
+
+/// The head `at` goes on alone, because everybody isolates.
+fn goes_alone(rack: &mut Rack, at: usize) {
+    rack.run_until("a wish", |rack| !wishes(rack, at).is_empty());
+    let wish = wishes(rack, at).remove(0);
+    rack.primary = at;
+    grant(rack, at, &wish);
+    rack.assign();
+    let number = rack.newest();
+    rack.run_until("service", move |rack| rack.serving(number));
+}
+
+/// As [`rack`], with a third head that holds nothing.
+fn with_a_third(seed: u64, solo: Solo) -> Rack {
+    let mut rack = rack(seed, |shape| (shape.reserves, shape.solo, shape.columns) = (1, solo, 60));
+    rack.move_to(&[0, 1]);
+    rack.replace_log(THIRD);
+    rack.workload(40, 100, 4);
+    rack
+}
+
+#[test]
+fn ba02_what_a_log_did_of_late_decides_between_two_that_isolate_for_the_same_reason() {
+    let mut rack = rack(17, |_| {});
+    rack.workload(200, 100, 4);
+    assert_eq!(rack.head(0).status().medium.success, 1000);
+    rack.nodes[0].slow = Duration::from_millis(120);
+    rack.workload(40, 100, 4);
+    let [first, second] = [0, 1].map(|at| rack.head(at).status().medium);
+    assert!(first.slow >= 10 && first.success < 950, "{first:?}");
+    assert!(first.append > Some(Duration::from_millis(60)), "{first:?}");
+    assert!(
+        second.slow == 0 && second.append < Some(Duration::from_millis(5)),
+        "its own log only: {second:?}"
+    );
+    assert_eq!((first.errors, second.errors, second.success), (0, 0, 1000));
+    isolate(&mut rack, 0, Severity::Warning);
+    isolate(&mut rack, 1, Severity::Warning);
+    goes_alone(&mut rack, 1);
+    assert!(wishes(&rack, 0).is_empty(), "though it has the lower node id");
+    rack.workload(20, 100, 4);
+    rack.verify();
+}
+
+#[test]
+fn ba02_errors_of_the_log_are_counted_and_a_full_one_is_not_ill() {
+    let mut rack = rack(18, |_| {});
+    rack.workload(20, 100, 4);
+    rack.nodes[1].disk.full = true;
+    rack.write(0, 8);
+    rack.run_until("an end of its log", |rack| rack.head(1).status().log_failed);
+    let full = rack.head(1).status().medium;
+    assert_eq!((full.errors, full.success), (0, 1000), "no room is no fault of the device: {full:?}");
+    rack.nodes[0].disk.dead = true;
+    rack.write(0, 8);
+    rack.run_until("an end of its log", |rack| rack.head(0).status().log_failed);
+    let dead = rack.head(0).status().medium;
+    assert!(dead.errors > 0 && dead.success < 1000, "{dead:?}");
+}
+
+#[test]
+fn ba02_an_append_that_never_ends_shows_though_nothing_was_measured() {
+    let mut rack = rack(19, |_| {});
+    rack.workload(20, 100, 4);
+    rack.nodes[1].stall = true;
+    rack.write(0, 8);
+    rack.run_for(Duration::from_secs(3));
+    let stuck = rack.head(1).status().medium;
+    assert!(stuck.append > Some(Duration::from_secs(2)), "{stuck:?}");
+    assert!(rack.head(0).status().medium.append < Some(Duration::from_millis(5)), "the other one is well");
+}
+
+#[test]
+fn ba02_with_copies_on_sleds_the_better_one_goes_on_alone_and_its_copies_outlive_it() {
+    let mut rack = rack(20, |shape| (shape.solo, shape.columns) = (Solo::Sleds, 60));
+    rack.workload(40, 100, 4);
+    isolate(&mut rack, 0, Severity::Errors);
+    isolate(&mut rack, 1, Severity::Planned);
+    goes_alone(&mut rack, 1);
+    rack.workload(60, 100, 4);
+    rack.verify();
+    assert!(
+        rack.counters().journal_units > 0 && rack.status().alone,
+        "P-30: sleds hold what it acknowledges"
+    );
+    // It dies for good. The stale one is told to take over from the copies, and not before.
+    rack.crash(1);
+    rack.run_for(Duration::from_secs(3));
+    assert!(rack.proposals(0).iter().all(|wish| wish.expected.number.counter < rack.newest()));
+    rack.head(0).set_isolating(None);
+    let pair = rack.newest() - 1;
+    rack.salvage_to(0, pair);
+    rack.verify();
+}
+
+#[test]
+fn ba02_when_the_lone_one_dies_the_stale_other_is_not_promoted_and_its_data_returns_with_it() {
+    let mut rack = rack(21, |_| {});
+    rack.workload(40, 100, 4);
+    isolate(&mut rack, 0, Severity::Errors);
+    isolate(&mut rack, 1, Severity::Warning);
+    goes_alone(&mut rack, 1);
+    rack.workload(60, 100, 4);
+    let before = rack.proposals(0).len();
+    rack.crash(1);
+    // Well again by now, asked by clients, and told that the other process is gone: all for nothing.
+    rack.head(0).set_isolating(None);
+    for _ in 0..10 {
+        rack.head(0).client_asks(VOLUME, 100);
+        rack.run_for(Duration::from_millis(500));
+    }
+    assert_eq!(rack.proposals(0).len(), before, "it lacks acknowledged writes: it proposes nothing");
+    assert_ne!(rack.head(0).status().partitions[0].role, RoleState::Serving);
+    rack.start(1, false);
+    rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+    rack.move_to(&[1]);
+    rack.verify();
+}
+
+#[test]
+fn ba02_a_third_head_is_filled_and_takes_over_from_the_one_that_went_on_alone() {
+    for (seed, solo) in [(22, Solo::Local), (23, Solo::Sleds), (24, Solo::Local), (25, Solo::Sleds)] {
+        let mut rack = with_a_third(seed, solo);
+        isolate(&mut rack, 0, Severity::Network);
+        rack.run_for(Duration::from_millis(100));
+        isolate(&mut rack, 1, Severity::Warning);
+        goes_alone(&mut rack, 1);
+        rack.fill(1, THIRD);
+        rack.workload(60, 100, 4);
+        rack.join(1, THIRD);
+        assert!(!isolates(&mut rack, 1), "the volume may stay until the healthy one leads");
+        rack.workload(20, 100, 4);
+        rack.move_to(&[THIRD, 1]);
+        rack.workload(20, 100, 4);
+        rack.verify();
+        // The one that carried it leaves, too.
+        rack.move_to(&[THIRD]);
+        rack.verify();
+        let later = wishes(&rack, 1).into_iter().filter(|wish| wish.expected.number.counter > 2).count();
+        assert_eq!(later, 0, "one step to be alone, and no other");
+    }
+}
+
+#[test]
+fn ba02_when_the_new_peer_dies_another_is_filled_and_nothing_is_lost() {
+    let mut rack = rack(26, |shape| shape.reserves = 2);
+    rack.move_to(&[0, 1]);
+    let fourth = THIRD + 1;
+    rack.replace_log(THIRD);
+    rack.replace_log(fourth);
+    rack.workload(60, 100, 4);
+    isolate(&mut rack, 0, Severity::Errors);
+    isolate(&mut rack, 1, Severity::Warning);
+    goes_alone(&mut rack, 1);
+    rack.hold_msg = Some(|msg, _, _| matches!(msg, Msg::Copied { .. }));
+    rack.fill(1, THIRD);
+    rack.run_for(Duration::from_millis(200));
+    rack.crash(THIRD);
+    rack.let_go();
+    rack.workload(40, 100, 4);
+    rack.fill(1, fourth);
+    rack.join(1, fourth);
+    rack.move_to(&[fourth, 1]);
+    rack.workload(20, 100, 4);
+    rack.verify();
+}
+
+#[test]
+fn ba02_members_that_wait_for_two_copies_are_replaced_one_by_one_and_serve_all_the_time() {
+    let mut rack = with_a_third(27, Solo::Wait);
+    isolate(&mut rack, 0, Severity::Warning);
+    isolate(&mut rack, 1, Severity::Warning);
+    rack.run_for(Duration::from_secs(1));
+    rack.fill(0, THIRD);
+    rack.workload(40, 100, 4);
+    rack.run_until("a group with the filled head", |rack| rack.joining(0, THIRD).is_some());
+    let wish = rack.joining(0, THIRD).expect("it is there");
+    assert_eq!(wish.members.len(), 3, "P-30: nobody leaves before another has the copy");
+    let granted = rack.decide(&[0, 1, THIRD]);
+    rack.outcome(0, wish.nonce, ProposalOutcome::Granted(granted));
+    rack.assign();
+    rack.workload(20, 100, 4);
+    rack.move_to(&[THIRD, 0]);
+    rack.workload(20, 100, 4);
+    rack.verify();
+    assert!(wishes(&rack, 0).is_empty() && wishes(&rack, 1).is_empty());
 }

@@ -74,6 +74,8 @@ pub(super) struct Core {
     pub(super) copies: u64,
     /// Volumes have to leave this head (BA-02).
     pub(super) isolating: Option<Severity>,
+    /// The own log's device, as far as it was noticed.
+    pub(super) medium: super::medium::Medium,
 }
 
 /// Hot bytes given up per turn while the pool is scarce.
@@ -116,6 +118,7 @@ impl Core {
             watch: Watch::default(),
             copies: 0,
             isolating: None,
+            medium: Default::default(),
         };
         for recovered in found {
             let config = declared.iter().find(|config| config.partition == recovered.partition).cloned();
@@ -288,6 +291,7 @@ impl Core {
 
     pub(super) fn handle_block(&mut self, now: Time, done: BlockDone, out: &mut Out) {
         self.busy = true;
+        self.note_medium(now, &done);
         if is_log_key(done.key) {
             self.log.handle_block(done, out);
             return;
@@ -404,6 +408,7 @@ impl Core {
             log_why: String::new(),
             log_blocks: self.log.capacity_blocks(),
             log_free: self.log.free_blocks(),
+            medium: self.medium_status(),
             log_room: self.log.room_beside(self.parts.iter().map(|part| part.cfg.blocks).sum()),
             partitions: self.parts.iter().map(|part| self.part_status(part)).collect(),
         }

@@ -17,7 +17,7 @@ use std::time::Duration;
 /// Between two looks at all devices, and between two tries of a suspect one.
 const LOOK: Duration = Duration::from_millis(250);
 /// A longer pause between two turns means that this head slept.
-const SLEPT: Duration = Duration::from_secs(1);
+pub(super) const SLEPT: Duration = Duration::from_secs(1);
 /// Times older than this are not compared.
 const FRESH: Duration = Duration::from_secs(15);
 /// Fewest others that a device is compared with.
@@ -139,6 +139,11 @@ impl Devices {
             device.goods = 0;
             device.slow_since = None;
         }
+    }
+
+    /// When the last turn was, and since when this head is awake.
+    pub(super) fn clock(&self) -> (Time, Time) {
+        (self.turned, self.awake)
     }
 
     /// A good answer to what was sent at `sent`; `read`: it was a read, whose time tells something.

@@ -124,8 +124,9 @@ impl Core {
         let whole = (follows || leads) && !failed && self.needs_copy(part) != Some(self.cfg.node);
         let severity = if failed { Severity::Errors } else { self.isolating.unwrap_or(Severity::Planned) };
         let bad = part.bad.len().min(1000) as u16;
+        let success = self.medium.success().min(1000 - bad);
         let spare = self.log.free_blocks() * 10 / self.log.capacity_blocks().max(1);
-        Score { whole, severity: severity.rank(), success: 1000 - bad, spare: spare.min(10) as u8 }
+        Score { whole, severity: severity.rank(), success, spare: spare.min(10) as u8 }
     }
 
     /// Another member asks; who asks under another pair learns that.

@@ -9,7 +9,8 @@
 //! the log ends; `peers` are the other members; `held` keeps what they may lack; `solo` is a group of one,
 //! `journal` its copies on sleds (`unit` is their format), `vouch` how it knows that it was not superseded, and
 //! `salvage` and `take` how another head takes over from those copies. `failover` notices silent peers
-//! and proposes another group, `wish` says which, and `health` is what it judges by.
+//! and proposes another group, `wish` says which, and `health` is what it judges by; `medium` watches the own
+//! log's device.
 //! A head that cannot follow from its log, or is no member yet, is filled: `copy` gives, `join` takes, and
 //! `guest` is the way from there to a member.
 //!
@@ -38,6 +39,7 @@ mod held;
 mod isolate;
 mod join;
 mod journal;
+mod medium;
 mod merge;
 mod part;
 mod peers;
@@ -72,7 +74,8 @@ pub use failover::FailoverConfig;
 pub use faults::Faults;
 pub use health::{Clients, Health, Policy, keeps};
 pub use stats::{
-    Counters, DeviceStatus, FillStatus, HeadStatus, Left, PartitionStatus, RoleState, STAGES, Stage, Stats,
+    Counters, DeviceStatus, FillStatus, HeadStatus, Left, MediumStatus, PartitionStatus, RoleState, STAGES,
+    Stage, Stats,
 };
 
 use self::core::Core;
@@ -397,6 +400,7 @@ impl Head {
                 log_blocks: 0,
                 log_free: 0,
                 log_room: 0,
+                medium: MediumStatus::default(),
                 partitions: Vec::new(),
             },
         }

@@ -304,6 +304,27 @@ pub struct PartitionStatus {
     pub stats: Stats,
 }
 
+/// What a head noticed of its log's device since it started.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct MediumStatus {
+    /// Commands that ended.
+    pub ops: u64,
+    /// Of those, failed; a device without room is none.
+    pub errors: u64,
+    /// Appends that took longer than slow I/O may.
+    pub slow: u64,
+    /// Of the commands of late, those in a thousand that went well.
+    pub success: u16,
+    /// Smoothed time of appends, or how long one takes that does not end; none: nothing was written of late.
+    pub append: Option<Duration>,
+}
+
+impl Default for MediumStatus {
+    fn default() -> Self {
+        Self { ops: 0, errors: 0, slow: 0, success: 1000, append: None }
+    }
+}
+
 /// A head for `status`.
 #[derive(Clone, Debug)]
 pub struct HeadStatus {
@@ -323,6 +344,8 @@ pub struct HeadStatus {
     pub log_free: u64,
     /// Blocks of further partitions that checkpoints in the log have room for (P-32); 0 until it is read.
     pub log_room: u64,
+    /// Its log's device.
+    pub medium: MediumStatus,
     /// Partitions.
     pub partitions: Vec<PartitionStatus>,
 }

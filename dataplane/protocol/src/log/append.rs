@@ -79,6 +79,7 @@ struct Headers {
 struct InFlight {
     lsn: Lsn,
     done: bool,
+    sent: Time,
     headers: Headers,
 }
 
@@ -458,7 +459,7 @@ impl Log {
         self.close();
         while self.in_flight.len() < RECORDS_IN_FLIGHT_MAX && !self.failed {
             let Some((lsn, headers, cmd)) = self.closed.pop_front() else { break };
-            self.in_flight.push_back(InFlight { lsn, done: false, headers });
+            self.in_flight.push_back(InFlight { lsn, done: false, sent: now, headers });
             out.block.push(cmd);
         }
     }
@@ -489,6 +490,19 @@ impl Log {
     /// When `end_turn` must be called without input.
     pub fn deadline(&self) -> Option<Time> {
         self.quiet_at
+    }
+
+    /// When the append of this key was handed to the device; none for what is no append under way.
+    pub fn sent(&self, of: Key) -> Option<Time> {
+        let (kind, number) = unkey(of);
+        let first = self.in_flight.front().filter(|_| is_log_key(of) && kind == KIND_APPEND)?;
+        let at = number.checked_sub(first.lsn.0)?;
+        self.in_flight.get(at as usize).filter(|flight| !flight.done).map(|flight| flight.sent)
+    }
+
+    /// Since when the oldest append is under way.
+    pub fn waits_since(&self) -> Option<Time> {
+        self.in_flight.front().filter(|_| !self.failed).map(|flight| flight.sent)
     }
 
     /// Takes a completion with a log key.

@@ -27,7 +27,8 @@ pub struct Score {
     pub whole: bool,
     /// [`Severity::rank`].
     pub severity: u8,
-    /// Of the last reads and writes of its log, those in a thousand that went well.
+    /// Of the last reads and writes of its log, those in a thousand that went well and were not slow; less the
+    /// partition's blocks that could not be read.
     pub success: u16,
     /// Tenths of its log that are free.
     pub spare: u8,

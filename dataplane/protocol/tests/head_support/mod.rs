@@ -97,6 +97,8 @@ pub struct Node {
     pub cut: bool,
     /// Its disk takes commands and never answers.
     pub stall: bool,
+    /// Its disk takes so much longer.
+    pub slow: Duration,
     out: Out,
 }
 
@@ -198,6 +200,7 @@ impl Rack {
             device,
             cut: false,
             stall: false,
+            slow: Duration::ZERO,
             out: Out::default(),
         });
     }

@@ -43,7 +43,8 @@ impl Rack {
             let delay = 20_000 + self.rand(80_000);
             self.order += 1;
             let due = Due::Block { node: at, boot, cmd };
-            self.queue.insert((self.now + Duration::from_nanos(delay), self.order), due);
+            let delay = Duration::from_nanos(delay) + self.nodes[at].slow;
+            self.queue.insert((self.now + delay, self.order), due);
         }
         for (to, msg) in out.net.drain(..) {
             let name = name(&msg);
