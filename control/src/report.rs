@@ -5,7 +5,9 @@
 use std::collections::BTreeMap;
 
 use palisade_protocol::fabric::{PathState, PathStatus};
-use palisade_protocol::head::{DeviceStatus, FillStatus, HeadStatus, PartitionStatus, RoleState, STAGES};
+use palisade_protocol::head::{
+    DeviceStatus, FillStatus, HeadStatus, MediumStatus, PartitionStatus, RoleState, STAGES,
+};
 use palisade_protocol::wire::{BootId, DeviceId, LogId, NodeId, PartitionId, Proposal, Stamp};
 use serde::{Deserialize, Serialize};
 
@@ -166,6 +168,8 @@ pub struct NodeReport {
     pub log_free: u64,
     /// Heads: blocks of further volumes that checkpoints in the log have room for (P-32); none: not known.
     pub log_room: Option<u64>,
+    /// Heads: what the log's device did of late.
+    pub log_device: Option<MediumReport>,
     /// Heads: partitions.
     pub partitions: Vec<PartitionReport>,
     /// Sleds: devices.
@@ -176,6 +180,26 @@ pub struct NodeReport {
     pub counters: BTreeMap<String, u64>,
     /// Histograms by name, in nanoseconds (turn time of the reactor, …).
     pub histograms: BTreeMap<String, HistSnapshot>,
+}
+
+/// The device of a head's log, as the head notices it.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MediumReport {
+    /// Commands that failed since the head's process started.
+    pub errors: u64,
+    /// Of the commands of late, those in a thousand that went well and were not slow.
+    pub success: u16,
+    /// Smoothed time of appends in microseconds, or how long one takes that does not end; none: nothing was
+    /// written of late.
+    pub append_us: Option<u64>,
+}
+
+impl From<&MediumStatus> for MediumReport {
+    fn from(status: &MediumStatus) -> Self {
+        let us = |span: std::time::Duration| u64::try_from(span.as_micros()).unwrap_or(u64::MAX);
+        Self { errors: status.errors, success: status.success, append_us: status.append.map(us) }
+    }
 }
 
 /// One network from a node to another.
@@ -241,6 +265,8 @@ pub struct PartitionReport {
     pub active: u64,
     /// Whether the other member is away.
     pub peer_away: bool,
+    /// Whether it has to leave this head (BA-02): the head isolates, and no grant lifted that for this volume.
+    pub isolating: bool,
     /// A member (this head, or its peer) whose log cannot follow any more: it has to be filled (EF-19).
     pub needs_copy: Option<u32>,
     /// The head that is being filled (BA-01).
@@ -358,6 +384,7 @@ impl From<&PartitionStatus> for PartitionReport {
             waiting: status.waiting.into(),
             active: status.active.into(),
             peer_away: status.peer_away,
+            isolating: status.isolating,
             needs_copy: status.needs_copy.map(|head| head.0),
             fill: status.fill.as_ref().map(FillReport::from),
             log_blocks: status.log_blocks,
@@ -386,6 +413,11 @@ fn stage_name(stage: palisade_protocol::head::Stage) -> String {
     stage.name().to_owned()
 }
 
+fn medium_counters(medium: &MediumStatus) -> BTreeMap<String, u64> {
+    let counters = [("log_ops", medium.ops), ("log_errors", medium.errors), ("log_slow", medium.slow)];
+    counters.into_iter().map(|(name, value)| (name.to_owned(), value)).collect()
+}
+
 impl NodeReport {
     /// A head's picture.
     pub fn of_head(name: &str, status: &HeadStatus) -> Self {
@@ -405,6 +437,8 @@ impl NodeReport {
             log_blocks: status.log_blocks,
             log_free: status.log_free,
             log_room: status.recovered.then_some(status.log_room),
+            log_device: status.recovered.then(|| MediumReport::from(&status.medium)),
+            counters: medium_counters(&status.medium),
             partitions: status.partitions.iter().map(PartitionReport::from).collect(),
             ..Self::default()
         }

@@ -10,7 +10,7 @@ use palisade_protocol::wire::{Assignment, BootId, NodeId, PartitionId, RackId};
 use serde_json::Value;
 
 use super::events::{Events, now_ms};
-use super::model::{Command, Role, RosterEntry, Severity};
+use super::model::{Command, Role, RosterEntry};
 use super::rpc::{self, RpcError};
 use super::status::{ControlStatus, Live, Status};
 use super::upgrade::{Pauses, Program};
@@ -56,6 +56,8 @@ pub struct Core {
     pub(super) replacing: super::replace::Watch,
     /// What is watched of loads.
     pub(super) balance: super::balance::Balance,
+    /// What is watched of heads that may be ill.
+    pub(super) ailing: super::ailing::Watch,
     /// Sleds that are drained, as was told last.
     pub(super) drained: Vec<String>,
     /// Set when a commit failed and the state could not be read again, and while the lease is another's:
@@ -142,6 +144,7 @@ impl Core {
             gone: BTreeMap::new(),
             replacing: super::replace::Watch::default(),
             balance: super::balance::Balance::default(),
+            ailing: super::ailing::Watch::default(),
             drained: Vec::new(),
             broken: None,
             missed: false,
@@ -284,18 +287,6 @@ impl Core {
         for node in &changes.isolating {
             self.tell_isolating(*node);
         }
-    }
-
-    /// A head hears whether volumes have to leave it (BA-02).
-    fn tell_isolating(&mut self, node: NodeId) {
-        let why = self.authority.node(node).map_or("", |node| &node.isolating);
-        let severity = match why {
-            "" => None,
-            super::replace::BY_HAND => Some(Severity::Planned),
-            super::replace::LOG_ERRS => Some(Severity::Errors),
-            _ => Some(Severity::Warning),
-        };
-        self.send(node, &Command::Isolate { node, severity });
     }
 
     fn heads_of(&self, partition: PartitionId) -> Vec<NodeId> {
@@ -455,6 +446,7 @@ impl Core {
         for volume in &mut status.volumes {
             volume.lacks = self.lacks(&volume.name);
         }
+        self.show_ailing(&mut status);
         status
     }
 

@@ -1,15 +1,15 @@
-//! Members, as people see them and ask for them: what a group lacks, another member by hand, heads that
-//! isolate or are drained (MA-21, BA-02, EF-28).
+//! Members, as people see them and ask for them: what a group lacks, another member by hand, heads that are
+//! drained (MA-21, EF-28).
 
 use palisade_protocol::wire::NodeId;
 use serde::{Deserialize, Serialize};
-use serde_json::{Value, json};
 
 use super::core::Core;
 use super::events::now_ms;
+use super::isolating::BY_HAND;
 use super::model::Role;
 use super::moving::{Drained, Left};
-use super::replace::{BY_HAND, refused};
+use super::replace::refused;
 use super::rpc::RpcError;
 use super::status::NodeStatus;
 use crate::authority::{Authority, Chosen, NodeRecord, ReplaceError, VolumeRecord, VolumeState};
@@ -92,20 +92,6 @@ impl Core {
         self.fill(partition);
         let leaving = leaving.map_or_else(String::new, |head| self.authority.name_of(head));
         Ok(Replacing { volume: name.to_owned(), head: self.authority.name_of(head), leaving })
-    }
-
-    /// Volumes have to leave a head from now on, or need not any more (`why` is empty).
-    pub(super) fn isolate(&mut self, name: &str, why: &str) -> Result<Value, RpcError> {
-        let changes = self.authority.set_isolating(name, why);
-        let changes = changes.map_err(|error| RpcError::not_found(error.to_string()))?;
-        let fresh = !changes.records.is_empty();
-        self.carry_out(&changes)?;
-        if fresh {
-            let what = if why.is_empty() { "is in use again".to_owned() } else { format!("isolates: {why}") };
-            self.event(name, !why.is_empty(), what);
-            self.look_now()?;
-        }
-        Ok(json!({ "head": name, "isolating": !why.is_empty() }))
     }
 }
 

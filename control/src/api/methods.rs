@@ -172,7 +172,7 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
             let MemberParams { name, with } = parse(params)?;
             Core::json(&core.replace_member(&name, with.as_deref())?)
         }
-        "head.isolate" => core.isolate(&parse::<NameParams>(params)?.name, super::replace::BY_HAND),
+        "head.isolate" => core.isolate(&parse::<NameParams>(params)?.name, super::isolating::BY_HAND),
         "head.rejoin" => core.isolate(&parse::<NameParams>(params)?.name, ""),
         "volume.query" => core.query(&parse::<NameParams>(params)?.name),
         "head.drain" => Core::json(&core.drain(&parse::<NameParams>(params)?.name)?),
@@ -418,6 +418,7 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             if core.authority.nodes().any(|node| node.draining) || !core.drained.is_empty() {
                 core.tell_drained();
             }
+            core.look_for_ailing()?;
             core.look_after_groups()?;
             core.look_at_loads();
         }

@@ -1,8 +1,10 @@
 //! The control socket: versioned JSON-RPC 2.0, one message a line, over `DATA/control.sock`.
 //!
 //! `rpc` and `line` are the envelope, `model` and `report` what is said, `core` the state behind it,
-//! `methods`, `moving` (roles), `balance` (loads), `replace` (members), `upgrade` and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
+//! `methods`, `moving` (roles), `balance` (loads), `replace` (members), `isolating` and `ailing` (heads that are to be
+//! left), `upgrade` and `apply` what is done, `events` what is kept for people, `server` and `client` the two ends.
 
+mod ailing;
 mod alone;
 pub mod apply;
 mod balance;
@@ -10,6 +12,7 @@ pub mod client;
 mod core;
 mod devices;
 pub mod events;
+mod isolating;
 pub mod json;
 pub mod line;
 pub mod members;

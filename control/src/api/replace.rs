@@ -26,10 +26,6 @@ const SAY_AGAIN: Duration = Duration::from_secs(1);
 /// A chosen head that was away for so long is replaced by another, if there is one.
 const CANDIDATE_PATIENCE: Duration = Duration::from_secs(10);
 
-/// Why a head isolates: people want it, or it says that its log fails.
-pub(super) const BY_HAND: &str = "asked for by hand";
-pub(super) const LOG_ERRS: &str = "its log device fails";
-
 /// What is remembered between two looks.
 #[derive(Default)]
 pub(super) struct Watch {
@@ -143,6 +139,9 @@ impl Core {
             let why = format!("{} took its place: {}", self.authority.name_of(chosen.head), chosen.why);
             return Some(if leaving == primary {
                 Step::Flip(why)
+            } else if volume.members.len() <= volume.wanted() {
+                // The group went short meanwhile: without it, too, one copy would be left (BA-02).
+                Step::End("the group needs it until there is one more")
             } else {
                 Step::LeaveOut(leaving, false, why)
             });
@@ -392,7 +391,7 @@ impl Core {
         self.replacing.said.get(&(id, head)).is_none_or(|said| now >= *said + SAY_AGAIN)
     }
 
-    fn is_heard(&self, head: NodeId) -> bool {
+    pub(super) fn is_heard(&self, head: NodeId) -> bool {
         let patience = Duration::from_millis(self.rack.timers.health_ms.max(1));
         self.nodes.get(&head.0).is_some_and(|node| node.heard.elapsed() <= patience)
     }

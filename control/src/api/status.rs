@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 pub use super::events::EventEntry;
 use super::events::now_ms;
 use super::model::Role;
-use super::{devices, members, sleds};
+use super::{devices, isolating, members, sleds};
 use crate::authority::{Authority, DeviceRecord, NodeRecord, VolumeRecord, VolumeState};
 use crate::config::{Rack, Solo, VolumeKind, size::show_size};
 use crate::identity::Known;
@@ -103,6 +103,10 @@ pub struct NodeStatus {
     pub state: String,
     /// Why not `ready`.
     pub why: String,
+    /// Heads: why volumes have to leave it (BA-02), whatever its state is; empty when they need not.
+    pub isolating: String,
+    /// Heads: what control finds wrong with it at present; not enough by itself for volumes to leave it.
+    pub ailing: String,
     /// Fault domain.
     pub shelf: String,
     /// Sleds that are being drained: columns that are still there.
@@ -157,6 +161,8 @@ pub struct VolumeStatus {
     pub fill_bytes: u64,
     /// How often the copy was begun.
     pub fill_rounds: u64,
+    /// Names of members that it has to leave (BA-02); one that goes on alone by leave is none.
+    pub isolating: Vec<String>,
     /// What its group lacks, and what becomes of that; empty when it lacks nothing.
     pub lacks: String,
     /// Counter of the newest number; rises with each grant.
@@ -338,6 +344,7 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
         node: node.node.0,
         state: "away".to_owned(),
         shelf: node.shelf.clone(),
+        isolating: node.isolating.clone(),
         ..NodeStatus::default()
     };
     let all = live;
@@ -360,11 +367,7 @@ fn node_status(authority: &Authority, node: &NodeRecord, live: &BTreeMap<u32, Li
     if node.draining && node.role == Role::Head && status.state == "ready" {
         members::show_drained(&mut status, authority, node);
     }
-    if !node.isolating.is_empty() && status.state == "ready" {
-        status.state = "isolating".to_owned();
-        let name = &node.name;
-        status.why = format!("{}; `palisade head rejoin {name}` takes it into use again", node.isolating);
-    }
+    isolating::show(&mut status, node);
     status.log_bytes = live.report.log_blocks.saturating_mul(block);
     status.log_free_bytes = live.report.log_free.saturating_mul(block);
     status.counters = live.report.counters.clone();
@@ -410,6 +413,7 @@ fn volume_status(
     if volume.state == VolumeState::Deleting {
         status.state = "deleting".to_owned();
     }
+    status.isolating = isolating::members(authority, live, volume);
     status
 }
 

@@ -186,6 +186,9 @@ pub(super) fn volumes(volumes: &[VolumeStatus]) -> String {
             if volume.joining {
                 state.push_str(" joining");
             }
+            if !volume.isolating.is_empty() {
+                state.push_str(&format!(" leaves {}", volume.isolating.join(",")));
+            }
             vec![
                 volume.name.clone(),
                 show_size(volume.bytes),
@@ -367,6 +370,16 @@ mod tests {
             |line: usize| lines[line].iter().filter(|cell| !cell.is_empty()).copied().collect::<Vec<_>>();
         assert_eq!(cells(1), ["1", "up", "2 of 2", "80 us", "1.23 %", "4", "-"]);
         assert_eq!(cells(2), ["2", "partly down", "1 of 2", "80 us", "1.23 %", "4", "head-1 - sled-2"]);
+    }
+
+    #[test]
+    fn ba02_a_volume_shows_which_member_it_leaves() {
+        let volume = VolumeStatus {
+            state: "serving".to_owned(),
+            isolating: vec!["head-1".to_owned(), "head-2".to_owned()],
+            ..VolumeStatus::default()
+        };
+        assert!(volumes(&[volume]).contains("  serving leaves head-1,head-2  "));
     }
 
     #[test]

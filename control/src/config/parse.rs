@@ -191,9 +191,10 @@ fn control(reader: &mut Reader, root: &mut Section<'_>) -> Control {
     let words = [("planned", Failover::Planned), ("auto", Failover::Auto)];
     let failover = reader.word(&mut section, "failover", &words);
     let replace_after_ms = reader.number_or_off(&mut section, "replace_after_ms", 86_400_000, Some(30_000));
+    let isolate_after_ms = reader.number_or_off(&mut section, "isolate_after_ms", 86_400_000, Some(30_000));
     let balance_after_ms = reader.number_or_off(&mut section, "balance_after_ms", 86_400_000, None);
     reader.finish(&section);
-    Control { store, endpoints, lease_ms, failover, replace_after_ms, balance_after_ms }
+    Control { store, endpoints, lease_ms, failover, replace_after_ms, isolate_after_ms, balance_after_ms }
 }
 
 /// `HOST:PORT` with or without `http://`, as a URL without a path.

@@ -163,6 +163,10 @@ pub struct Control {
     /// `balance_after_ms`: with `failover = "auto"`, a head that served much more than others for so long gives a
     /// volume to its secondary (EF-28; default "off").
     pub balance_after_ms: Option<u64>,
+    /// `isolate_after_ms`: with `failover = "auto"`, volumes leave a head whose log device is many times as slow as
+    /// those of other heads, or whose networks are bad, for so long, and at once one whose log device errs
+    /// (BA-02; default 30000), if another head can take its place; `"off"`: only by people, who are told.
+    pub isolate_after_ms: Option<u64>,
 }
 
 /// What moves roles.

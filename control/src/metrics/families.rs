@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use super::snapshot::HistSnapshot;
 use crate::api::Core;
-use crate::api::status::Status;
+use crate::api::status::{NodeStatus, Status};
 use crate::report::NodeReport;
 
 /// What is measured.
@@ -96,9 +96,7 @@ pub(super) fn families(picture: &Picture) -> Vec<Family> {
         let up = f64::from(u8::from(node.state == "ready"));
         collector.gauge("palisade_node_up", "1 when the node works", &labels, up);
         if node.role == "head" {
-            let isolating = f64::from(u8::from(node.state == "isolating"));
-            let help = "1 while volumes have to leave a head";
-            collector.gauge("palisade_head_isolating", help, &labels, isolating);
+            head(&mut collector, node, picture.reports.get(&node.name));
         }
         if node.role == "sled" {
             let drained = f64::from(u8::from(node.state == "drained"));
@@ -135,6 +133,24 @@ pub(super) fn families(picture: &Picture) -> Vec<Family> {
     }
     histograms(&mut collector, picture);
     collector.families
+}
+
+fn head(collector: &mut Collector, node: &NodeStatus, report: Option<&NodeReport>) {
+    let labels = [("node", node.name.as_str()), ("role", node.role.as_str())];
+    let isolating = f64::from(u8::from(!node.isolating.is_empty()));
+    let help = "1 while volumes have to leave a head";
+    collector.gauge("palisade_head_isolating", help, &labels, isolating);
+    let ailing = f64::from(u8::from(!node.ailing.is_empty()));
+    let help = "1 while control finds something wrong with a head";
+    collector.gauge("palisade_head_ailing", help, &labels, ailing);
+    let Some(medium) = report.and_then(|report| report.log_device.as_ref()) else { return };
+    let success = f64::from(medium.success) / 1000.0;
+    let help = "share of the latest commands to a head's log device that went well";
+    collector.gauge("palisade_log_success_ratio", help, &labels, success);
+    if let Some(us) = medium.append_us {
+        let help = "smoothed time of appends to a head's log";
+        collector.gauge("palisade_log_append_seconds", help, &labels, us as f64 / 1e6);
+    }
 }
 
 fn paths(collector: &mut Collector, status: &Status) {
@@ -187,6 +203,17 @@ fn volumes(collector: &mut Collector, status: &Status) {
         for (name, help, value) in gauges {
             collector.gauge(&format!("palisade_volume_{name}"), help, &labels, value);
         }
+        let members = [&volume.primary, &volume.secondary].into_iter().chain(&volume.reserves);
+        for head in members.filter(|head| !head.is_empty()) {
+            let labels = [("volume", volume.name.as_str()), ("head", head.as_str())];
+            let help = "1 while a volume has to leave this member";
+            collector.gauge(
+                "palisade_volume_isolating",
+                help,
+                &labels,
+                flag(volume.isolating.contains(head)),
+            );
+        }
         if let Some(redundancy) = volume.redundancy {
             let help = "columns that the most endangered extent can still lose";
             collector.gauge("palisade_volume_redundancy", help, &labels, redundancy.into());
@@ -214,5 +241,56 @@ fn histograms(collector: &mut Collector, picture: &Picture) {
             let value = Value::Histogram(histogram.clone());
             collector.add("palisade_node_seconds", "times inside a node", &labels, value);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::status::VolumeStatus;
+    use crate::report::MediumReport;
+
+    #[test]
+    fn ba02_heads_that_are_left_and_volumes_that_leave_them_are_measured() {
+        let head = |name: &str, state: &str, isolating: &str, ailing: &str| NodeStatus {
+            name: name.to_owned(),
+            role: "head".to_owned(),
+            state: state.to_owned(),
+            isolating: isolating.to_owned(),
+            ailing: ailing.to_owned(),
+            ..NodeStatus::default()
+        };
+        let volume = VolumeStatus {
+            name: "vol0".to_owned(),
+            primary: "head-1".to_owned(),
+            secondary: "head-2".to_owned(),
+            isolating: vec!["head-2".to_owned()],
+            ..VolumeStatus::default()
+        };
+        let nodes = vec![head("head-1", "ready", "", "slow"), head("head-2", "failed", "errs", "")];
+        let medium = MediumReport { errors: 2, success: 750, append_us: Some(1500) };
+        let report = NodeReport { log_device: Some(medium), ..NodeReport::default() };
+        let picture = Picture {
+            status: Status { nodes, volumes: vec![volume], ..Status::default() },
+            reports: [("head-1".to_owned(), report)].into(),
+        };
+        let families = families(&picture);
+        let values = |name: &str| -> Vec<(String, Value)> {
+            let family = families.iter().find(|family| family.name == name);
+            let samples = family.into_iter().flat_map(|family| &family.samples);
+            let of = |sample: &Sample| {
+                let label = sample.labels.iter().find(|(label, _)| matches!(*label, "node" | "head"));
+                (label.expect("of a head").1.clone(), sample.value.clone())
+            };
+            samples.map(of).collect()
+        };
+        let gauges = |first: f64, second: f64| {
+            vec![("head-1".to_owned(), Value::Gauge(first)), ("head-2".to_owned(), Value::Gauge(second))]
+        };
+        assert_eq!(values("palisade_head_isolating"), gauges(0.0, 1.0), "whatever else its state is");
+        assert_eq!(values("palisade_head_ailing"), gauges(1.0, 0.0));
+        assert_eq!(values("palisade_volume_isolating"), gauges(0.0, 1.0));
+        assert_eq!(values("palisade_log_success_ratio"), gauges(0.75, 0.0)[..1]);
+        assert_eq!(values("palisade_log_append_seconds"), gauges(0.0015, 0.0)[..1]);
     }
 }

@@ -132,6 +132,12 @@ impl FakeHead {
         assert!(self.agent.reporter().send(Report::Status { nodes: vec![report] }));
     }
 
+    /// It says this of itself.
+    pub fn say(&self, report: NodeReport) {
+        let report = NodeReport { name: self.name.clone(), ..report };
+        assert!(self.agent.reporter().send(Report::Status { nodes: vec![report] }));
+    }
+
     /// It says in what state its only network to another node is, and nothing of partitions.
     pub fn say_path(&self, to: NodeId, state: &str) {
         let path = PathReport { to: to.0, network: 1, state: state.to_owned(), ..PathReport::default() };
