@@ -1,7 +1,6 @@
 //! Taking over a pair: adopt it in the own log, announce the tail, refill the peers, then serve (P-01,
 //! P-13); and being superseded (EF-17, P-22).
 
-use super::config::Solo;
 use super::core::Core;
 use super::part::{Adoption, Phase};
 use super::peers::Peer;
@@ -63,9 +62,6 @@ impl Core {
         self.parts[p].copy.join = None;
         self.abort_background(p);
         self.parts[p].journal.on = alone && assignment.copies;
-        if alone && !assignment.copies && self.parts[p].cfg.solo != Solo::Local {
-            self.fail_changes(now, p, out);
-        }
         if self.parts[p].phase == Phase::Following && self.cfg.faults.takeover_unreconciled() {
             let committed = self.parts[p].committed;
             self.cut_back(p, committed);
@@ -197,6 +193,7 @@ impl Core {
         part.released_op = part.released_op.max(part.committed);
         part.stats.counters.reconciles += 1;
         out.events.push(Event::Serving { stamp: part.stamp });
+        self.answer_withheld(now, p, out);
         self.background_at = now;
         self.confirm_anew(now, p, out);
         self.pump(now, p, out);

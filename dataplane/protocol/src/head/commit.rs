@@ -7,6 +7,7 @@
 use super::core::Core;
 use super::part::{Part, Pending, Phase};
 use super::slab::Id;
+use super::solo::Withheld;
 use super::stats::Stage;
 use crate::log::{AHEAD, LoggedBody};
 use crate::wire::*;
@@ -104,8 +105,23 @@ impl Core {
         }
         self.parts[p].remember(pending);
         self.release_due = true;
-        if cmd != Id::NONE {
+        if cmd == Id::NONE {
+            return;
+        }
+        if self.parts[p].one_copy() && !self.cfg.faults.solo_unasked() {
+            self.parts[p].withheld.push(Withheld { cmd, at, logged_at });
+        } else {
             self.done_op(now, p, cmd, logged_at, replicated_at, at, out);
+        }
+    }
+
+    /// What was committed on one copy is on every member's log by now (P-13): its clients are answered.
+    pub(super) fn answer_withheld(&mut self, now: Time, p: usize, out: &mut Out) {
+        if self.parts[p].one_copy() {
+            return;
+        }
+        for Withheld { cmd, at, logged_at } in std::mem::take(&mut self.parts[p].withheld) {
+            self.done_op(now, p, cmd, logged_at, now, at, out);
         }
     }
 

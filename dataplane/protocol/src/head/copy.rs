@@ -21,6 +21,7 @@ mod parts;
 
 use self::parts::{Next, Taking};
 use super::core::Core;
+use super::guest::Follows;
 use super::join::Join;
 use super::part::{Part, Phase};
 use super::replicate::{ENTRIES, MESSAGE_BLOCKS, cost};
@@ -43,6 +44,8 @@ const ROUND_PAUSE: Duration = Duration::from_millis(20);
 pub(super) struct Copies {
     /// Whom control wishes to be filled.
     pub(super) wished: Option<Member>,
+    /// That one was a member, and may follow from its log; or it could not when it was tried.
+    pub(super) follows: Option<Follows>,
     /// The copy that this head gives, and the one that it takes.
     pub(super) learner: Option<Box<Learner>>,
     pub(super) join: Option<Box<Join>>,
@@ -195,7 +198,7 @@ impl Learner {
 }
 
 impl Core {
-    pub(super) fn fill_head(&mut self, _now: Time, partition: PartitionId, member: Member, _out: &mut Out) {
+    pub(super) fn fill_head(&mut self, partition: PartitionId, member: Member, follows: bool) {
         let Some(p) = self.parts.find(partition) else { return };
         self.busy = true;
         let part = &mut self.parts[p];
@@ -204,6 +207,7 @@ impl Core {
             part.copy.wished = None;
         } else if !included && !part.deleting {
             part.copy.wished = Some(member);
+            part.may_follow(member, follows);
         }
     }
 
@@ -236,6 +240,9 @@ impl Core {
             part.copy.learner = None;
             return;
         };
+        if part.copy.follows == Some(Follows::May(member)) && !lacking {
+            return self.invite(now, p, member, out);
+        }
         if part
             .copy
             .learner

@@ -1,4 +1,8 @@
-//! A head that was filled and is no member yet (P-02, MA-21).
+//! A head that was filled, or comes back, and is no member yet (P-02, MA-21).
+//!
+//! One that comes back to a group that goes on without it is a guest at once: its log is compared with the primary's
+//! as far as it may have gone another way (P-30), cut, and refilled; if it lacks more than is remembered it is filled
+//! first. So a head that was away for long stops nobody when it comes back (MA-20).
 //!
 //! It follows the pair as a secondary does, and at first nothing waits for it. When it is close behind it is
 //! counted: acknowledgements, reads and credit need it as they need every peer. As soon as it holds all that was
@@ -30,6 +34,15 @@ pub(super) enum Standing {
     Counted(Time),
 }
 
+/// Whether the head that control wishes for can follow from its own log.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Follows {
+    /// It is to be tried.
+    May(Member),
+    /// It could not.
+    Cannot(Member),
+}
+
 impl Peer {
     /// Whether acknowledgements and reads need it.
     #[inline]
@@ -53,6 +66,13 @@ impl Part {
         self.peers.iter().position(Peer::is_guest)
     }
 
+    /// Control says whether the head that it wishes for was a member; what was found out about it stands.
+    pub(super) fn may_follow(&mut self, member: Member, follows: bool) {
+        if self.copy.follows != Some(Follows::Cannot(member)) {
+            self.copy.follows = follows.then_some(Follows::May(member));
+        }
+    }
+
     /// Whether a wished member counts already.
     pub(super) fn counts_for(&self, wished: &Member) -> bool {
         self.peers.iter().any(|peer| peer.member == *wished && peer.counts())
@@ -60,7 +80,7 @@ impl Part {
 }
 
 impl Core {
-    /// A head that was filled under the pair: it is announced to, as members are.
+    /// A head that was filled under the pair, or may follow as it is: it is announced to, as members are.
     pub(super) fn invite(&mut self, now: Time, p: usize, member: Member, out: &mut Out) {
         let first = self.cfg.retry.first;
         let part = &mut self.parts[p];
@@ -82,7 +102,11 @@ impl Core {
         let (rest, tail, committed) = (part.rest_until(), part.tail, part.committed);
         let (wished, reached) = (part.copy.wished, part.reaches(part.peers[at].durable));
         let peer = &mut part.peers[at];
-        if wished != Some(peer.member) || peer.away || peer.lacking || (peer.announced && !reached) {
+        let behind = peer.lacking || (peer.announced && !reached);
+        if behind && part.copy.follows == Some(Follows::May(peer.member)) {
+            part.copy.follows = Some(Follows::Cannot(peer.member));
+        }
+        if wished != Some(peer.member) || peer.away || behind {
             self.dismiss(now, p, at, out);
             return true;
         }

@@ -29,6 +29,11 @@ impl Part {
     /// Remembers a committed operation, without its bytes.
     pub(super) fn remember(&mut self, mut pending: Pending) {
         pending.unload();
+        let op = pending.entry.op;
+        if self.loading >= op && self.loading != Op(u64::MAX) {
+            // It was in memory when those before it were asked for, and may not have gone to a guest yet.
+            self.loading = Op(op.0 - 1);
+        }
         if self.recent.len() >= RECENT_OPS {
             self.recent.pop_front();
         }

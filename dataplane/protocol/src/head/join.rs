@@ -78,6 +78,11 @@ impl Join {
         Stamp { partition: self.adopt.partition, number: self.adopt.number, grant: self.adopt.grant }
     }
 
+    /// Whether it is a copy of that number.
+    pub(super) fn of(&self, number: Number) -> bool {
+        self.adopt.number == number
+    }
+
     fn taking(&self) -> bool {
         !matches!(self.step, Step::Void | Step::Voiding(_)) && !self.broken
     }

@@ -100,7 +100,7 @@ pub struct Head {
     state: State,
     early: VecDeque<(ClientCmd, Time)>,
     assignments: BTreeMap<PartitionId, Assignment>,
-    fills: BTreeMap<PartitionId, Member>,
+    fills: BTreeMap<PartitionId, (Member, bool)>,
     isolating: Option<Severity>,
     wake: bool,
     /// How often its log was tried, and what was told of that last.
@@ -227,11 +227,21 @@ impl Head {
     /// (BA-01), vouches for it and proposes the group with it. May be repeated; another member replaces the
     /// wish, this head itself ends it. It stands until a group includes that head, or the head starts anew; a
     /// head that is not primary keeps it for when it becomes that.
-    pub fn fill(&mut self, now: Time, partition: PartitionId, member: Member, out: &mut Out) {
+    pub fn fill(&mut self, _now: Time, partition: PartitionId, member: Member, _out: &mut Out) {
+        self.wish(partition, member, false);
+    }
+
+    /// As [`Head::fill`], for a head that was a member with the log that it has: it is refilled from the latest
+    /// operations, if they go far enough back, and filled anew only if they do not (MA-20).
+    pub fn take_back(&mut self, partition: PartitionId, member: Member) {
+        self.wish(partition, member, true);
+    }
+
+    fn wish(&mut self, partition: PartitionId, member: Member, follows: bool) {
         match &mut self.state {
-            State::Ready(core) => core.fill_head(now, partition, member, out),
+            State::Ready(core) => core.fill_head(partition, member, follows),
             State::New | State::Recovering(_) | State::Waiting(_) => {
-                self.fills.insert(partition, member);
+                self.fills.insert(partition, (member, follows));
             }
             State::Failed => {}
         }
@@ -450,8 +460,8 @@ impl Head {
                     core.assign(now, assignment, out);
                 }
                 core.set_isolating(self.isolating);
-                for (partition, member) in std::mem::take(&mut self.fills) {
-                    core.fill_head(now, partition, member, out);
+                for (partition, (member, follows)) in std::mem::take(&mut self.fills) {
+                    core.fill_head(partition, member, follows);
                 }
                 for (cmd, arrived) in self.early.drain(..) {
                     core.handle_client(arrived, cmd, out);

@@ -8,6 +8,7 @@ use super::journal::Journal;
 use super::peers::Peers;
 use super::salvage::Salvage;
 use super::slab::Id;
+use super::solo::Withheld;
 use super::stats::Stats;
 use super::vouch::Vouch;
 use crate::log::{BadBlock, Index, Indexes, LogAddr, Lsn};
@@ -228,6 +229,8 @@ pub(super) struct Promise {
     /// Nothing is taken under a lower number: a probe was answered under this one.
     pub(super) number: Number,
     pub(super) prober: Option<(NodeId, BootId, Stamp)>,
+    /// It did not probe: this head asks it where to cut, and follows as a guest.
+    pub(super) guest: bool,
 }
 
 /// What was committed when the age mark was set, and when that was.
@@ -301,6 +304,8 @@ pub(super) struct Part {
     pub(super) follow: Follow,
     pub(super) waiting: VecDeque<(ClientCmd, Time)>,
     pub(super) stalled: VecDeque<Stalled>,
+    /// Commands whose operations only this head holds, alone where one copy is not enough (P-30).
+    pub(super) withheld: Vec<Withheld>,
     pub(super) active: u32,
     pub(super) reads: Unconfirmed,
     pub(super) claims: Vec<Claim>,
@@ -368,6 +373,7 @@ impl Part {
             follow: Follow::default(),
             waiting: VecDeque::new(),
             stalled: VecDeque::new(),
+            withheld: Vec::new(),
             active: 0,
             reads: Unconfirmed::default(),
             service: Service::default(),

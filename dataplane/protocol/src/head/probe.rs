@@ -203,7 +203,7 @@ impl Core {
         let part = &mut self.parts[p];
         part.promise.number = stamp.number;
         part.end_join(stamp.number);
-        part.promise.prober = Some((from, boot, stamp));
+        (part.promise.prober, part.promise.guest) = (Some((from, boot, stamp)), false);
         part.follow.early.clear();
         if self.compare(p, from, stamp, held, out) {
             return;

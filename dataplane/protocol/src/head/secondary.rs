@@ -43,10 +43,15 @@ impl Core {
             if !self.same_stamp(held, stamp) {
                 out.net.push((from, Msg::Refused { refused: stamp, held }));
                 self.conflict(p, stamp, out);
-            } else if self.parts[p].phase == Phase::Following {
-                self.announced(p, from, out);
+                return;
             }
-            return;
+            if self.parts[p].phase == Phase::Following {
+                return self.announced(p, from, out);
+            }
+            // A guest that died, and is invited again under the pair that it followed then.
+            if self.parts[p].phase != Phase::Idle {
+                return;
+            }
         }
         let underway = self.parts[p].adoption.as_ref().map(|adoption| adoption.adopt.number);
         if underway.is_some_and(|number| number >= stamp.number) {
@@ -60,6 +65,9 @@ impl Core {
                 from,
                 Msg::Announced { stamp, log, durable, credit: 0, covered: Op(0), damaged: true },
             ));
+            return;
+        }
+        if self.compare_as_guest(p, (from, boot), stamp, out) {
             return;
         }
         self.take_pair(p, adopt, committed, out);

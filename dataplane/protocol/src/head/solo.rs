@@ -2,8 +2,9 @@
 //!
 //! Alone means one copy. Unless the volume's configuration says that this is enough, or that sleds hold copies
 //! (`journal`), a head that runs alone serves reads only: what changes blocks waits, bounded and counted, until
-//! there are two again. Unless one copy is enough nothing is flushed, collected or given back meanwhile, so that
-//! the other's index stays true.
+//! there are two again; what was numbered for the two of them is committed here, and its clients are answered when
+//! another member holds it, too. Unless one copy is enough nothing is flushed, collected or given back meanwhile,
+//! so that the other's index stays true.
 //!
 //! The head that comes back may hold operations that the pair of then never committed, under the same
 //! operation numbers that the lone head gave out again. So when its log ended under an older pair than the
@@ -13,10 +14,26 @@ use super::config::Solo;
 use super::core::Core;
 use super::part::{Part, Phase};
 use super::peers::Peer;
+use super::slab::Id;
 use super::write::Kind;
 use crate::wire::*;
 
+/// A command that waits for a second copy of an operation, with the operation's times.
+#[derive(Debug)]
+pub(super) struct Withheld {
+    pub(super) cmd: Id,
+    pub(super) at: Time,
+    pub(super) logged_at: Time,
+}
+
 impl Part {
+    /// One copy of an operation is all there is, and not enough to answer for it: sleds hold none of what was
+    /// numbered before.
+    pub(super) fn one_copy(&self) -> bool {
+        let lone = self.members.len() == 1 && self.cfg.solo != Solo::Local;
+        lone && (!self.journal.on || !self.withheld.is_empty())
+    }
+
     /// Serves reads alone, and lets what changes blocks wait (P-30).
     #[inline]
     pub(super) fn frozen(&self) -> bool {
@@ -47,8 +64,7 @@ impl Part {
 }
 
 impl Core {
-    /// Commands that changes of blocks have begun for get no answer from a head that is alone from now on: what
-    /// of them is numbered will be committed, but on one copy only.
+    /// What this head numbered is void: commands that changes of blocks have begun for fail.
     pub(super) fn fail_changes(&mut self, now: Time, p: usize, out: &mut Out) {
         let mut ids = Vec::new();
         self.merges.pick(&mut ids, |merge| merge.part == p);
@@ -56,6 +72,7 @@ impl Core {
             self.merges.remove(id);
         }
         self.parts[p].stalled.clear();
+        self.parts[p].withheld.clear();
         self.cmds.pick(&mut ids, |cmd| cmd.part == p && cmd.kind != Kind::Read);
         for id in ids {
             self.answer(now, id, Err(ClientError::NotServed), out);
@@ -71,6 +88,29 @@ impl Core {
             return false;
         }
         out.net.push((to, Msg::Compare { stamp, held: part.stamp }));
+        true
+    }
+
+    /// A head that is taken back in without having been asked where its log ends: what it numbered, or took, under
+    /// an older pair may have gone another way. Says whether it has to know more before it follows.
+    pub(super) fn compare_as_guest(
+        &mut self,
+        p: usize,
+        (from, boot): (NodeId, BootId),
+        stamp: Stamp,
+        out: &mut Out,
+    ) -> bool {
+        let part = &self.parts[p];
+        let filled = part.copy.join.as_ref().is_some_and(|join| join.of(stamp.number));
+        let probed = part.promise.prober == Some((from, boot, stamp)) && !part.promise.guest;
+        if filled || probed || !self.compare(p, from, stamp, stamp, out) {
+            return false;
+        }
+        self.step_down(p, stamp.number, out);
+        let part = &mut self.parts[p];
+        part.promise.number = stamp.number;
+        (part.promise.prober, part.promise.guest) = (Some((from, boot, stamp)), true);
+        part.follow.early.clear();
         true
     }
 
@@ -104,7 +144,13 @@ impl Core {
     ) {
         let Some(p) = self.parts.find(stamp.partition) else { return };
         let part = &self.parts[p];
-        let (Some(probing), Some(at)) = (&part.probing, self.peer_at(part, from, boot)) else { return };
+        let Some(at) = self.peer_at(part, from, boot) else { return };
+        let guest = part.phase == Phase::Serving && part.peers[at].is_guest();
+        if guest && !part.peers[at].announced && self.same_stamp(part.stamp, stamp) {
+            out.net.push((from, Msg::Common { stamp, upto: part.numbered_upto(held.number) }));
+            return self.announce(now, p, at, out);
+        }
+        let Some(probing) = &part.probing else { return };
         let same = probing.adopt.number == stamp.number && probing.adopt.grant == stamp.grant;
         if part.phase != Phase::Probing || !same {
             return;

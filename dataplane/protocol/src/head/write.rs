@@ -133,7 +133,9 @@ impl Core {
         if !self.parts[p].serving() || self.parts[p].widened() {
             return;
         }
-        while let Some(stalled) = self.parts[p].stalled.pop_front() {
+        // Alone, nothing is numbered (P-30).
+        let may = !self.parts[p].frozen() || self.cfg.faults.solo_unasked();
+        while let Some(stalled) = self.parts[p].stalled.pop_front_if(|_| may) {
             let done = match stalled {
                 Stalled::Merge(id) => self.poll_merge(now, id, out),
                 Stalled::Clear(id) => self.poll_clear(now, id, out),

@@ -29,6 +29,14 @@ impl Rack {
         }
     }
 
+    /// Control wishes that `giver` takes `taker` back, which was a member with the log that it has.
+    pub fn take_back(&mut self, giver: usize, taker: usize) {
+        let member = self.member(taker);
+        if let Machine::Head(head) = &mut self.nodes[giver].machine {
+            head.take_back(VOLUME, member);
+        }
+    }
+
     /// The wish of `giver` that is answered next, if it vouches for `taker`.
     pub fn joining(&self, giver: usize, taker: usize) -> Option<Proposal> {
         let wish = self.proposals(giver).pop()?;
