@@ -43,7 +43,7 @@ fn serving(socket: &Path) -> (FakeHead, FakeHead, FakeHead, Assignment) {
 /// What the primary is told to fill next.
 fn told_to_fill(head: &FakeHead) -> Member {
     loop {
-        if let Command::Fill { node, partition, member } = head.next() {
+        if let Command::Fill { node, partition, member, .. } = head.next() {
             assert_eq!((node, partition), (head.node, VOLUME));
             return member;
         }

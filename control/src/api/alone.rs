@@ -18,7 +18,7 @@ impl Core {
         let volume = self.authority.volume_by_name(name);
         let volume = volume.ok_or_else(|| refused(&RoleError::NoVolume(name.to_owned())))?;
         let primary = volume.current_primary();
-        if self.leads_on(volume) {
+        if self.can_serve(volume) {
             let head = self.authority.name_of(primary);
             return Err(RpcError::refused(format!(
                 "{head}, which has `{name}`, is there: nothing is salvaged from a head that lives; stop it first if it serves no more"
@@ -34,13 +34,15 @@ impl Core {
         self.carry_out(&changes)
     }
 
-    /// Whether the lone head of a volume may go on: it is there, with the log that it had. One whose process lives
-    /// and whose log is gone has nothing to go on with.
-    fn leads_on(&self, volume: &VolumeRecord) -> bool {
-        let primary = volume.current_primary();
+    /// Whether the lone head of a volume is there and can work, with the log that it had. One whose log is missing,
+    /// replaced, failed or damaged serves nothing any more, however well its process is: what it acknowledged is on
+    /// sleds.
+    fn can_serve(&self, volume: &VolumeRecord) -> bool {
+        let head = volume.current_primary();
         let lost = volume.members.first().is_some_and(|lone| self.authority.lost_its_log(lone));
-        let failed = self.nodes.get(&primary.0).is_some_and(|node| node.report.state == NodeState::Failed);
-        self.is_there(primary) && !lost && !failed
+        let failed = self.nodes.get(&head.0).is_some_and(|node| node.report.state == NodeState::Failed);
+        let damaged = self.said_of(volume, head).is_some_and(|said| said.needs_copy == Some(head.0));
+        self.is_there(head) && !lost && !failed && !damaged
     }
 
     /// Whether the head's process was heard lately.
@@ -58,19 +60,19 @@ impl Core {
         }
         let now = Instant::now();
         let patience = Duration::from_millis(self.rack.timers.salvage_after_ms);
-        let lone: Vec<(u32, String)> = self
+        let gone: Vec<(u64, NodeId, String)> = self
             .authority
             .salvageable()
-            .filter(|volume| !self.leads_on(volume))
-            .map(|volume| (volume.current_primary().0, volume.name.clone()))
+            .filter(|volume| !self.can_serve(volume))
+            .map(|volume| (volume.id, volume.current_primary(), volume.name.clone()))
             .collect();
-        self.gone.retain(|head, _| lone.iter().any(|(other, _)| other == head));
-        for (head, name) in lone {
-            let since = *self.gone.entry(head).or_insert(now);
+        self.gone.retain(|id, since| gone.iter().any(|(gone, head, _)| gone == id && *head == since.0));
+        for (id, head, name) in gone {
+            let (_, since) = *self.gone.entry(id).or_insert((head, now));
             if now.duration_since(since) < patience {
                 continue;
             }
-            let away = self.authority.name_of(NodeId(head));
+            let away = self.authority.name_of(head);
             // Nobody who could is there yet: the next report asks again.
             let _ = self.follow_lone(
                 &name,

@@ -18,7 +18,7 @@ use crate::authority::{Authority, Change, Changes, Record, Rests, VolumeState};
 use crate::config::{Rack, StoreKind};
 use crate::identity::Identity;
 use crate::report::NodeReport;
-use crate::store::{Mark, Store, StoreError};
+use crate::store::{Mark, MarkWriter, Store, StoreError};
 
 /// A node of a connected process.
 pub(super) struct Connected {
@@ -37,6 +37,7 @@ pub struct Core {
     store: Box<dyn Store>,
     /// Where the mark is kept; none for a store that forgets.
     mark_in: Option<PathBuf>,
+    marks: Option<MarkWriter>,
     pub(super) rack: Rack,
     pub(super) nodes: BTreeMap<u32, Connected>,
     /// Who waits for the answer of a node, by tag.
@@ -50,8 +51,8 @@ pub struct Core {
     pub(super) pauses: Pauses,
     /// What is to take this process's place.
     pub(super) successor: Option<PathBuf>,
-    /// Lone heads that could be followed from sleds, and since when they are away.
-    pub(super) gone: BTreeMap<u32, Instant>,
+    /// Volumes whose lone head could be followed from sleds, with that head, and since when it is gone.
+    pub(super) gone: BTreeMap<u64, (NodeId, Instant)>,
     /// What is watched of groups that lack a member.
     pub(super) replacing: super::replace::Watch,
     /// What is watched of loads.
@@ -90,6 +91,9 @@ pub enum CoreError {
         /// Name in the file.
         ours: String,
     },
+    /// No thread.
+    #[error("the system gives no thread for the mark of grants: {0}")]
+    Threads(String),
     /// No random numbers.
     #[error("the system gives no random numbers: {0}")]
     Random(String),
@@ -128,10 +132,13 @@ impl Core {
             let (theirs, ours) = (authority.meta().name.clone(), rack.name);
             return Err(CoreError::OtherRack { data, theirs, ours });
         }
+        let writer = mark_in.clone().map(MarkWriter::start).transpose();
+        let marks = writer.map_err(|error| CoreError::Threads(error.to_string()))?;
         let mut core = Self {
             authority,
             store,
             mark_in,
+            marks,
             rack,
             nodes: BTreeMap::new(),
             promises: BTreeMap::new(),
@@ -152,6 +159,7 @@ impl Core {
         };
         core.control.store = store_name(core.rack.control.store).to_owned();
         core.heed_mark()?;
+        core.write_mark();
         Ok(core)
     }
 
@@ -249,10 +257,10 @@ impl Core {
     }
 
     fn write_mark(&mut self) {
-        let Some(data) = &self.mark_in else { return };
+        let Some(marks) = &mut self.marks else { return };
         let meta = self.authority.meta();
         let mark = Mark { rack: meta.rack, epoch: meta.epoch, grants: meta.grants };
-        if let Err(error) = mark.write(data) {
+        if let Some(error) = marks.put(mark) {
             let what =
                 format!("the mark of grants cannot be written, a restored store may go unnoticed: {error}");
             self.event("control", true, what);

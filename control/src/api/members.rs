@@ -35,6 +35,9 @@ impl Core {
             return String::new();
         };
         let Some(lack) = self.lack(volume).filter(|_| volume.wanted() > 1) else { return String::new() };
+        if let Some(chosen) = volume.replacement.as_ref().filter(|chosen| chosen.follows) {
+            return format!("{} came back and is refilled", self.authority.name_of(chosen.head));
+        }
         if let Some(chosen) = &volume.replacement {
             return format!("{}; {} is filled", lack.why, self.authority.name_of(chosen.head));
         }

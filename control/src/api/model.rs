@@ -318,6 +318,9 @@ pub enum Command {
         /// The head, under its present boot; the primary itself: nobody is to be filled any more.
         #[serde(with = "json::member")]
         member: Member,
+        /// It was a member, with the log that it has: it is refilled from that, if it can be (MA-20).
+        #[serde(default)]
+        follows: bool,
     },
     /// Forget a partition that the head is no member of any more: index and log entries go, columns stay with
     /// those who are. Report [`Report::Forgotten`].

@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use palisade_protocol::wire::{BootId, LogId, NodeId, Proposal, ProposalOutcome, Stamp};
+use palisade_protocol::wire::{BootId, LogId, NodeId, Number, Proposal, ProposalOutcome, Stamp};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 
@@ -11,7 +11,7 @@ use super::core::{Connected, Core};
 use super::events::now_ms;
 use super::model::Command;
 use super::rpc::RpcError;
-use crate::authority::{RoleError, VolumeState};
+use crate::authority::{RoleError, VolumeRecord, VolumeState};
 use crate::report::NodeState;
 
 /// What draining a head did.
@@ -72,13 +72,47 @@ impl Core {
         log: LogId,
         held: &[Stamp],
     ) -> Result<(), RpcError> {
-        let changes = self.authority.boot(node, boot, log, held).map_err(|error| {
+        let guest = |volume: &VolumeRecord| self.goes_on_without(volume, node);
+        let changes = self.authority.boot_beside(node, boot, log, held, guest).map_err(|error| {
             self.event(&format!("node {node}"), true, error.to_string());
             RpcError::refused(error.to_string())
         })?;
         self.carry_out(&changes)?;
         self.tell_all(node);
-        Ok(())
+        self.look_now()
+    }
+
+    /// Whether a volume is served, and written, by a group that a former member need not join before it has
+    /// everything: clients would wait for its refill (MA-20).
+    fn goes_on_without(&self, volume: &VolumeRecord, head: NodeId) -> bool {
+        let said = self.said_of(volume, volume.current_primary());
+        let serves = said.is_some_and(|said| {
+            let number = Number { epoch: said.epoch, counter: said.counter };
+            said.role == "serving" && !said.peer_away && number == volume.number()
+        });
+        let active = volume.state == VolumeState::Active && !volume.has_member(head);
+        active && serves && volume.goes_on() && self.authority.may_follow(volume, head)
+    }
+
+    /// A former member of a group that goes on without it, that is there again.
+    pub(super) fn comes_back(&self, volume: &VolumeRecord) -> Option<NodeId> {
+        if volume.members.len() >= volume.wanted() {
+            return None;
+        }
+        self.authority.may_return(volume).find(|head| {
+            let there = self.is_heard(*head) && self.is_fit(*head) && !self.rests.rests(*head, self.began.elapsed());
+            there && self.goes_on_without(volume, *head) && !self.cut_off(*head)
+        })
+    }
+
+    /// Whether a head runs under its newest boot and can work. One whose log failed follows nobody: its group would
+    /// wait for it.
+    fn is_fit(&self, head: NodeId) -> bool {
+        let boot = self.authority.member(head).map(|member| member.boot);
+        let fit = |connected: &Connected| {
+            Some(connected.boot) == boot && connected.report.state != NodeState::Failed
+        };
+        self.nodes.get(&head.0).is_some_and(fit)
     }
 
     /// A head's boot proposes a group. The answer goes out when it is durable; should the store fail, none
@@ -152,22 +186,33 @@ impl Core {
 
     /// Takes a head out of use: what it serves moves to its peers, nothing new is placed on it.
     pub(super) fn drain(&mut self, name: &str) -> Result<Drained, RpcError> {
-        let changes = self.authority.set_draining(name, true).map_err(|error| refused(&error))?;
+        let mut changes = self.authority.set_draining(name, true).map_err(|error| refused(&error))?;
         let fresh = !changes.records.is_empty();
-        self.carry_out(&changes)?;
-        if fresh {
-            self.event(name, false, "is being drained".to_owned());
-        }
         let head = self.authority.node_by_name(name).map(|node| node.node);
         let served: Vec<String> = head.map_or_else(Vec::new, |head| {
             self.authority.served_by(head).map(|volume| volume.name.clone()).collect()
         });
         let mut drained = Drained { head: name.to_owned(), ..Drained::default() };
+        // One transaction for all of it: each waits for the disk, and whoever asked waits for each.
+        let mut then = self.authority.clone();
+        then.apply(&changes);
         for volume in served {
-            match self.failover(&volume, &format!("{name} is drained")) {
-                Ok(_) => drained.moved.push(volume),
+            let moved = self.check_pair(&volume).and_then(|()| {
+                let why = format!("{name} is drained");
+                then.switch_over(&volume, &why).map_err(|error| refused(&error))
+            });
+            match moved {
+                Ok(more) => {
+                    then.apply(&more);
+                    changes.append(more);
+                    drained.moved.push(volume);
+                }
                 Err(error) => drained.left.push(Left { volume, why: error.message }),
             }
+        }
+        self.carry_out(&changes)?;
+        if fresh {
+            self.event(name, false, "is being drained".to_owned());
         }
         self.look_now()?;
         if let Some(head) = head {
@@ -192,19 +237,13 @@ impl Core {
     pub(super) fn take_back(&mut self, node: NodeId) -> Result<(), RpcError> {
         let Some(record) = self.authority.node(node) else { return Ok(()) };
         let (Some(boot), Some(log)) = (record.boot, record.log) else { return Ok(()) };
-        // One whose log failed follows nobody: its group would wait for it.
-        let fit =
-            |connected: &Connected| connected.boot == boot.0 && connected.report.state != NodeState::Failed;
-        if !self.nodes.get(&node.0).is_some_and(fit) {
-            return Ok(());
-        }
         let now = self.began.elapsed();
-        if self.rests.rests(node, now) || self.cut_off(node) {
+        if !self.is_fit(node) || self.rests.rests(node, now) || self.cut_off(node) {
             return Ok(());
         }
         let mut changes = self
             .authority
-            .boot(node, boot.0, log.0, &[])
+            .boot_beside(node, boot.0, log.0, &[], |volume| self.goes_on_without(volume, node))
             .map_err(|error| RpcError::refused(error.to_string()))?;
         if changes.records.is_empty() {
             return Ok(());

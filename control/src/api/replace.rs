@@ -4,6 +4,9 @@
 //! What nodes report decides: whoever is away for control *and* for the primary is away. The choice is the
 //! authority's record; the primary is told again and again whom to fill, until the group names it. A member
 //! that comes back by itself first ends the search.
+//!
+//! A head that comes back to a group that acknowledges writes without it is chosen at once (MA-20): clients go on while
+//! it is refilled from its own log, and it joins when it has everything. Where writes wait for it, it joins at once.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -60,6 +63,8 @@ enum Step {
     GiveBack(String),
     /// A head is chosen.
     Choose(Chosen),
+    /// A former member is there again.
+    Return(NodeId),
     /// The search is over.
     End(&'static str),
     /// Nobody can be chosen.
@@ -219,6 +224,10 @@ impl Core {
             if lack.is_none() && !chosen.by_hand {
                 return Some(Step::End("its group lacks nothing any more"));
             }
+            let replaceable = !chosen.by_hand && !chosen.follows;
+            if let Some(back) = self.comes_back(volume).filter(|_| replaceable) {
+                return Some(Step::Return(back));
+            }
             return self.follow_up(volume, chosen.head, now);
         }
         let Some(lack) = lack else {
@@ -228,6 +237,9 @@ impl Core {
             let due = |head: &NodeId| well && self.is_heard(*head) && self.may_say(volume.id, *head, now);
             return leftovers.into_iter().find(due).map(Step::Forget);
         };
+        if let Some(back) = self.comes_back(volume) {
+            return Some(Step::Return(back));
+        }
         let patience = self.rack.control.replace_after_ms.map(Duration::from_millis);
         let patience = patience.filter(|_| self.rack.control.failover == Failover::Auto);
         if !lack.at_once && patience.is_none_or(|patience| now < since + patience) {
@@ -260,6 +272,9 @@ impl Core {
         let leaves = self.authority.leaves(head);
         if !leaves && now < absent.1 + CANDIDATE_PATIENCE.min(self.patience()) {
             return None;
+        }
+        if chosen.follows {
+            return Some(Step::End("it is away again"));
         }
         let (leaving, why) = (chosen.leaving.map(NodeId), chosen.why.clone());
         match self.best(volume, leaving, Some(head)) {
@@ -343,6 +358,16 @@ impl Core {
                 self.carry_out(&changes)?;
                 self.fill(partition);
             }
+            Step::Return(head) => {
+                let why = format!("{} came back", self.authority.name_of(head));
+                let changes = self.authority.end_replacement(partition, &why);
+                self.carry_out(&changes)?;
+                self.rests.taken_back(head, self.began.elapsed());
+                let chosen = Chosen { head, leaving: None, why, by_hand: false };
+                let changes = self.authority.replace(partition, chosen, now_ms()).map_err(refused)?;
+                self.carry_out(&changes)?;
+                self.fill(partition);
+            }
             Step::End(why) => {
                 let changes = self.authority.end_replacement(partition, why);
                 self.carry_out(&changes)?;
@@ -372,8 +397,9 @@ impl Core {
         let Some(volume) = self.authority.volume(partition) else { return };
         let node = volume.current_primary();
         let chosen = volume.replacement.as_ref().filter(|chosen| !volume.has_member(chosen.head));
+        let follows = chosen.is_some_and(|chosen| chosen.follows);
         if let Some(member) = self.authority.member(chosen.map_or(node, |chosen| chosen.head)) {
-            self.send(node, &Command::Fill { node, partition, member });
+            self.send(node, &Command::Fill { node, partition, member, follows });
         }
     }
 
@@ -397,7 +423,7 @@ impl Core {
     }
 
     /// The last words of a head about a volume, if it is there.
-    fn said_of(&self, volume: &VolumeRecord, head: NodeId) -> Option<&PartitionReport> {
+    pub(super) fn said_of(&self, volume: &VolumeRecord, head: NodeId) -> Option<&PartitionReport> {
         let node = self.nodes.get(&head.0).filter(|_| self.is_heard(head))?;
         node.report.partitions.iter().find(|said| said.partition == volume.id)
     }

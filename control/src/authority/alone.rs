@@ -76,6 +76,11 @@ impl VolumeRecord {
             .is_some_and(|alone| self.members.iter().skip(1).any(|member| alone.is_lone(member)))
     }
 
+    /// Whether the newest group acknowledges writes as it is, without anybody coming back to it.
+    pub fn goes_on(&self) -> bool {
+        self.members.len() > 1 || self.solo == Solo::Local || self.copies()
+    }
+
     /// Whether a group of one acknowledges with copies on sleds.
     pub(super) fn copies(&self) -> bool {
         self.members.len() == 1 && self.alone.as_ref().is_some_and(|alone| alone.copies)

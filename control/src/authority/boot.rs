@@ -44,6 +44,18 @@ impl Authority {
     /// meanwhile (it slept, or could not be reached); else it grants nothing. `held` are the
     /// pairs that the head's log holds; one above the store's shows that the store is an older copy.
     pub fn boot(&self, head: NodeId, boot: BootId, log: LogId, held: &[Stamp]) -> Result<Changes, BootError> {
+        self.boot_beside(head, boot, log, held, |_| false)
+    }
+
+    /// As [`Authority::boot`]; groups of which `guest` says that the head is to be their guest first go on without it.
+    pub fn boot_beside(
+        &self,
+        head: NodeId,
+        boot: BootId,
+        log: LogId,
+        held: &[Stamp],
+        guest: impl Fn(&VolumeRecord) -> bool,
+    ) -> Result<Changes, BootError> {
         let node = self.nodes.get(&head.0).ok_or(BootError::UnknownNode(head))?;
         self.check_boot(node, boot, log)?;
         let mut changes = Changes::default();
@@ -52,7 +64,7 @@ impl Authority {
         // A boot that holds more than was granted needs numbers above those, though it has some already.
         if node.boot == Some(BootJson(boot)) && meta.epoch == self.meta.epoch {
             changes.assignments = self.standing(head, boot);
-            self.take_back(node, &mut changes);
+            self.take_back(node, guest, &mut changes);
             return Ok(changes);
         }
         let mut node = node.clone();
@@ -67,7 +79,7 @@ impl Authority {
         for volume in self.volumes.values() {
             if volume.current().contains(&head) {
                 grant.renew(volume, "its heads started", lookup);
-            } else if volume.heads().contains(&head) {
+            } else if volume.heads().contains(&head) && !guest(volume) {
                 grant.rejoin(volume, &node);
             }
         }
@@ -77,12 +89,13 @@ impl Authority {
     }
 
     /// A head that lives and is of no group that it could be of comes in behind those who are.
-    fn take_back(&self, node: &NodeRecord, changes: &mut Changes) {
+    fn take_back(&self, node: &NodeRecord, guest: impl Fn(&VolumeRecord) -> bool, changes: &mut Changes) {
         let mut meta = self.meta.clone();
         let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut *changes };
         let before = grant.changes.records.len();
         for volume in self.volumes.values() {
-            if volume.heads().contains(&node.node) && !volume.current().contains(&node.node) {
+            let wants = volume.heads().contains(&node.node) && !volume.current().contains(&node.node);
+            if wants && !guest(volume) {
                 grant.rejoin(volume, node);
             }
         }

@@ -77,6 +77,23 @@ impl Changes {
     fn put(&mut self, record: Record) {
         self.records.push((record.key(), Some(record)));
     }
+
+    /// What was decided on top of these changes, for the same transaction: of each record the last word alone, because
+    /// a transaction of etcd names no key twice.
+    pub fn append(&mut self, more: Self) {
+        let Self { records, assignments, created, deleting, devices, isolating, forgetting, moves, notes } =
+            more;
+        self.records.retain(|(key, _)| records.iter().all(|(later, _)| later != key));
+        self.records.extend(records);
+        self.assignments.extend(assignments);
+        self.created.extend(created);
+        self.deleting.extend(deleting);
+        self.devices.extend(devices);
+        self.isolating.extend(isolating);
+        self.forgetting.extend(forgetting);
+        self.moves.extend(moves);
+        self.notes.extend(notes);
+    }
 }
 
 /// The state of the rack's membership and numbers.

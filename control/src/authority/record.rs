@@ -300,6 +300,10 @@ pub struct ReplacementRecord {
     /// Chosen by people: it is not given up when nothing is lacking any more.
     #[serde(default, skip_serializing_if = "is_false")]
     pub by_hand: bool,
+    /// It was a member, and comes back with the log that it had: it is refilled from that, if that is possible, and
+    /// keeps it when the choice ends (MA-20).
+    #[serde(default, skip_serializing_if = "is_false")]
+    pub follows: bool,
     /// When it was chosen, in milliseconds since 1970.
     pub since_ms: u64,
 }

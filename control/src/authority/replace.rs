@@ -94,8 +94,18 @@ impl Authority {
 
     /// Whether a head that is no member holds a copy that may be refilled from the latest operations.
     pub fn may_come_back(&self, volume: &VolumeRecord) -> bool {
-        let back = |left: &MemberRecord| !left.lost && !self.lost_its_log(left) && !self.leaves(left.head);
-        volume.left.iter().any(back)
+        self.may_return(volume).next().is_some()
+    }
+
+    /// Heads that are no members and hold such copies.
+    pub fn may_return(&self, volume: &VolumeRecord) -> impl Iterator<Item = NodeId> {
+        let back = |left: &&MemberRecord| !left.lost && !self.lost_its_log(left) && !self.leaves(left.head);
+        volume.left.iter().filter(back).map(|left| left.head)
+    }
+
+    /// Whether a head is one of those.
+    pub fn may_follow(&self, volume: &VolumeRecord, head: NodeId) -> bool {
+        self.may_return(volume).any(|other| other == head)
     }
 
     /// Heads that may become members of a volume, best first: declared ones, then those on another shelf and
@@ -150,10 +160,12 @@ impl Authority {
             return Err(ReplaceError::Leaving(name, "isolating", "rejoin"));
         }
         let leaving = leaving.map(|head| head.0);
-        let record = ReplacementRecord { head, leaving, why, by_hand, since_ms: now_ms };
+        let follows = self.may_follow(volume, head);
+        let record = ReplacementRecord { head, leaving, why, by_hand, follows, since_ms: now_ms };
         let mut changes = Changes::default();
+        let how = if follows { "refilled" } else { "filled" };
         changes.notes.push(format!(
-            "volume {}: {} is filled to become a member: {}",
+            "volume {}: {} is {how} to become a member: {}",
             volume.name, node.name, record.why
         ));
         changes.created.push(partition);
@@ -161,14 +173,15 @@ impl Authority {
         Ok(changes)
     }
 
-    /// Ends a choice. The head that was to be filled is told to forget what it got.
+    /// Ends a choice. The head that was to be filled is told to forget what it got; one that was a member has a copy
+    /// of its own, which may be the only one besides what a lone head left on sleds (P-30).
     pub fn end_replacement(&self, partition: PartitionId, why: &str) -> Changes {
         let mut changes = Changes::default();
         let Some(volume) = self.volumes.get(&partition.0) else { return changes };
         let Some(chosen) = &volume.replacement else { return changes };
         let name = self.name_of(chosen.head);
         changes.notes.push(format!("volume {}: {name} is not filled any more: {why}", volume.name));
-        if !volume.has_member(chosen.head) {
+        if !volume.has_member(chosen.head) && !chosen.follows {
             changes.forgetting.push((chosen.head, partition));
         }
         changes.put(Record::Volume(VolumeRecord { replacement: None, ..volume.clone() }));

@@ -99,6 +99,7 @@ fn timers(judge: &mut Judge<'_>) {
         ("health_ms", timers.health_ms),
         ("device_fail_ms", timers.device_fail_ms),
         ("salvage_after_ms", timers.salvage_after_ms),
+        ("trial_ms", timers.trial_ms),
     ];
     for (key, value) in rows {
         if value == 0 {

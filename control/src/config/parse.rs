@@ -148,6 +148,7 @@ fn timers(reader: &mut Reader, root: &mut Section<'_>) -> Timers {
         health_ms: ms("health_ms", 3000),
         device_fail_ms: ms("device_fail_ms", 30_000),
         salvage_after_ms: ms("salvage_after_ms", 10_000),
+        trial_ms: ms("trial_ms", 60_000),
     };
     reader.finish(&section);
     timers

@@ -122,6 +122,8 @@ pub struct Timers {
     pub device_fail_ms: u64,
     /// `salvage_after_ms`: a lone head that was away for so long is followed from its copies on sleds.
     pub salvage_after_ms: u64,
+    /// `trial_ms`: another binary has so long to bring its node up before the one of before runs again (default 60000).
+    pub trial_ms: u64,
 }
 
 /// Bounds that depend on the host rather than on the protocol.

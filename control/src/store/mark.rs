@@ -1,11 +1,14 @@
 //! The high-water mark of grants, in a small file beside the store. A store that has granted less than the
 //! mark says is an older copy that was restored (P-04); then the epoch is raised above both.
 //!
-//! The mark is written after the commit, so a crash in between leaves it behind, which is harmless.
+//! The mark is written after the commit, so a crash in between leaves it behind, which is harmless; the next start
+//! brings it up. So nobody waits for its two syncs: a thread of its own writes the newest one.
 
 use std::fs;
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
+use std::thread::JoinHandle;
 
 use palisade_protocol::wire::RackId;
 use serde::{Deserialize, Serialize};
@@ -41,5 +44,107 @@ impl Mark {
         file.sync_all()?;
         fs::rename(&fresh, data.join(Self::FILE))?;
         fs::File::open(data)?.sync_all()
+    }
+}
+
+/// What the writer of marks is to do, and how it went.
+#[derive(Default)]
+struct Desk {
+    next: Option<Mark>,
+    error: Option<String>,
+    over: bool,
+}
+
+/// Writes marks beside those who make grants.
+pub struct MarkWriter {
+    shared: Arc<(Mutex<Desk>, Condvar)>,
+    thread: Option<JoinHandle<()>>,
+    last: Option<Mark>,
+}
+
+impl MarkWriter {
+    /// Marks of a data directory.
+    pub fn start(data: PathBuf) -> io::Result<Self> {
+        let shared = Arc::new((Mutex::new(Desk::default()), Condvar::new()));
+        let work = Arc::clone(&shared);
+        let run = move || write_marks(&work, &data);
+        let thread = std::thread::Builder::new().name("control-mark".to_owned()).spawn(run)?;
+        Ok(Self { shared, thread: Some(thread), last: None })
+    }
+
+    /// Has a mark written, if it is news. Says what went wrong with an earlier one.
+    pub fn put(&mut self, mark: Mark) -> Option<String> {
+        if self.last.as_ref() == Some(&mark) {
+            return None;
+        }
+        let mut desk = lock(&self.shared.0);
+        desk.next = Some(mark.clone());
+        self.last = Some(mark);
+        self.shared.1.notify_one();
+        desk.error.take()
+    }
+}
+
+impl Drop for MarkWriter {
+    /// The newest mark is on the disk then.
+    fn drop(&mut self) {
+        lock(&self.shared.0).over = true;
+        self.shared.1.notify_one();
+        if let Some(thread) = self.thread.take() {
+            // A panic there was already printed.
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The desk is sound whoever panicked.
+fn lock(desk: &Mutex<Desk>) -> MutexGuard<'_, Desk> {
+    desk.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn write_marks(shared: &(Mutex<Desk>, Condvar), data: &Path) {
+    let mut desk = lock(&shared.0);
+    loop {
+        if let Some(mark) = desk.next.take() {
+            drop(desk);
+            let written = mark.write(data);
+            desk = lock(&shared.0);
+            desk.error = written.err().map(|error| error.to_string());
+        } else if desk.over {
+            return;
+        } else {
+            desk = shared.1.wait(desk).unwrap_or_else(PoisonError::into_inner);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn mark(grants: u64) -> Mark {
+        Mark { rack: RackId(5), epoch: 1, grants }
+    }
+
+    #[test]
+    fn p04_the_newest_mark_is_on_the_disk_when_its_writer_ends_and_failures_are_told() {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let mut writer = MarkWriter::start(dir.path().to_path_buf()).expect("a thread");
+        for grants in 1..=200 {
+            assert_eq!(writer.put(mark(grants)), None);
+            let found = Mark::read(dir.path()).map_or(0, |mark| mark.grants);
+            assert!(found <= grants, "never ahead of what was granted");
+        }
+        drop(writer);
+        assert_eq!(Mark::read(dir.path()), Some(mark(200)));
+        let nowhere = dir.path().join("no/such/place");
+        let mut writer = MarkWriter::start(nowhere).expect("a thread");
+        let mut grants = 0;
+        let told = std::iter::repeat_with(|| {
+            grants += 1;
+            std::thread::yield_now();
+            writer.put(mark(grants))
+        });
+        assert!(told.take(1_000_000).flatten().next().is_some_and(|why| why.contains("No such file")));
     }
 }

@@ -14,7 +14,7 @@ mod tests;
 
 pub use embedded::Embedded;
 pub use etcd::{Campaign, Candidate, Etcd, EtcdError, Holder, Tenure, TenureView};
-pub use mark::Mark;
+pub use mark::{Mark, MarkWriter};
 pub use memory::Memory;
 
 use crate::authority::{Change, Record};

@@ -21,8 +21,6 @@ const BACK_OFF: (Duration, Duration) = (Duration::from_millis(50), Duration::fro
 const LIVED: (Duration, u32) = (Duration::from_secs(2), 10);
 /// How long children may take to stop.
 const STOP: Duration = Duration::from_secs(15);
-/// How long another binary may take until its node is ready: it reads its log or its devices first.
-const TRIAL: Duration = Duration::from_secs(60);
 
 /// How long a node that lived for so long stays dead, after the pause of the last time: the first time it is back
 /// at once, and one that dies again and again is started ever more rarely.
@@ -48,6 +46,8 @@ pub(crate) struct Keeper {
     /// What it runs as; none is this very program.
     binary: Option<PathBuf>,
     trial: Option<Trial>,
+    /// How long another binary may take until its node is ready: it reads its log or its devices first.
+    patience: Duration,
     child: Option<Pid>,
     /// Before it was started last; zero at first.
     pause: Duration,
@@ -57,7 +57,7 @@ pub(crate) struct Keeper {
 
 impl Keeper {
     /// A node that is to be started. A note of an earlier life counts no more.
-    pub(crate) fn new(name: &str, data: &Path) -> Self {
+    pub(crate) fn new(name: &str, data: &Path, patience: Duration) -> Self {
         let now = Instant::now();
         let note = next_binary(data, name);
         // Usually there is none.
@@ -67,6 +67,7 @@ impl Keeper {
             note,
             binary: None,
             trial: None,
+            patience,
             child: None,
             pause: Duration::ZERO,
             next_start: now,
@@ -102,7 +103,7 @@ impl Keeper {
             && let Some(binary) = self.take_note()
         {
             let before = self.trial.take().map_or_else(|| self.binary.take(), |trial| trial.before);
-            self.trial = Some(Trial { before, ends: now + TRIAL });
+            self.trial = Some(Trial { before, ends: now + self.patience });
             self.binary = Some(binary);
             return;
         }
@@ -137,7 +138,7 @@ impl Keeper {
             let _gone = kill_process(child, Signal::KILL);
             let _reaped = waitpid(Some(child), WaitOptions::empty());
             self.child = None;
-            self.roll_back(&format!("was not ready within {TRIAL:?}"));
+            self.roll_back(&format!("was not ready within {:?}", self.patience));
         }
     }
 

@@ -31,8 +31,8 @@ pub enum HeadOrder {
     Create(PartitionConfig),
     /// Commands of a partition come from this ring, too.
     Serve(PartitionId, Receiver<ClientCmd>),
-    /// A head is to be filled, to become a member (MA-21).
-    Fill(PartitionId, Member),
+    /// A head is to be filled, to become a member (MA-21); `true`: it was one, with the log that it has.
+    Fill(PartitionId, Member, bool),
     /// What the head holds of a partition that it is no member of any more is given up.
     Forget(PartitionId),
     /// Whether volumes have to leave the head (BA-02), and how bad it is.

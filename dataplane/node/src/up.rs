@@ -267,7 +267,9 @@ impl Nodes {
         if !options.processes {
             return Ok(Self::Here(host(rack, &names)?));
         }
-        let mut keepers: Vec<Keeper> = names.iter().map(|name| Keeper::new(name, &rack.data)).collect();
+        let patience = Duration::from_millis(rack.timers.trial_ms);
+        let keeper = |name: &String| Keeper::new(name, &rack.data, patience);
+        let mut keepers: Vec<Keeper> = names.iter().map(keeper).collect();
         if let Some(heritage) = heritage {
             keepers.iter_mut().for_each(|keeper| keeper.take_over(&heritage.nodes));
         }

@@ -307,7 +307,9 @@ impl State {
             Command::Isolate { node, severity } => {
                 self.order(node, HeadOrder::Isolate(severity.map(Severity::wire)));
             }
-            Command::Fill { node, partition, member } => self.order(node, HeadOrder::Fill(partition, member)),
+            Command::Fill { node, partition, member, follows } => {
+                self.order(node, HeadOrder::Fill(partition, member, follows))
+            }
             Command::SetDevices { node, partition, devices } => {
                 let targets = devices.iter().map(|device| device.target()).collect();
                 self.order(node, HeadOrder::Devices(partition, targets));

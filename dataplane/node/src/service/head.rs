@@ -144,7 +144,10 @@ impl HeadService {
                 }
                 HeadOrder::Clients(partition, clients) => self.head.set_clients(at, partition, clients),
                 HeadOrder::ClientAsks(partition, io) => self.head.client_asks(partition, io),
-                HeadOrder::Fill(partition, member) => self.head.fill(at, partition, member, &mut self.out),
+                HeadOrder::Fill(partition, member, true) => self.head.take_back(partition, member),
+                HeadOrder::Fill(partition, member, false) => {
+                    self.head.fill(at, partition, member, &mut self.out);
+                }
                 HeadOrder::Forget(partition) => self.head.forget(partition, &mut self.out),
                 HeadOrder::Isolate(severity) => self.head.set_isolating(severity),
                 HeadOrder::Delete(partition) => self.head.delete_partition(at, partition, &mut self.out),
