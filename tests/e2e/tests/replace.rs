@@ -37,15 +37,26 @@ fn whole(rack: &TestRack, primary: &str, secondary: &str) {
     });
 }
 
-/// Verified load on `vol0` by both its addresses, for so long: a client that follows. Writes that are numbered when
-/// their head is left alone are refused to it, because one copy is not enough (P-30), and it writes them again.
+/// Verified load on `vol0` by both its addresses, for so long: a client that follows.
 fn load(rack: &TestRack, seconds: u64) -> Child {
     let status = rack.status();
     let addresses = volume(&status)["addresses"].as_array().cloned().unwrap_or_default();
     let [first, second] = [0, 1].map(|at| addresses[at].as_str().expect("an address").to_owned());
+    start(rack, seconds, &[&first, "--also", &second, "--reconnect", "120"])
+}
+
+/// Verified load by the primary's address alone: it allows no error, no reconnection and no retry.
+fn strict_load(rack: &TestRack, seconds: u64) -> Child {
+    let status = rack.status();
+    let first = volume(&status)["addresses"][0].as_str().expect("an address").to_owned();
+    start(rack, seconds, &[&first])
+}
+
+fn start(rack: &TestRack, seconds: u64, target: &[&str]) -> Child {
     let load = Command::new(palisade())
-        .args(["perf", "run", &first, "--also", &second, "--verify", "--json", "--quiet"])
-        .args(["--read", "40", "--depth", "16", "--region", "24m", "--reconnect", "120"])
+        .args(["perf", "run"])
+        .args(target)
+        .args(["--verify", "--json", "--quiet", "--read", "40", "--depth", "16", "--region", "24m"])
         .args(["--seconds", &seconds.to_string()])
         .stdout(Stdio::piped())
         .spawn()
@@ -87,7 +98,8 @@ fn ma21_a_secondary_that_stays_away_is_replaced_by_the_third_head_under_load() {
 #[test]
 fn ba01_a_head_whose_log_was_replaced_is_filled_under_load() {
     let mut rack = rack();
-    let load = load(&rack, 20);
+    // Its primary stays what it is: the group that shrinks and grows again costs its clients time, and no error.
+    let load = strict_load(&rack, 20);
     // Whoever is there first is filled: here only the head with the new log may be.
     rack.cli(&["head", "isolate", "head-3"]).good();
     rack.cli(&["device", "replace", "head-2/log"]).good();
