@@ -12,7 +12,6 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use palisade_protocol::wire::NodeId;
-use palisade_protocol::wire::limits::BLOCK;
 use serde_json::{Value, json};
 
 use super::ailing::{self, Ill, Seen};
@@ -135,8 +134,7 @@ impl Core {
         if !left && !all_ill {
             return Some(format!("it stays, or volume {name} had no member that is well"));
         }
-        let blocks = volume.bytes / BLOCK as u64;
-        let fit = |other: &NodeId| self.ailing.is_well(*other) && self.unfit(*other, blocks).is_none();
+        let fit = |other: &NodeId| self.ailing.is_well(*other) && self.unfit(*other, volume).is_none();
         let another = self.authority.candidates(volume, Some(head)).iter().any(fit);
         (!another).then(|| format!("it stays: no other head can take its place in volume {name}"))
     }
