@@ -278,7 +278,11 @@ fn a_host_that_lacks_something_is_told_what_and_how_to_mend_it() {
         ..Default::default()
     };
     facts.paths.insert(PathBuf::from("data/sled-1/0"), other_size);
-    let thin = check::PathFacts { bytes: 2 << 30, allocated: 1 << 20, ..facts.paths[Path::new("data/sled-1/0")].clone() };
+    let thin = check::PathFacts {
+        bytes: 2 << 30,
+        allocated: 1 << 20,
+        ..facts.paths[Path::new("data/sled-1/0")].clone()
+    };
     facts.paths.insert(PathBuf::from("data/sled-2/0"), thin);
     facts.busy = BTreeMap::from([("127.0.0.1:10809".to_owned(), "Address already in use".to_owned())]);
     let findings = check::host(&parsed, &facts, false);

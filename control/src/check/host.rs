@@ -200,7 +200,8 @@ fn file_facts(judge: &mut Judge<'_>, path: &str, name: &str, device: &Device, se
         let what = format!(
             "{name} is sparse: {holds} of {size} are set aside, and writes fail when its file system is full"
         );
-        let remedy = format!("run `fallocate --keep-size --length {} {name}`, which is safe at any time", seen.bytes);
+        let remedy =
+            format!("run `fallocate --keep-size --length {} {name}`, which is safe at any time", seen.bytes);
         judge.warning(&at, what, remedy);
     } else if !seen.exists && device.sparse {
         let what = format!("{name} will be sparse: writes fail when its file system is full");

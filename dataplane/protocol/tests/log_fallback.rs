@@ -49,7 +49,11 @@ fn p29_any_page_of_the_newest_checkpoint_may_rot_in_both_copies_and_nothing_is_l
         let report = rig.restart();
         assert_eq!((report.checkpoint, report.blind), (1, false), "page {page}");
         let now = superblock(&rig);
-        assert_eq!((now.root.generation, now.before.tail), (1, 0), "the older one is what is named from here on");
+        assert_eq!(
+            (now.root.generation, now.before.tail),
+            (1, 0),
+            "the older one is what is named from here on"
+        );
         assert_eq!(now.root.tail, superblock_of(&image).before.tail);
         // The next checkpoint goes where the rotten one was, and the restart after it needs neither log nor luck.
         rig.settle();
@@ -132,7 +136,11 @@ fn p29_with_both_checkpoints_rotten_the_log_is_blind_and_stays_so_until_it_is_fi
             recover(&mut rig.mem, &rig.config, &rig.pool, &mut rig.rng).expect("goes on");
         assert!(report.blind && found.iter().all(|part| part.damaged));
         let now = superblock(&rig);
-        assert_eq!((now.root.generation, now.before.tail), (2, 0), "the older one is not taken for whole either");
+        assert_eq!(
+            (now.root.generation, now.before.tail),
+            (2, 0),
+            "the older one is not taken for whole either"
+        );
     }
 }
 

@@ -1,7 +1,6 @@
 //! The io_uring driver on real files: what was written reads back, ranges and owners are guarded, and
 //! what an operator should know is said.
 
-use std::os::unix::fs::MetadataExt;
 use palisade_dma::{Buf, BufMut, Pool, PoolConfig};
 use palisade_runtime::Nanos;
 use palisade_runtime::block::{
@@ -9,6 +8,7 @@ use palisade_runtime::block::{
     OpenError, UringDriver, UringOptions, complete_all,
 };
 use smallvec::{SmallVec, smallvec};
+use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 

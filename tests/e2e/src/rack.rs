@@ -87,8 +87,7 @@ impl Shape {
             );
             let _ = writeln!(text, "nbd = [\"unix:head-{head}.sock\"]");
             fabric(&mut text);
-            let _ =
-                writeln!(
+            let _ = writeln!(
                 text,
                 "log = {{ kind = \"file\", size = \"{}\", segment = \"1 MiB\", sparse = true }}",
                 self.log
@@ -101,7 +100,8 @@ impl Shape {
                 sled % 2
             );
             fabric(&mut text);
-            let _ = writeln!(text, "[[sled.device]]\nkind = \"file\"\nsize = \"{}\"\nsparse = true", self.sled);
+            let _ =
+                writeln!(text, "[[sled.device]]\nkind = \"file\"\nsize = \"{}\"\nsparse = true", self.sled);
         }
         let _ = writeln!(
             text,

@@ -4,10 +4,10 @@
 //! fault driver once it has been opened, and control's orders steer the wrappers. Elsewhere nothing is
 //! wrapped and every order is refused.
 
+use crate::service::late::Late;
 use palisade_control::agent::Drill;
 use palisade_runtime::block::fault::{Action, Ops, Rule};
 use palisade_runtime::block::{BlockDriver, BlockFault, FaultDriver, FaultHandle};
-use crate::service::late::Late;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

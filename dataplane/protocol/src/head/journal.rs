@@ -54,7 +54,12 @@ pub(super) struct Journal {
     again_at: Time,
     /// There are too few sleds for a chapter, and that was told.
     pub(super) waits: bool,
+    /// Columns of copies that rotted, as far as they are told one by one.
+    rotten: SmallVec<[ColumnRef; 1]>,
 }
+
+/// Rotten columns that are remembered; more are not told.
+const ROTTEN: usize = 64;
 
 /// A unit under way.
 #[derive(Debug)]
@@ -69,6 +74,15 @@ impl Journal {
     /// Begins behind `committed`, which every member of the pair before holds.
     pub(super) fn begin(&mut self, committed: Op) {
         *self = Self { on: self.on, put: committed, acked: committed, ..Self::default() };
+    }
+
+    /// Whether a column's rot is news.
+    pub(super) fn met_rot(&mut self, column: ColumnRef) -> bool {
+        let news = self.rotten.len() < ROTTEN && !self.rotten.contains(&column);
+        if news {
+            self.rotten.push(column);
+        }
+        news
     }
 
     fn ready(&self) -> bool {

@@ -76,7 +76,12 @@ impl Device {
         if let Some(full) = &mut self.full {
             full.trying = true;
         }
-        ctx.submit(self.spec.ix, Io::Room { dev: self.place }, BlockOp::Write { offset, bufs, fua: true }, out);
+        ctx.submit(
+            self.spec.ix,
+            Io::Room { dev: self.place },
+            BlockOp::Write { offset, bufs, fua: true },
+            out,
+        );
     }
 
     /// Whether no table entry, written or on its way, speaks of these units.
@@ -100,6 +105,9 @@ impl Device {
 
     fn room_again(&mut self, out: &mut Out) {
         self.full = None;
-        out.events.push(Event::Repaired { place: "device", what: format!("{}: there is room again", self.spec.ix.0) });
+        out.events.push(Event::Repaired {
+            place: "device",
+            what: format!("{}: there is room again", self.spec.ix.0),
+        });
     }
 }

@@ -338,7 +338,10 @@ fn p24_a_device_without_room_takes_no_new_data_until_there_is() {
     assert_eq!(rig.column(&mut head, 2, 0).0, Status::DeviceError, "no column for a new extent");
     assert_eq!(rig.done.len(), before, "refused without a try");
     let told = |rig: &Rig| {
-        rig.events.iter().filter(|event| matches!(event, Event::DeviceFailed { why, .. } if why.contains("no space"))).count()
+        rig.events
+            .iter()
+            .filter(|event| matches!(event, Event::DeviceFailed { why, .. } if why.contains("no space")))
+            .count()
     };
     assert_eq!(told(&rig), 1, "told once");
     // What needs no room: reads, another head's claim, releases.
