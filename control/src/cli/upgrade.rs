@@ -197,7 +197,7 @@ impl<'a> Upgrade<'a> {
             let status = self.status()?;
             let back = |node: &NodeStatus| {
                 let known = before.nodes.iter().find(|old| old.name == node.name);
-                known.is_none_or(|old| old.pid == node.pid || old.pid == 0)
+                known.is_none_or(|old| old.pid == node.pid && node.state != "starting" || old.pid == 0)
             };
             Ok(status.nodes.iter().all(back))
         })?;
