@@ -302,6 +302,23 @@ fn golden_entries() {
     assert_eq!(rest(Body::Delete), "07 ");
     assert_eq!(rest(Body::Nothing), "08 ");
     let column = ColumnRef { sled: NodeId(1), device: DeviceId(2), column: 3, generation: 4 };
+    let found = SledCheckpoint {
+        number: Number { epoch: 2, counter: 3 },
+        generation: 5,
+        covers: Op(6),
+        pages: 7,
+        unit_blocks: 16,
+        stripes: 8,
+        copies: 1,
+        hash: 9,
+        columns: vec![column],
+    };
+    assert_eq!(rest(Body::Checkpoint { found: None, keep: 0 }), "0c 0000");
+    assert_eq!(
+        rest(Body::Checkpoint { found: Some(Box::new(found)), keep: 1 }),
+        "0c 01010200000003000000000000000500000006000000000000000700000010000800000001090000000000000000000000000000000100\
+         0100000002000000000000000000000000000000" .to_string() + "0300000004000000"
+    );
     let desc = ExtentDesc {
         id: ExtentId(6),
         number: Number { epoch: 2, counter: 3 },

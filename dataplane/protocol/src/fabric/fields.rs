@@ -1,6 +1,7 @@
 //! How each type of field stands on the wire. Total: no input makes a decode panic or allocate more than
 //! a small multiple of its own length.
 
+use crate::wire::checkpoint::{CHECKPOINTS_KEPT, KeptCheckpoints, SledCheckpoint};
 use crate::wire::codec::{DecodeError, Reader, Writer};
 use crate::wire::copy::{CopiedBlock, CopiedExtent, CopyPart, Place};
 use crate::wire::ids::*;
@@ -89,7 +90,9 @@ structs! {
     OwnedColumn { column, generation, extent, position, number, stripes }
     CopiedBlock { at, op, crc, place }
     CopiedExtent { desc, sealed, absent }
-    CopyPart { at, extents, lba, count, blocks, last }
+    CopyPart { at, extents, lba, count, blocks, same, last, kept }
+    SledCheckpoint { number, generation, covers, pages, unit_blocks, stripes, copies, hash, columns }
+    KeptCheckpoints { op, found }
     Score { whole, severity, success, spare }
 }
 
@@ -109,6 +112,16 @@ impl Check for RepointEntry {}
 impl Check for OwnedColumn {}
 impl Check for CopiedBlock {}
 impl Check for CopyPart {}
+impl Check for SledCheckpoint {
+    fn check(&self) -> Result<(), DecodeError> {
+        if self.sound() { Ok(()) } else { Err(DecodeError::Range("checkpoint")) }
+    }
+}
+impl Check for KeptCheckpoints {
+    fn check(&self) -> Result<(), DecodeError> {
+        if self.found.len() <= CHECKPOINTS_KEPT { Ok(()) } else { Err(DecodeError::Range("checkpoints")) }
+    }
+}
 impl Check for Score {
     fn check(&self) -> Result<(), DecodeError> {
         let sound = self.severity <= Severity::Planned.rank() && self.success <= 1000 && self.spare <= 10;
@@ -173,7 +186,7 @@ impl<T: Field> Field for Option<T> {
     }
 }
 
-impl Field for (u32, u32) {
+impl<A: Field, B: Field> Field for (A, B) {
     fn put(&self, to: &mut Sink<'_>) {
         self.0.put(to);
         self.1.put(to);
@@ -282,6 +295,7 @@ enums!(Body "operation" {
     6 Release { extent };
     7 Delete;
     8 Nothing;
+    9 Checkpoint { found, keep };
 });
 enums!(Place "place" {
     0 Cleared;

@@ -8,9 +8,10 @@
 
 use super::fields::{Field, Sink, Source};
 use crate::wire::Msg;
+use crate::wire::checkpoint::CHECKPOINTS_KEPT;
 use crate::wire::codec::{DecodeError, Reader, Writer};
 use crate::wire::copy::{CopyPart, PART_BLOCKS, PART_EXTENTS, Place};
-use crate::wire::limits::{BLOCK, IO_BLOCKS_MAX, PARTITION_BLOCKS_MAX, WRITE_UNITS_MAX};
+use crate::wire::limits::{BLOCK, GRANULES_TOLD_MAX, IO_BLOCKS_MAX, PARTITION_BLOCKS_MAX, WRITE_UNITS_MAX};
 use crate::wire::ops::{Body, Entry};
 use palisade_dma::Buf;
 use smallvec::SmallVec;
@@ -92,11 +93,13 @@ messages! {
     34 1 HealthAsk { req, held }
     35 1 Health { req, held, serving, connected, associated, busiest, io, idle_ms, paused }
     36 1 Copy { adopt, session, to }
-    37 1 CopyPart { stamp, session, seq, part, data }
+    37 2 CopyPart { stamp, session, seq, part, data }
     38 1 CopyOps { stamp, session, committed, parts, entries }
     39 1 Copied { stamp, session, log, parts, durable, covered, whole, broken }
     40 1 IsolationAsk { req, held }
     41 1 Isolation { req, held, isolating, score }
+    42 1 CopyAsk { stamp, session, named, from }
+    43 1 CopyHas { stamp, session, from, upto, found }
 }
 
 /// The message of `meta` and `pieces`, which must be used up exactly.
@@ -118,6 +121,16 @@ fn check(msg: &Msg) -> Result<(), DecodeError> {
             entries.iter().try_for_each(check_entry)
         }
         Msg::CopyPart { part, data, .. } => check_part(part, data.as_ref()),
+        Msg::CopyAsk { named, .. } if named.len() > CHECKPOINTS_KEPT => {
+            Err(DecodeError::Range("checkpoints"))
+        }
+        Msg::CopyHas { from, upto, found, .. } => {
+            let end = upto.unwrap_or(*from);
+            let inside = found.iter().all(|(granule, _)| (*from..end).contains(granule));
+            let ordered = found.is_sorted_by(|a, b| a.0 < b.0);
+            let few = found.len() <= GRANULES_TOLD_MAX;
+            if inside && ordered && few { Ok(()) } else { Err(DecodeError::Range("granules")) }
+        }
         Msg::ColumnWrite { units, crcs, .. } => {
             let whole = |unit: &Buf| !unit.is_empty() && unit.len().is_multiple_of(BLOCK);
             let sound = units.len() == crcs.len() && !units.is_empty() && units.iter().all(whole);
@@ -141,7 +154,13 @@ fn check_part(part: &CopyPart, data: Option<&Buf>) -> Result<(), DecodeError> {
     let end = part.lba.checked_add(u64::from(part.count)).is_some_and(|end| end <= PARTITION_BLOCKS_MAX);
     let few = part.blocks.len() <= PART_BLOCKS && part.extents.len() <= PART_EXTENTS && sent <= IO_BLOCKS_MAX;
     let bytes = data.map_or(0, |data| data.len());
-    if ordered && inside && end && few && bytes == sent * BLOCK {
+    let mut free = 0;
+    let runs = part.same.iter().all(|&(at, count)| {
+        let begins = count > 0 && at >= free;
+        free = at.saturating_add(count);
+        begins && free <= part.count
+    });
+    if ordered && inside && end && runs && few && bytes == sent * BLOCK {
         Ok(())
     } else {
         Err(DecodeError::Range("part"))

@@ -192,6 +192,7 @@ impl Core {
         part.service.from = part.committed;
         part.released_op = part.released_op.max(part.committed);
         part.stats.counters.reconciles += 1;
+        part.begin_checkpoints(now);
         out.events.push(Event::Serving { stamp: part.stamp });
         self.answer_withheld(now, p, out);
         self.background_at = now;

@@ -261,7 +261,7 @@ impl Core {
 }
 
 impl Part {
-    /// Whether a descriptor, an extent in the making or a release names the column.
+    /// Whether a descriptor, an extent in the making, a checkpoint or a release names the column.
     fn knows(&self, column: &ColumnRef) -> bool {
         let same = |other: &ColumnRef| {
             (other.device, other.column, other.generation)
@@ -270,12 +270,15 @@ impl Part {
         let got = |made: &MakeColumn| matches!(made, MakeColumn::Got(column) if same(column));
         self.index.extents().any(|(_, extent)| extent.desc.columns.iter().flatten().any(same))
             || self.making.as_ref().is_some_and(|making| making.columns.iter().any(got))
+            || self.page_columns().any(|column| same(&column))
             || self.dying.iter().any(|dying| same(&dying.column))
     }
 
     /// Whether the device's answer about a column for the extent is still awaited.
     fn asks_for(&self, extent: ExtentId, device: DeviceId) -> bool {
         let asking = MakeColumn::Asking(device);
-        self.making.as_ref().is_some_and(|making| making.id == extent && making.columns.contains(&asking))
+        let making = self.making.as_ref();
+        making.is_some_and(|making| making.id == extent && making.columns.contains(&asking))
+            || self.asks_page(extent, device)
     }
 }

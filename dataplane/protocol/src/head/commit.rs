@@ -172,6 +172,10 @@ impl Core {
             self.on_deleted(p, op, columns);
             return;
         }
+        let kept = match &body {
+            Body::Checkpoint { .. } => part.index.kept().found.clone(),
+            _ => Vec::new(),
+        };
         self.log.apply(&mut part.index, op, &body, crate::log::LogAddr(0));
         match body {
             Body::ExtentCreate(desc) => self.on_extent_created(now, p, *desc),
@@ -182,6 +186,7 @@ impl Core {
             }
             Body::Release { extent } => self.on_extent_released(p, op, extent, released, out),
             Body::Nothing => self.on_named(now, p, op),
+            Body::Checkpoint { .. } => self.on_checkpoint(now, p, op, kept),
             Body::Write { .. } | Body::Clear { .. } | Body::Delete => {}
         }
         self.background_at = self.background_at.min(now);

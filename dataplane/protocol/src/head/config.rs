@@ -186,6 +186,10 @@ pub struct FlushConfig {
     pub rebuild_share: u8,
     /// Batches of a rebuild in flight on a head (at least 1).
     pub rebuild_batches: u8,
+    /// Flushed bytes after which another checkpoint of the index is written to sleds (BA-01); zero: none ever.
+    pub checkpoint_bytes: u64,
+    /// Time after which it is written when fewer were flushed; zero disables that trigger.
+    pub checkpoint_age: Duration,
 }
 
 impl Default for FlushConfig {
@@ -200,6 +204,8 @@ impl Default for FlushConfig {
             reserve_columns: 1,
             rebuild_share: 80,
             rebuild_batches: 4,
+            checkpoint_bytes: 1 << 30,
+            checkpoint_age: Duration::from_secs(600),
         }
     }
 }

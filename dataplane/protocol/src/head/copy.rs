@@ -17,8 +17,10 @@
 //! it says that it is whole it becomes a peer: a member is announced to, another head is a guest (see `guest`)
 //! until the group with it is granted. A copy ends with the pair under which it began: a new primary begins anew.
 
+mod named;
 mod parts;
 
+use self::named::Named;
 use self::parts::{Next, Taking};
 use super::core::Core;
 use super::guest::Follows;
@@ -81,6 +83,8 @@ pub(super) struct Learner {
     open_blocks: u64,
     next: Next,
     taking: Option<Taking>,
+    /// What it has from checkpoints on sleds.
+    basis: Named,
     rereads: u32,
     part_at: Time,
     /// What clients had done when the last part went.
@@ -161,6 +165,7 @@ impl Learner {
             open_blocks: 0,
             next: Next::Extents(ExtentId(0)),
             taking: None,
+            basis: Named::default(),
             rereads: 0,
             part_at: now,
             done_then: 0,
@@ -185,7 +190,7 @@ impl Learner {
     /// Whether an answer is awaited.
     fn is_open(&self) -> bool {
         let ends = self.next == Next::Done && !self.whole;
-        !self.begun || !self.unacked.is_empty() || !self.open.is_empty() || ends
+        !self.begun || !self.unacked.is_empty() || !self.open.is_empty() || ends || self.basis.asked.is_some()
     }
 
     /// Something was sent: says when it is repeated.
@@ -272,6 +277,7 @@ impl Core {
         part.loading = Op(0);
         let (member, lacking, rounds) = (learner.member, learner.lacking, learner.rounds + 1);
         let (base, all) = (part.committed, part.index.mapped());
+        let basis = Named::new(part.index.kept(), rounds);
         **learner = Learner {
             session: self.copies,
             rounds,
@@ -279,6 +285,7 @@ impl Core {
             sent: base,
             covered: base,
             all,
+            basis,
             gap: first,
             repeat_at: Some(now),
             ..Learner::new(member, lacking, now)
@@ -317,6 +324,7 @@ impl Core {
         learner.gap = (learner.gap * 2).min(retry.last);
         if learner.begun {
             out.net.extend(learner.unacked.iter().map(|(_, msg, _)| (learner.member.head, msg.clone())));
+            out.net.extend(learner.ask(part.stamp));
             // What is under way goes again, with what follows it.
             learner.sent = learner.durable;
             (learner.open_blocks, part.loading) = (0, Op(0));

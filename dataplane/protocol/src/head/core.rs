@@ -269,6 +269,12 @@ impl Core {
             Msg::CopyPart { stamp, session, seq, part, data } => {
                 self.on_copy_part((from, boot), (stamp, session), seq, part, data);
             }
+            Msg::CopyAsk { stamp, session, named, from: granule } => {
+                self.on_copy_ask((from, boot), (stamp, session), named, granule);
+            }
+            Msg::CopyHas { stamp, session, from: granule, upto, found } => {
+                self.on_copy_has(now, (from, boot), (stamp, session), granule, upto, found);
+            }
             Msg::CopyOps { stamp, session, committed, parts, entries } => {
                 self.on_copy_ops(now, (from, boot), (stamp, session), (committed, parts), entries);
             }
@@ -344,6 +350,9 @@ impl Core {
             }
             self.step_journal(now, p, out);
             self.step_batches(now, p, out);
+            if self.parts[p].checkpoints.writing.is_some() {
+                self.step_pages(now, p, out);
+            }
         }
         self.send_confirms(now, out);
         self.send_vouches(now, out);
@@ -451,6 +460,7 @@ impl Core {
             proposing: part.proposing(),
             isolating: self.isolates(part),
             fill: self.fill_status(part),
+            checkpoints: part.index.kept().found.iter().map(|kept| kept.covers).collect(),
             needs_copy: self.needs_copy(part),
             log_blocks: part.index.mapped().saturating_sub(live),
             extents: picture.extents,

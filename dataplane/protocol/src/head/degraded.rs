@@ -336,6 +336,10 @@ impl Core {
         if chapter_of(extent, position).is_some() {
             return self.copy_rotten(p, column, out);
         }
+        if super::page::is_page(extent, position) {
+            self.parts[p].page_rotten(column);
+            return;
+        }
         let index = &self.parts[p].index;
         let known = index.slot_of(extent).and_then(|slot| index.extent(slot));
         let at = usize::from(position);

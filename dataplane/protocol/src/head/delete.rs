@@ -36,6 +36,7 @@ impl Core {
             if quiet {
                 // Columns that an extent in the making has got are found again by the list that follows.
                 self.parts[p].making = None;
+                self.forget_pages(p);
                 // A failure is tried again at the next pass.
                 let _ = self.number(now, p, Body::Delete, Id::NONE);
             }

@@ -75,6 +75,8 @@ switches! {
     counted_before_whole,
     /// Breaks BA-02: goes on alone without asking whether the others isolate, too.
     isolation_assumed,
+    /// Breaks P-29: what a checkpoint on sleds says is taken without comparing it with the present index.
+    basis_trusted,
     /// Breaks P-07: a copied block overwrites a newer one.
     copy_overwrites,
     /// Breaks P-10: merges onto committed bytes while a newer version is pending.

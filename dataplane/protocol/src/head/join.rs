@@ -12,6 +12,7 @@
 //! before that finds the void with which the copy began, and counts as damaged (MA-21). What is whole waits for the
 //! primary's announce, and follows as any secondary.
 
+use super::basis::Basis;
 use super::core::Core;
 use super::part::{Part, Phase};
 use super::secondary::sound;
@@ -45,6 +46,8 @@ pub(super) struct Join {
     parts: BTreeMap<u64, (CopyPart, Option<Buf>)>,
     /// The part that comes next.
     next: u64,
+    /// What a checkpoint on sleds gives, as far as the giver says the same.
+    pub(super) basis: Option<Basis>,
     /// The last part is in.
     all: bool,
     /// Newest record that the index stands on.
@@ -81,6 +84,16 @@ impl Join {
     /// Whether it is a copy of that number.
     pub(super) fn of(&self, number: Number) -> bool {
         self.adopt.number == number
+    }
+
+    /// Who gives it, under which pair, and its name.
+    pub(super) fn giver(&self) -> (NodeId, Stamp, u64) {
+        (self.from, self.stamp(), self.session)
+    }
+
+    /// What is taken from a checkpoint; `None` once every part is in.
+    pub(super) fn basis_or(&mut self, begin: impl FnOnce() -> Basis) -> Option<&mut Basis> {
+        if self.all { None } else { Some(self.basis.get_or_insert_with(begin)) }
     }
 
     fn taking(&self) -> bool {
@@ -190,6 +203,7 @@ impl Core {
             step: Step::Void,
             parts: BTreeMap::new(),
             next: 0,
+            basis: None,
             all: false,
             lsn: Lsn(0),
             covered: Op(0),
@@ -200,7 +214,13 @@ impl Core {
     }
 
     /// The copy of that session, if this message is of it.
-    fn join_of(&mut self, from: NodeId, boot: BootId, stamp: Stamp, session: u64) -> Option<usize> {
+    pub(super) fn join_of(
+        &mut self,
+        from: NodeId,
+        boot: BootId,
+        stamp: Stamp,
+        session: u64,
+    ) -> Option<usize> {
         let p = self.parts.find(stamp.partition)?;
         let join = self.parts[p].copy.join.as_ref()?;
         let same = join.from == from && join.session == session && self.same_boot(join.boot, boot);
@@ -273,6 +293,7 @@ impl Core {
         }
         if self.parts[p].copy.join.as_ref().is_some_and(|join| join.taking()) {
             self.append_stuck(now, p);
+            self.read_basis(now, p, out);
             while self.take_part(now, p) {
                 self.commit(now, p, out);
             }
@@ -313,6 +334,11 @@ impl Core {
                 let Some(join) = &mut self.parts[p].copy.join else { return false };
                 join.next += 1;
                 join.all |= copied.last;
+                if copied.last {
+                    join.basis = None;
+                } else if let Some(basis) = &mut join.basis {
+                    basis.forget_before(Lba(copied.lba + u64::from(copied.count)));
+                }
                 true
             }
             Imported::Broken => {
@@ -344,6 +370,11 @@ impl Core {
         }
         let mut sound = copied.extents.iter().all(|extent| part.index.import_extent(extent));
         let mut addrs = places.iter().flat_map(|&(addr, n)| (0..u64::from(n)).map(move |i| addr.plus(i)));
+        if copied.last {
+            part.index.import_kept(&copied.kept);
+        }
+        let basis = part.copy.join.as_ref().and_then(|join| join.basis.as_ref());
+        let mut same = copied.same.iter().peekable();
         let mut named = copied.blocks.iter().peekable();
         for at in 0..copied.count {
             let lba = Lba(copied.lba + u64::from(at));
@@ -352,7 +383,19 @@ impl Core {
                     let addr = if block.place == Place::Sent { addrs.next() } else { None };
                     sound &= self.log.import(&mut part.index, lba, block, addr);
                 }
-                None => self.log.import_hole(&mut part.index, lba),
+                None => {
+                    let _ = same.next_if(|(first, count)| at >= first + count);
+                    let known = same.peek().is_some_and(|(first, _)| at >= *first);
+                    let said =
+                        if known { basis.ok_or(()).and_then(|basis| basis.said(lba)) } else { Ok(None) };
+                    match said {
+                        Ok(None) => self.log.import_hole(&mut part.index, lba),
+                        // One in the log would have been named.
+                        Ok(Some(block)) if block.place == Place::Known => sound = false,
+                        Ok(Some(block)) => sound &= self.log.import(&mut part.index, lba, &block, None),
+                        Err(()) => sound = false,
+                    }
+                }
             }
         }
         if sound { Imported::Yes } else { Imported::Broken }

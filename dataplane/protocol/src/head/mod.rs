@@ -12,12 +12,16 @@
 //! and proposes another group, `wish` says which, and `health` is what it judges by; `medium` watches the own
 //! log's device.
 //! A head that cannot follow from its log, or is no member yet, is filled: `copy` gives, `join` takes, and
-//! `guest` is the way from there to a member.
+//! `guest` is the way from there to a member. So that it need not be told the whole index, the primary writes
+//! checkpoints of it to sleds: `checkpoint` says when, `pages` writes them, `page` is their format, and `basis` is what
+//! the taker makes of them.
 //!
 //! What it does not do: decide who is primary (control), check tokens (sleds), lay out the log (`log`).
 
 mod assign;
+mod basis;
 mod batch;
+mod checkpoint;
 mod claims;
 mod collect;
 mod commit;
@@ -41,6 +45,8 @@ mod join;
 mod journal;
 mod medium;
 mod merge;
+mod page;
+mod pages;
 mod part;
 mod peers;
 mod piece;

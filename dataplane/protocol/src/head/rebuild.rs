@@ -244,7 +244,8 @@ impl Core {
         // What a failed device holds it cannot give back: nobody waits for that.
         let alive = |device: &DeviceId| self.devices.health(*device) != DeviceHealth::Failed;
         let dying = part.dying.iter().map(|dying| dying.column.device).filter(alive);
-        for device in making.chain(dying) {
+        let pages = part.page_columns().map(|column| column.device);
+        for device in making.chain(dying).chain(pages) {
             if let Some((at, _)) = marks.of(device) {
                 held[at] += 1;
             }

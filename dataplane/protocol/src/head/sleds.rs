@@ -48,6 +48,12 @@ pub(super) enum What {
     Fetch { piece: Id, at: usize },
     /// A block of a column, to see how its device is.
     Try { column: ColumnRef },
+    /// A column for copy `at` of a chapter of a checkpoint.
+    PageColumn { generation: u32, chapter: u32, at: usize },
+    /// A page of it for copy `at`.
+    PageWrite { generation: u32, page: u32, at: usize },
+    /// A page for a copy that this head takes.
+    BasisRead { session: u64, generation: u32, page: u32 },
     /// A column for copy `at` of a chapter of the journal.
     JournalColumn { chapter: u32, at: usize },
     /// A unit of the journal for copy `at`.
@@ -61,6 +67,11 @@ pub(super) enum What {
 }
 
 impl What {
+    /// Whether it is about a checkpoint on sleds.
+    fn of_checkpoint(&self) -> bool {
+        matches!(self, Self::PageColumn { .. } | Self::PageWrite { .. } | Self::BasisRead { .. })
+    }
+
     /// Whether it is about a journal: what a lone head copies, asks before it reads, or left behind.
     fn lone(&self) -> bool {
         matches!(
@@ -140,7 +151,10 @@ impl Core {
     pub(super) fn on_sled(&mut self, now: Time, from: NodeId, boot: BootId, msg: Msg, out: &mut Out) {
         self.devices.tick(now);
         self.heard(now, from, boot);
-        if self.for_lone(&msg) {
+        if self.asked_for(&msg, What::of_checkpoint) {
+            return self.on_checkpoint_answer(now, from, msg, out);
+        }
+        if self.asked_for(&msg, What::lone) {
             return self.on_lone_answer(now, from, msg, out);
         }
         match msg {
@@ -193,8 +207,8 @@ impl Core {
         }
     }
 
-    /// Whether an answer is to a question of a lone head, or of one that takes over from its copies.
-    fn for_lone(&self, msg: &Msg) -> bool {
+    /// Whether an answer is to a question of such a kind.
+    fn asked_for(&self, msg: &Msg, such: impl Fn(&What) -> bool) -> bool {
         let req = match msg {
             Msg::Reserved { req, .. }
             | Msg::ColumnListed { req, .. }
@@ -203,7 +217,27 @@ impl Core {
             | Msg::ColumnData { req, .. } => *req,
             _ => return false,
         };
-        self.asks.get(Id(req.0)).is_some_and(|ask| ask.what.lone())
+        self.asks.get(Id(req.0)).is_some_and(|ask| such(&ask.what))
+    }
+
+    /// Answers about checkpoints on sleds (P-29).
+    fn on_checkpoint_answer(&mut self, now: Time, from: NodeId, msg: Msg, out: &mut Out) {
+        match msg {
+            Msg::ColumnReserved { req, status, column } if !self.hold_for_claim(now, from, req, status) => {
+                let fits = |what: &What| matches!(what, What::PageColumn { .. });
+                if let Some(ask) = self.answered(now, from, req, status, fits) {
+                    self.on_page_column(now, &ask, status, column, out);
+                }
+            }
+            Msg::ColumnWritten { req, status } => self.on_page_written(now, from, req, status, out),
+            Msg::ColumnData { req, status, data } => {
+                let fits = |what: &What| matches!(what, What::BasisRead { .. });
+                if let Some(ask) = self.answered(now, from, req, status, fits) {
+                    self.on_basis_read(now, &ask, status, data, out);
+                }
+            }
+            _ => {}
+        }
     }
 
     /// Answers to those questions (P-30).
@@ -342,9 +376,8 @@ impl Core {
         let retry = self.cfg.retry;
         let Some(ask) = self.asks.get_mut(id) else { return };
         let timeout = match ask.what {
-            What::Read { .. } | What::Fetch { .. } | What::Try { .. } | What::SalvageRead { .. } => {
-                retry.read_timeout
-            }
+            What::Read { .. } | What::Fetch { .. } | What::Try { .. } => retry.read_timeout,
+            What::SalvageRead { .. } | What::BasisRead { .. } => retry.read_timeout,
             _ => retry.column_timeout,
         };
         if now.since(ask.since) >= timeout {
@@ -408,6 +441,18 @@ impl Core {
             }
             What::Release { .. } => self.on_column_released(now, &ask, Status::Retry, out),
             What::Try { .. } => self.tried(&ask, Status::DeviceError),
+            What::PageColumn { .. } => {
+                self.on_page_column(now, &ask, Status::DeviceError, ColumnRef::default(), out);
+                self.list_again(now, ask.part, ask.device);
+            }
+            What::PageWrite { generation, .. } => {
+                self.suspect(now, ask.part, ask.device);
+                self.page_refused(now, ask.part, generation);
+            }
+            What::BasisRead { .. } => {
+                self.sleds.entry(ask.to).or_default().silent_until = quiet;
+                self.on_basis_read(now, &ask, Status::DeviceError, None, out);
+            }
             What::JournalColumn { .. } => {
                 self.on_journal_column(now, &ask, Status::DeviceError, ColumnRef::default(), out);
             }

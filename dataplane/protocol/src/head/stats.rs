@@ -141,10 +141,18 @@ counters! {
     copies,
     /// Bytes of log blocks sent with them.
     copied_bytes,
+    /// Blocks that they named.
+    copied_blocks,
+    /// Blocks that they left out, because their takers had them from checkpoints on sleds.
+    spared_blocks,
     /// Commands slower than the threshold.
     slow,
     /// Checkpoints completed.
     checkpoints,
+    /// Checkpoints on sleds that were named (P-29).
+    sled_checkpoints,
+    /// Pages written for such, each to all its copies.
+    checkpoint_pages,
     /// Units of copies that were sent to sleds while running alone (P-30).
     journal_units,
     /// Operations taken over from such copies.
@@ -278,6 +286,8 @@ pub struct PartitionStatus {
     pub proposing: bool,
     /// The full copy that this primary gives to another head.
     pub fill: Option<FillStatus>,
+    /// What the checkpoints on sleds that are kept cover, the newest first (P-29).
+    pub checkpoints: Vec<Op>,
     /// A member of the group, possibly this head itself, whose log cannot follow: it needs a full copy.
     pub needs_copy: Option<NodeId>,
     /// Blocks whose newest version is in the log only.

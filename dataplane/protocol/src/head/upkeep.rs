@@ -75,6 +75,7 @@ impl Core {
             self.mark_age(now, p);
             busy |= self.flush(now, p, out);
             self.collect(now, p, out);
+            self.mind_checkpoints(now, p);
             self.answer_flushes(now, p, out);
             self.refuse_when_full(now, p, out);
             // What an ill device holds waits long.

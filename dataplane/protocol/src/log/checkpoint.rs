@@ -377,7 +377,9 @@ fn describe(metas: &[PartitionMeta], indexes: &mut dyn Indexes) -> Vec<u8> {
         if let Some(index) = indexes.index(meta.partition) {
             // Nothing of a copy that is not whole survives, its extents neither.
             let extents = index.extents.at(meta.committed).filter(|_| !meta.origin.filling);
-            put_partition(&mut w, meta, extents);
+            let none = KeptCheckpoints::default();
+            let kept = if meta.origin.filling { &none } else { &index.kept };
+            put_partition(&mut w, meta, kept, extents);
         }
     }
     w.u8(END);

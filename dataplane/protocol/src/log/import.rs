@@ -123,6 +123,11 @@ impl Index {
         self.extents.import(copied)
     }
 
+    /// Takes the checkpoints that the giver knows of.
+    pub fn import_kept(&mut self, kept: &KeptCheckpoints) {
+        self.kept.clone_from(kept);
+    }
+
     /// Extents behind `after`, in the order of their ids.
     pub fn extents_after(&self, after: ExtentId) -> impl Iterator<Item = &Extent> {
         self.extents.after(after)
@@ -151,6 +156,7 @@ impl Index {
             (extent.desc.id, extent.stripes, extent.sealed, absent, extent.live).hash(&mut hasher);
             extent.desc.columns.hash(&mut hasher);
         }
+        self.kept.hash(&mut hasher);
         hasher.finish128().as_u128()
     }
 

@@ -94,6 +94,7 @@ pub(super) enum Change<'a> {
     Release { extent: ExtentId },
     Delete,
     Nothing,
+    Checkpoint { found: Option<&'a SledCheckpoint>, keep: u8 },
 }
 
 impl<'a> From<&'a Body> for Change<'a> {
@@ -107,6 +108,7 @@ impl<'a> From<&'a Body> for Change<'a> {
             Body::Release { extent } => Self::Release { extent: *extent },
             Body::Delete => Self::Delete,
             Body::Nothing => Self::Nothing,
+            Body::Checkpoint { found, keep } => Self::Checkpoint { found: found.as_deref(), keep: *keep },
         }
     }
 }
@@ -127,6 +129,8 @@ pub struct Index {
     blocks: u64,
     mapped: u64,
     pub(super) extents: Extents,
+    /// Checkpoints of it that the sleds hold.
+    pub(super) kept: KeptCheckpoints,
 }
 
 impl Index {
@@ -201,6 +205,11 @@ impl Index {
         into.extend((0..u64::from(count)).map(|i| self.get(Lba(lba.0.saturating_add(i)))));
     }
 
+    /// The checkpoints of it that the sleds hold.
+    pub fn kept(&self) -> &KeptCheckpoints {
+        &self.kept
+    }
+
     /// The extent in a slot.
     pub fn extent(&self, slot: u32) -> Option<&Extent> {
         self.extents.get(slot)
@@ -273,6 +282,7 @@ impl Index {
             Change::Release { extent } => self.extents.release(extent, op),
             Change::Delete => self.drop_all(dead),
             Change::Nothing => {}
+            Change::Checkpoint { found, keep } => self.kept.apply(op, found, keep),
         }
         applied
     }
@@ -401,6 +411,7 @@ impl Index {
         }
         self.mapped = 0;
         self.extents = Extents::default();
+        self.kept = KeptCheckpoints::default();
     }
 
     /// Visits every block that lies in the log.

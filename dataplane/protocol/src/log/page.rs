@@ -5,8 +5,9 @@
 //! older checkpoint, or one read from the wrong place, is not taken for it.
 
 use super::index::{LEAF_BLOCKS, LEAF_BYTES};
-use super::record::{put_extent, take_extent};
+use super::record::{put_checkpoint, put_extent, take_checkpoint, take_extent};
 use super::types::{Extent, Lsn, Origin, PartitionMeta};
+use crate::wire::checkpoint::CHECKPOINTS_KEPT;
 use crate::wire::codec::{DecodeError, Reader, Writer};
 use crate::wire::limits::MEMBERS_MAX;
 use crate::wire::*;
@@ -124,13 +125,20 @@ pub(super) const END: u8 = 0;
 const PLAIN: u8 = 1;
 /// Where its history begins, then a partition.
 const ORIGIN: u8 = 2;
+/// Its checkpoints on sleds, then one of the two above.
+const KEPT: u8 = 3;
 
 /// Appends a partition's description to the stream: what [`take_partition`] reads back.
 pub(super) fn put_partition<'a>(
     w: &mut Writer,
     meta: &PartitionMeta,
+    kept: &KeptCheckpoints,
     extents: impl Iterator<Item = (u32, &'a Extent)>,
 ) {
+    if *kept != KeptCheckpoints::default() {
+        w.u8(KEPT).u64(kept.op.0).u8(kept.found.len() as u8);
+        kept.found.iter().for_each(|found| put_checkpoint(w, found));
+    }
     if meta.origin == Origin::default() {
         w.u8(PLAIN);
     } else {
@@ -163,13 +171,26 @@ pub(super) fn put_partition<'a>(
     w.bytes[count_at..count_at + 4].copy_from_slice(&count.to_le_bytes());
 }
 
-/// A partition of the stream with its extents and their slots.
-pub(super) type PartitionPart = (PartitionMeta, Vec<(u32, Extent)>);
+/// A partition of the stream with its checkpoints on sleds, its extents and their slots.
+pub(super) type PartitionPart = (PartitionMeta, KeptCheckpoints, Vec<(u32, Extent)>);
 
 /// Reads what [`put_partition`] wrote; `None` at the end of the stream.
 pub(super) fn take_partition(r: &mut Reader<'_>) -> Result<Option<PartitionPart>, DecodeError> {
-    let origin = match r.u8()? {
-        END => return Ok(None),
+    let mut tag = r.u8()?;
+    let mut kept = KeptCheckpoints::default();
+    if tag == KEPT {
+        kept.op = Op(r.u64()?);
+        let count = usize::from(r.u8()?);
+        if count > CHECKPOINTS_KEPT {
+            return Err(DecodeError::Range("checkpoints on sleds"));
+        }
+        for _ in 0..count {
+            kept.found.push(take_checkpoint(r)?);
+        }
+        tag = r.u8()?;
+    }
+    let origin = match tag {
+        END if kept.op == Op(0) => return Ok(None),
         PLAIN => Origin::default(),
         ORIGIN => Origin { since: Lsn(r.u64()?), filling: r.u8()? != 0 },
         _ => return Err(DecodeError::Range("partition of the stream")),
@@ -201,7 +222,7 @@ pub(super) fn take_partition(r: &mut Reader<'_>) -> Result<Option<PartitionPart>
     for _ in 0..count {
         extents.push(take_slot(r)?);
     }
-    Ok(Some((PartitionMeta { partition, blocks, committed, adopted, damaged, origin }, extents)))
+    Ok(Some((PartitionMeta { partition, blocks, committed, adopted, damaged, origin }, kept, extents)))
 }
 
 fn take_slot(r: &mut Reader<'_>) -> Result<(u32, Extent), DecodeError> {

@@ -173,6 +173,7 @@ const NOTHING: u8 = 8;
 const ADOPT: u8 = 9;
 const COPY: u8 = 10;
 const FORGET: u8 = 11;
+const CHECKPOINT: u8 = 12;
 /// Added to the kind of an operation that is logged again while it is pending.
 const AGAIN: u8 = 0x80;
 
@@ -219,6 +220,13 @@ pub fn put_entry(w: &mut Writer, entry: &Entry, committed: Op, again: bool) {
         }
         Body::Delete => start(w, DELETE),
         Body::Nothing => start(w, NOTHING),
+        Body::Checkpoint { found, keep } => {
+            start(w, CHECKPOINT);
+            w.u8(*keep).u8(u8::from(found.is_some()));
+            if let Some(found) = found {
+                put_checkpoint(w, found);
+            }
+        }
     }
 }
 
@@ -253,6 +261,32 @@ pub fn put_extent(w: &mut Writer, desc: &ExtentDesc) {
             Some(c) => w.u8(1).u32(c.sled.0).u128(c.device.0).u32(c.column).u32(c.generation),
         };
     }
+}
+
+/// Appends the name of a checkpoint on sleds; the own checkpoints use it too.
+pub fn put_checkpoint(w: &mut Writer, found: &SledCheckpoint) {
+    w.u32(found.number.epoch).u64(found.number.counter).u32(found.generation).u64(found.covers.0);
+    w.u32(found.pages).u16(found.unit_blocks).u32(found.stripes).u8(found.copies).u128(found.hash);
+    w.u16(found.columns.len() as u16);
+    for c in &found.columns {
+        w.u32(c.sled.0).u128(c.device.0).u32(c.column).u32(c.generation);
+    }
+}
+
+/// Reads what [`put_checkpoint`] wrote.
+pub fn take_checkpoint(r: &mut Reader<'_>) -> Result<SledCheckpoint, DecodeError> {
+    let number = Number { epoch: r.u32()?, counter: r.u64()? };
+    let (generation, covers, pages) = (r.u32()?, Op(r.u64()?), r.u32()?);
+    let (unit_blocks, stripes, copies, hash) = (r.u16()?, r.u32()?, r.u8()?, r.u128()?);
+    let count = r.u16()?;
+    let mut columns = Vec::new();
+    for _ in 0..count {
+        let (sled, device) = (NodeId(r.u32()?), DeviceId(r.u128()?));
+        columns.push(ColumnRef { sled, device, column: r.u32()?, generation: r.u32()? });
+    }
+    let found =
+        SledCheckpoint { number, generation, covers, pages, unit_blocks, stripes, copies, hash, columns };
+    if found.sound() { Ok(found) } else { Err(DecodeError::Range("checkpoint")) }
 }
 
 fn put_repoint(w: &mut Writer, repoint: &Repoint) {
@@ -294,6 +328,7 @@ pub fn entry_ok(entry: &Entry) -> bool {
         Body::Clear { lba, count } => lba.0.saturating_add(u64::from(*count)) <= PARTITION_BLOCKS_MAX,
         Body::ExtentCreate(desc) => extent_ok(desc),
         Body::Repoint(repoint) => repoint.entries.len() <= REPOINT_ENTRIES_MAX,
+        Body::Checkpoint { found: Some(found), .. } => found.sound(),
         _ => true,
     }
 }
@@ -330,6 +365,15 @@ pub fn take_entry(r: &mut Reader<'_>) -> Result<(Logged, Op), DecodeError> {
         RELEASE => LoggedBody::Other(Body::Release { extent: ExtentId(r.u64()?) }),
         DELETE => LoggedBody::Other(Body::Delete),
         NOTHING => LoggedBody::Other(Body::Nothing),
+        CHECKPOINT => {
+            let (keep, there) = (r.u8()?, r.u8()?);
+            let found = match there {
+                0 => None,
+                1 => Some(Box::new(take_checkpoint(r)?)),
+                _ => return Err(DecodeError::Range("checkpoint")),
+            };
+            LoggedBody::Other(Body::Checkpoint { found, keep })
+        }
         _ => return Err(DecodeError::Range("entry kind")),
     };
     Ok((Logged::Op { partition, number, op, body, again }, committed))

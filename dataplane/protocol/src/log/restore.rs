@@ -79,9 +79,10 @@ impl Loader {
         }
         let mut found = Vec::new();
         let mut r = Reader::new(&self.stream);
-        while let Some((meta, extents)) = take_partition(&mut r).map_err(|_| whole.clone())? {
+        while let Some((meta, kept, extents)) = take_partition(&mut r).map_err(|_| whole.clone())? {
             let mut index = self.indexes.remove(&meta.partition).unwrap_or_default();
             index.set_blocks(meta.blocks);
+            index.kept = kept;
             for (slot, extent) in extents {
                 if !index.extents.restore(slot, extent) {
                     return Err(whole);

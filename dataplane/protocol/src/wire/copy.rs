@@ -1,6 +1,7 @@
 //! Words of a full copy (BA-01, BA-04): the index of one head as another one is told it. Places in the giver's
 //! log mean nothing elsewhere, so that they are not named: what lies there is sent along.
 
+use super::checkpoint::KeptCheckpoints;
 use super::ids::{ExtentId, Op};
 use super::ops::ExtentDesc;
 
@@ -63,10 +64,15 @@ pub struct CopyPart {
     pub extents: Vec<CopiedExtent>,
     /// First block of the range.
     pub lba: u64,
-    /// Blocks of the range; those that are not named are holes.
+    /// Blocks of the range; those that are not named, nor `same`, are holes.
     pub count: u32,
     /// Blocks that are no holes, in order.
     pub blocks: Vec<CopiedBlock>,
+    /// Of the blocks that are not named, runs (distance from the first block, blocks) that are as the receiver
+    /// found them in a checkpoint on sleds (P-29).
+    pub same: Vec<(u32, u32)>,
     /// The last part: extents and blocks are whole with it.
     pub last: bool,
+    /// With the last part: the checkpoints that the sleds hold.
+    pub kept: KeptCheckpoints,
 }

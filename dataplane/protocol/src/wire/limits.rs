@@ -30,6 +30,8 @@ pub const RECORD_HEADER_MAX: usize = 64 << 10;
 pub const REPOINT_ENTRIES_MAX: usize = 1024;
 /// Most log records under way at once: what recovery must look past a hole for (P-06).
 pub const RECORDS_IN_FLIGHT_MAX: usize = 64;
+/// Most granules of a checkpoint that one answer speaks of ([`super::Msg::CopyHas`]).
+pub const GRANULES_TOLD_MAX: usize = 1024;
 /// Most blocks of a partition (16 TiB): reverse maps hold block numbers in 32 bits.
 pub const PARTITION_BLOCKS_MAX: u64 = u32::MAX as u64;
 /// Most client commands a head holds per volume before it pushes back on exports.
@@ -45,6 +47,10 @@ const _: () = {
         "a segment holds several records"
     );
     assert!(REPOINT_ENTRIES_MAX * 40 + 1024 <= RECORD_HEADER_MAX, "a largest repoint fits one record");
+    assert!(
+        super::checkpoint::CHECKPOINT_COLUMNS_MAX * 28 + 1024 <= RECORD_HEADER_MAX,
+        "the name of a largest checkpoint fits one record"
+    );
     assert!(WRITE_UNITS_MAX * UNIT_DEFAULT <= IO_BYTES_MAX, "a column write fits one buffer");
     assert!(IO_BYTES_MAX + RECORD_HEADER_MAX < MSG_BYTES_MAX, "a message holds a largest write");
 };

@@ -1,5 +1,6 @@
 //! Rank 0: the words of the rack. Ids, limits, statuses, operations, messages and effects.
 
+pub mod checkpoint;
 pub mod codec;
 pub mod copy;
 pub mod effect;
@@ -12,6 +13,7 @@ pub mod status;
 pub(crate) mod switches;
 pub mod volume;
 
+pub use checkpoint::{KeptCheckpoints, SledCheckpoint};
 pub use copy::{CopiedBlock, CopiedExtent, CopyPart, Place};
 pub use effect::{BlockCmd, BlockDone, BlockError, BlockOk, BlockOp, DeviceIx, Event, Key, Out, Time};
 pub use ids::*;

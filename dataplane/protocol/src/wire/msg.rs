@@ -4,6 +4,7 @@
 //! unless one side restarts; then the other sees a new [`BootId`] on the envelope and may repeat what
 //! was open. Machines bear doubled, late and reordered messages (EF-04).
 
+use super::checkpoint::SledCheckpoint;
 use super::copy::CopyPart;
 use super::ids::*;
 use super::isolation::Score;
@@ -177,6 +178,31 @@ pub enum Msg {
         part: CopyPart,
         /// The bytes of blocks that are [`super::copy::Place::Sent`], in their order.
         data: Option<Buf>,
+    },
+    /// P names the checkpoints on sleds that the receiver may begin with, and asks what it found there (P-29).
+    /// Repeated until it is answered.
+    CopyAsk {
+        /// P's pair.
+        stamp: Stamp,
+        /// The copy.
+        session: u64,
+        /// The newest first.
+        named: Vec<SledCheckpoint>,
+        /// Granules of blocks from this one on are asked for.
+        from: u64,
+    },
+    /// What the receiver of a copy has read from a checkpoint.
+    CopyHas {
+        /// P's pair.
+        stamp: Stamp,
+        /// The copy.
+        session: u64,
+        /// Of the question.
+        from: u64,
+        /// Granules from `from` to below this one are told; `None`: still reading, ask again.
+        upto: Option<u64>,
+        /// Granules that hold anything, in order, and the hash of what they say.
+        found: Vec<(u64, u128)>,
     },
     /// Operations behind the copy's beginning, in order, and how far they may be applied. Repeats are harmless.
     CopyOps {

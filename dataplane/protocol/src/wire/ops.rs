@@ -1,5 +1,6 @@
 //! Operations: every change of a partition's index, in one order (P-07).
 
+use super::checkpoint::SledCheckpoint;
 use super::ids::{ColumnRef, ExtentId, GrantId, Lba, Member, Number, Op, PartitionId};
 use super::limits::COLUMNS_MAX;
 use palisade_dma::Buf;
@@ -151,6 +152,13 @@ pub enum Body {
     Delete,
     /// Nothing; fills a number.
     Nothing,
+    /// The sleds hold a checkpoint of the index (P-29), or some are given up.
+    Checkpoint {
+        /// The new one; `None` gives up only.
+        found: Option<Box<SledCheckpoint>>,
+        /// So many of those before are kept.
+        keep: u8,
+    },
 }
 
 /// A numbered operation of a partition.

@@ -91,3 +91,70 @@ impl Rack {
         self.sent.get(name).copied().unwrap_or(0)
     }
 }
+
+/// Checkpoints of the index on sleds.
+impl Rack {
+    /// What the kept checkpoints cover, the newest first.
+    pub fn checkpoints(&mut self) -> Vec<Op> {
+        self.status().checkpoints
+    }
+
+    /// Flushes until the primary has named a checkpoint of everything that was written until now, and more: the
+    /// first 64 blocks are written again and again for that.
+    pub fn checkpointed(&mut self) {
+        for _ in 0..400 {
+            let tag = self.write(0, 512);
+            self.wait_all(&[tag]);
+            let written = self.status().committed;
+            self.flush_all();
+            self.run_for(Duration::from_millis(30));
+            if self.checkpoints().first().is_some_and(|covers| *covers >= written) {
+                return;
+            }
+        }
+        let status = self.status();
+        panic!("seed {}: no checkpoint: {status:?}", self.shape.seed);
+    }
+
+    /// Waits until the sleds hold the columns of extents and of kept checkpoints, and no other: `each` columns for
+    /// each checkpoint.
+    pub fn no_column_lost(&mut self, each: u32) {
+        let mut last = String::new();
+        let sleds = self.shape.sleds;
+        let limit = self.now + Duration::from_secs(60);
+        loop {
+            let used: u32 = (0..sleds)
+                .map(|at| {
+                    let status = self.sled(at).status();
+                    status.devices[0].columns - status.devices[0].free
+                })
+                .sum();
+            let status = self.status();
+            let columns = u32::from(self.shape.k + self.shape.m);
+            let wanted = status.extents * columns + status.checkpoints.len() as u32 * each;
+            if used == wanted {
+                return;
+            }
+            assert!(self.now < limit, "seed {}: columns: {last}", self.shape.seed);
+            last = format!("{used} held, {wanted} named, {:?}", status.checkpoints);
+            self.run_for(Duration::from_millis(10));
+        }
+    }
+
+    /// Flips a bit in copies of pages of checkpoints of that generation: of page `page`, the first `copies` met.
+    pub fn rot_pages(&mut self, generation: u32, page: u32, copies: usize) -> usize {
+        let mut hurt = 0;
+        let unit = usize::from(self.shape.unit_blocks) * BLOCK;
+        for at in 2..2 + self.shape.sleds {
+            for block in self.nodes[at].disk.bytes.chunks_exact_mut(BLOCK) {
+                let field = |from: usize| u32::from_le_bytes(block[from..from + 4].try_into().expect("four"));
+                let ours = block.starts_with(b"PALCKPT\0") && (field(28), field(48)) == (generation, page);
+                if ours && hurt < copies {
+                    block[unit.min(BLOCK) - 900] ^= 4;
+                    hurt += 1;
+                }
+            }
+        }
+        hurt
+    }
+}

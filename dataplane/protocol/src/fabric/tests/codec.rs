@@ -13,6 +13,21 @@ fn entry(op: u64, body: Body) -> Entry {
     Entry { partition: PartitionId(7), number: Number { epoch: 1, counter: 9 }, op: Op(op), body }
 }
 
+/// A checkpoint of two chapters, three copies each.
+fn checkpoint() -> SledCheckpoint {
+    SledCheckpoint {
+        number: Number { epoch: 1, counter: 9 },
+        generation: 4,
+        covers: Op(33),
+        pages: 9,
+        unit_blocks: 16,
+        stripes: 8,
+        copies: 3,
+        hash: 0x0102_0304,
+        columns: vec![column(); 6],
+    }
+}
+
 /// All operations.
 fn entries(pool: &Pool) -> smallvec::SmallVec<[Entry; 4]> {
     let desc = ExtentDesc {
@@ -38,6 +53,8 @@ fn entries(pool: &Pool) -> smallvec::SmallVec<[Entry; 4]> {
         entry(6, Body::Release { extent: ExtentId(3) }),
         entry(7, Body::Delete),
         entry(8, Body::Nothing),
+        entry(9, Body::Checkpoint { found: Some(Box::new(checkpoint())), keep: 1 }),
+        entry(10, Body::Checkpoint { found: None, keep: 0 }),
     ]
 }
 
@@ -58,7 +75,8 @@ fn blocks_part() -> CopyPart {
         block(6, Place::Extent { id: ExtentId(3), block: 77 }),
         block(7, Place::Sent),
     ];
-    CopyPart { at: Op(41), lba: 3584, count: 8, blocks, last: true, ..CopyPart::default() }
+    let kept = KeptCheckpoints { op: Op(34), found: vec![checkpoint()] };
+    CopyPart { at: Op(41), lba: 3584, count: 8, blocks, last: true, kept, ..CopyPart::default() }
 }
 
 fn extents_part() -> CopyPart {
@@ -71,6 +89,17 @@ fn extents_part() -> CopyPart {
     let open = CopiedExtent { desc: desc.clone(), sealed: None, absent: vec![] };
     let sealed = CopiedExtent { desc, sealed: Some(2), absent: vec![0, 2] };
     CopyPart { at: Op(40), extents: vec![open, sealed], ..CopyPart::default() }
+}
+
+fn same_part() -> CopyPart {
+    let blocks = vec![CopiedBlock { at: 3, op: Op(3), crc: 9, place: Place::Known }];
+    CopyPart {
+        at: Op(40),
+        count: 256,
+        blocks,
+        same: vec![(0, 3), (4, 124), (200, 56)],
+        ..CopyPart::default()
+    }
 }
 
 /// At least one of every kind, with every status.
@@ -153,6 +182,10 @@ fn samples(pool: &Pool) -> Vec<Msg> {
         Msg::Copy { adopt: copied_pair(), session: 3, to: member(3) },
         Msg::CopyPart { stamp, session: 3, seq: 4, part: blocks_part(), data: Some(filled(pool, 6, 8192)) },
         Msg::CopyPart { stamp, session: 3, seq: 5, part: extents_part(), data: None },
+        Msg::CopyPart { stamp, session: 3, seq: 6, part: same_part(), data: None },
+        Msg::CopyAsk { stamp, session: 3, named: vec![checkpoint(), checkpoint()], from: 5 },
+        Msg::CopyHas { stamp, session: 3, from: 5, upto: Some(9), found: vec![(5, 0xaa), (8, 0xbb)] },
+        Msg::CopyHas { stamp, session: 3, from: 5, upto: None, found: vec![] },
         Msg::CopyOps { stamp, session: 3, committed: Op(39), parts: 5, entries: entries(pool) },
         Msg::Copied {
             stamp,
@@ -309,6 +342,9 @@ fn contradictions_between_fields_are_errors() {
     };
     let replicate =
         |body| Msg::Replicate { stamp: stamp(), committed: Op(0), entries: smallvec![entry(1, body)] };
+    let part = |part| Msg::CopyPart { stamp: stamp(), session: 3, seq: 6, part, data: None };
+    let ask = |named| Msg::CopyAsk { stamp: stamp(), session: 3, named, from: 0 };
+    let has = |from, upto, found| Msg::CopyHas { stamp: stamp(), session: 3, from, upto, found };
     let bad = [
         write(vec![], vec![]),
         write(vec![unit(4096)], vec![1, 2]),
@@ -319,6 +355,16 @@ fn contradictions_between_fields_are_errors() {
         replicate(Body::Write { lba: Lba(u64::MAX), crcs: smallvec![1], data: unit(4096) }),
         replicate(Body::Clear { lba: Lba(u64::MAX), count: 1 }),
         Msg::Fetched { req: ReqId(1), data: Some(unit(512)) },
+        part(CopyPart { same: vec![(250, 7)], ..same_part() }),
+        part(CopyPart { same: vec![(4, 4), (7, 1)], ..same_part() }),
+        part(CopyPart { same: vec![(4, 0)], ..same_part() }),
+        ask(vec![checkpoint(); 3]),
+        ask(vec![SledCheckpoint { pages: 17, ..checkpoint() }]),
+        ask(vec![SledCheckpoint { unit_blocks: 0, ..checkpoint() }]),
+        has(5, None, vec![(5, 1)]),
+        has(5, Some(9), vec![(9, 1)]),
+        has(5, Some(9), vec![(8, 1), (7, 1)]),
+        has(0, Some(u64::MAX), (0..1025).map(|at| (at, 1)).collect()),
         Msg::Announce {
             adopt: Adopt {
                 partition: PartitionId(7),

@@ -1,6 +1,7 @@
 //! What a copy is made of: parts of the index, and the bytes of what lies in the own log only.
 
 use super::super::core::Core;
+use super::super::page::GRANULE;
 use super::super::part::Part;
 use super::super::read::ReadOwner;
 use crate::log::{Loc, Mapping};
@@ -37,6 +38,8 @@ pub(super) enum Next {
 pub(super) struct Taking {
     part: CopyPart,
     next: Next,
+    /// Blocks in the log or in extents that it stands for.
+    mapped: u64,
 }
 
 impl Core {
@@ -55,6 +58,9 @@ impl Core {
             if let Some(learner) = &mut self.parts[p].copy.learner {
                 (learner.part_at, learner.done_then) = (now + pause, answered);
             }
+            if !self.ready_for_part(now, p, out) {
+                return;
+            }
             match self.next_part(p) {
                 (taking, wants) if wants.is_empty() => self.send_part(now, p, taking, None, out),
                 (taking, wants) => {
@@ -67,6 +73,24 @@ impl Core {
         }
     }
 
+    /// Whether what the learner has from checkpoints is known as far as the next part needs it. Extents come first,
+    /// and are sent whole: there are few.
+    fn ready_for_part(&mut self, now: Time, p: usize, out: &mut Out) -> bool {
+        let part = &mut self.parts[p];
+        let Some(learner) = &mut part.copy.learner else { return false };
+        if let Next::Extents(after) = learner.next {
+            if part.index.extents_after(after).next().is_some() {
+                return true;
+            }
+            learner.next = Next::Blocks(Lba(0));
+        }
+        let Next::Blocks(from) = learner.next else { return true };
+        match part.index.next_range(from) {
+            Some((first, _)) => self.knows_basis(now, p, first, out),
+            None => true,
+        }
+    }
+
     /// What the index holds next, and which blocks have to be read for it.
     fn next_part(&self, p: usize) -> (Taking, Vec<(Lba, Mapping)>) {
         let part = &self.parts[p];
@@ -76,7 +100,7 @@ impl Core {
         match next {
             Next::Extents(after) => {
                 if let Some(last) = copy_extents(part, after, &mut made) {
-                    return (Taking { part: made, next: Next::Extents(last) }, Vec::new());
+                    return (Taking { part: made, next: Next::Extents(last), mapped: 0 }, Vec::new());
                 }
             }
             Next::Blocks(lba) => from = lba,
@@ -84,11 +108,14 @@ impl Core {
         }
         let Some((first, count)) = part.index.next_range(from) else {
             made.last = true;
-            return (Taking { part: made, next: Next::Done }, Vec::new());
+            made.kept = part.index.kept().clone();
+            return (Taking { part: made, next: Next::Done, mapped: 0 }, Vec::new());
         };
-        let wants = copy_blocks(part, first, count, &mut made);
+        let mut mapped = 0;
+        let trusted = self.cfg.faults.basis_trusted();
+        let wants = copy_blocks(part, (first, count), trusted, &mut made, &mut mapped);
         let next = Next::Blocks(Lba(first.0 + u64::from(made.count)));
-        (Taking { part: made, next }, wants)
+        (Taking { part: made, next, mapped }, wants)
     }
 
     /// The bytes of a part were read, or cannot be. Blocks that nobody can read are told as lost: the volume has
@@ -138,12 +165,13 @@ impl Core {
         let part = &mut self.parts[p];
         let stamp = part.stamp;
         let Some(learner) = &mut part.copy.learner else { return };
-        let Taking { part: made, next } = taking;
+        let Taking { part: made, next, mapped } = taking;
         learner.next = next;
-        let here = |block: &&CopiedBlock| !matches!(block.place, Place::Cleared | Place::Lost);
-        let mapped = made.blocks.iter().filter(here).count() as u64;
         let (session, seq) = (learner.session, learner.made);
         learner.made += 1;
+        let spared: u64 = made.same.iter().map(|(_, count)| u64::from(*count)).sum();
+        part.stats.counters.copied_blocks += made.blocks.len() as u64;
+        part.stats.counters.spared_blocks += spared;
         part.stats.counters.copied_bytes += data.as_ref().map_or(0, |data| data.len() as u64);
         let msg = Msg::CopyPart { stamp, session, seq, part: made, data };
         out.net.push((learner.member.head, msg.clone()));
@@ -168,20 +196,37 @@ fn copy_extents(part: &Part, after: ExtentId, made: &mut CopyPart) -> Option<Ext
 }
 
 /// Up to `count` blocks from `first`, and those of them whose bytes must be read. One whose bytes could not be
-/// read goes alone.
-fn copy_blocks(part: &Part, first: Lba, count: u32, made: &mut CopyPart) -> Vec<(Lba, Mapping)> {
+/// read goes alone. Of a granule that the learner has, only what lies in the log is named.
+fn copy_blocks(
+    part: &Part,
+    (first, count): (Lba, u32),
+    trusted: bool,
+    made: &mut CopyPart,
+    mapped: &mut u64,
+) -> Vec<(Lba, Mapping)> {
     let Some(learner) = &part.copy.learner else { return Vec::new() };
     let most = if learner.rereads > REREADS { 1 } else { IO_BLOCKS_MAX };
+    let count = u64::from(count).min(learner.basis.limit().saturating_sub(first.0)) as u32;
     let mut wants = Vec::new();
+    let mut had = (u64::MAX, false);
     made.lba = first.0;
     for at in 0..count {
         let lba = Lba(first.0 + u64::from(at));
+        if had.0 != lba.0 / GRANULE {
+            had = (lba.0 / GRANULE, part.is_had(lba.0 / GRANULE, trusted));
+        }
         let mapping = part.index.get(lba);
-        let sent = matches!(mapping.loc, Loc::Log(_)) && mapping.op <= learner.base;
+        let logged = matches!(mapping.loc, Loc::Log(_));
+        let sent = logged && mapping.op <= learner.base;
         if made.blocks.len() == PART_BLOCKS || (sent && wants.len() == most) {
             break;
         }
         made.count = at + 1;
+        *mapped += u64::from(matches!(mapping.loc, Loc::Log(_) | Loc::Extent { .. }));
+        if had.1 && !logged {
+            spare(&mut made.same, at);
+            continue;
+        }
         let place = match mapping.loc {
             Loc::Hole => continue,
             Loc::Cleared => Place::Cleared,
@@ -199,4 +244,12 @@ fn copy_blocks(part: &Part, first: Lba, count: u32, made: &mut CopyPart) -> Vec<
         made.blocks.push(CopiedBlock { at, op: mapping.op, crc: mapping.crc, place });
     }
     wants
+}
+
+/// Adds a block to runs of them.
+fn spare(runs: &mut Vec<(u32, u32)>, at: u32) {
+    match runs.last_mut() {
+        Some((first, count)) if *first + *count == at => *count += 1,
+        _ => runs.push((at, 1)),
+    }
 }
