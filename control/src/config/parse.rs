@@ -149,6 +149,7 @@ fn timers(reader: &mut Reader, root: &mut Section<'_>) -> Timers {
         device_fail_ms: ms("device_fail_ms", 30_000),
         salvage_after_ms: ms("salvage_after_ms", 10_000),
         trial_ms: ms("trial_ms", 60_000),
+        checkpoint_ms: reader.number_to(&mut section, "checkpoint_ms", 86_400_000, 600_000),
     };
     reader.finish(&section);
     timers
@@ -164,6 +165,7 @@ fn limits(reader: &mut Reader, root: &mut Section<'_>) -> Limits {
         rebuild_percent: reader.number_to(&mut section, "rebuild_percent", 100, 80) as u8,
         connections: reader.number_to(&mut section, "connections", 4096, 64) as u32,
         scrub_bytes: reader.size(&mut section, "scrub").unwrap_or(640 << 10),
+        checkpoint_bytes: reader.size(&mut section, "checkpoint").unwrap_or(1 << 30),
     };
     reader.finish(&section);
     limits

@@ -124,6 +124,9 @@ pub struct Timers {
     pub salvage_after_ms: u64,
     /// `trial_ms`: another binary has so long to bring its node up before the one of before runs again (default 60000).
     pub trial_ms: u64,
+    /// `checkpoint_ms`: time after which a checkpoint of a volume's index is written to sleds though less than
+    /// `checkpoint` was flushed (BA-01; default 600000).
+    pub checkpoint_ms: u64,
 }
 
 /// Bounds that depend on the host rather than on the protocol.
@@ -143,6 +146,9 @@ pub struct Limits {
     pub connections: u32,
     /// `scrub`: bytes a second that each device of a sled scrubs, 0 for none (default 640 KiB).
     pub scrub_bytes: u64,
+    /// `checkpoint`: flushed bytes after which a checkpoint of a volume's index is written to sleds, 0 for never
+    /// (BA-01; default 1 GiB).
+    pub checkpoint_bytes: u64,
 }
 
 /// `[control]`.

@@ -436,6 +436,8 @@ fn head_config(rack: &Rack, admitted: &AdmittedNode, boot: BootId, log: HeadLog,
     (flush.fill_low, flush.fill_high) = (limits.log_low_percent, limits.log_high_percent);
     (flush.collect_below, flush.rebuild_share) = (limits.collect_percent, limits.rebuild_percent);
     flush.age = Duration::from_millis(rack.timers.flush_ms);
+    (flush.checkpoint_bytes, flush.checkpoint_age) =
+        (limits.checkpoint_bytes, Duration::from_millis(rack.timers.checkpoint_ms));
     config.watch.fail_after = Duration::from_millis(rack.timers.device_fail_ms);
     if rack.control.failover == Failover::Auto {
         config.failover = Some(FailoverConfig {
