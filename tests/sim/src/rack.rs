@@ -68,7 +68,13 @@ impl Shape {
         let volume_extents = scenario.volume_blocks * u64::from(scenario.heads.max(scenario.volumes).max(1))
             / u64::from(geometry.extent_blocks());
         let age = *dice.pick(&[2u64, 10, 40, 200]);
+        // Dice of their own: the other draws of a seed are as they were.
+        let apart = &mut Dice::new(seed ^ 0x636b_7074);
+        let checkpoint_bytes = *apart.pick(&[0u64, 1, 64 << 10, 1 << 20]);
+        let checkpoint_age = Duration::from_millis(*apart.pick(&[20u64, 200, 2000]));
         let flush = FlushConfig {
+            checkpoint_bytes,
+            checkpoint_age,
             fill_low: *dice.pick(&[0, 5, 40]),
             age: Duration::from_millis(age),
             stripes: dice.range(1, 4) as u8,
