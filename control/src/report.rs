@@ -8,7 +8,7 @@ use palisade_protocol::fabric::{PathState, PathStatus};
 use palisade_protocol::head::{
     DeviceStatus, FillStatus, HeadStatus, MediumStatus, PartitionStatus, RoleState, STAGES,
 };
-use palisade_protocol::wire::{BootId, DeviceId, LogId, NodeId, PartitionId, Proposal, Stamp};
+use palisade_protocol::wire::{Assignment, BootId, DeviceId, LogId, NodeId, PartitionId, Proposal, Stamp};
 use serde::{Deserialize, Serialize};
 
 use crate::api::json;
@@ -104,6 +104,36 @@ pub enum Report {
         step: RoleStep,
         /// When, in microseconds since 1970 by the clock of its host.
         at_us: u64,
+    },
+    /// What the log of a head holds of groups, as `Command::Tell` asked (P-04).
+    Groups {
+        /// The head.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Its boot.
+        #[serde(with = "json::uuid")]
+        boot: BootId,
+        /// Its log (P-03).
+        #[serde(with = "json::uuid")]
+        log: LogId,
+        /// Of the command.
+        #[serde(with = "json::number")]
+        ask: u64,
+        /// The newest pair of each partition; one with `salvage` is not in force yet.
+        #[serde(with = "json::assignments")]
+        groups: Vec<Assignment>,
+    },
+    /// Which pairs the devices of a sled have records of, as `Command::Tell` asked (P-04).
+    Records {
+        /// The sled.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Of the command.
+        #[serde(with = "json::number")]
+        ask: u64,
+        /// The highest one of each partition.
+        #[serde(with = "json::stamps")]
+        held: Vec<Stamp>,
     },
     /// A head forgot a partition that it is no member of any more.
     Forgotten {

@@ -235,9 +235,10 @@ fn a_store_restored_from_an_older_copy_goes_on_in_a_higher_epoch() {
     }
     std::fs::copy(&copy, &store).expect("restored");
     let _control = Control::start(&rack).expect("started");
-    let first = FakeHead::start(&socket, "head-1", 31);
-    let _second = FakeHead::start(&socket, "head-2", 32);
-    assert_eq!(first.assignment().stamp.number.epoch, 2, "P-04");
+    let heads = [("head-1", 31), ("head-2", 32), ("head-3", 33)];
+    let heads = heads.map(|(name, boot)| FakeHead::start(&socket, name, boot));
+    heads.iter().for_each(|head| head.tell(&[]));
+    wait_for("a number", || (heads[0].assignment().stamp.number.epoch == 2).then_some(()));
 }
 
 #[test]

@@ -17,6 +17,11 @@ impl Core {
     pub(super) fn salvage(&mut self, name: &str) -> Result<Moved, RpcError> {
         let volume = self.authority.volume_by_name(name);
         let volume = volume.ok_or_else(|| refused(&RoleError::NoVolume(name.to_owned())))?;
+        if self.listens() {
+            let why =
+                "control started a moment ago, and sleds have not shown their records yet (P-04): ask again";
+            return Err(RpcError::refused(why.to_owned()));
+        }
         let primary = volume.current_primary();
         if self.can_serve(volume) {
             let head = self.authority.name_of(primary);
@@ -39,10 +44,21 @@ impl Core {
     /// sleds.
     fn can_serve(&self, volume: &VolumeRecord) -> bool {
         let head = volume.current_primary();
-        let lost = volume.members.first().is_some_and(|lone| self.authority.lost_its_log(lone));
+        let lost = volume.members.first().is_some_and(|lone| !self.has_its_log(lone));
         let failed = self.nodes.get(&head.0).is_some_and(|node| node.report.state == NodeState::Failed);
         let damaged = self.said_of(volume, head).is_some_and(|said| said.needs_copy == Some(head.0));
         self.is_there(head) && !lost && !failed && !damaged
+    }
+
+    /// A device is to be given up: not one that copies of a lone head, or who could read them, depend on.
+    pub(super) fn spare_copies(&self, device: &str) -> Result<(), RpcError> {
+        let there = |lone: &MemberRecord| self.is_there(lone.head) && self.has_its_log(lone);
+        self.authority.spares(device, there).map_err(|error| RpcError::refused(error.to_string()))
+    }
+
+    /// Whether a head has the log still that it had as a member: with another one it holds nothing (P-03).
+    fn has_its_log(&self, member: &MemberRecord) -> bool {
+        !self.authority.lost_its_log(member)
     }
 
     /// Whether the head's process was heard lately.

@@ -36,7 +36,7 @@ pub struct Core {
     pub(super) authority: Authority,
     store: Box<dyn Store>,
     /// Where the mark is kept; none for a store that forgets.
-    mark_in: Option<PathBuf>,
+    pub(super) mark_in: Option<PathBuf>,
     marks: Option<MarkWriter>,
     pub(super) rack: Rack,
     pub(super) nodes: BTreeMap<u32, Connected>,
@@ -59,6 +59,8 @@ pub struct Core {
     pub(super) balance: super::balance::Balance,
     /// What is watched of heads that may be ill.
     pub(super) ailing: super::ailing::Watch,
+    /// What is asked of media after an opening of the store (P-04).
+    pub(super) evidence: super::doubt::Evidence,
     /// Sleds that are drained, as was told last.
     pub(super) drained: Vec<String>,
     /// Set when a commit failed and the state could not be read again, and while the lease is another's:
@@ -152,6 +154,7 @@ impl Core {
             replacing: super::replace::Watch::default(),
             balance: super::balance::Balance::default(),
             ailing: super::ailing::Watch::default(),
+            evidence: super::doubt::Evidence::default(),
             drained: Vec::new(),
             broken: None,
             missed: false,
@@ -163,17 +166,12 @@ impl Core {
         Ok(core)
     }
 
-    /// P-04: a store that granted less than the mark says is an older copy.
-    fn heed_mark(&mut self) -> Result<(), CoreError> {
-        let Some(mark) = self.mark_in.as_deref().and_then(Mark::read) else { return Ok(()) };
-        let meta = self.authority.meta();
-        if mark.rack == meta.rack && (mark.grants > meta.grants || mark.epoch > meta.epoch) {
-            let changes = self.authority.restored(mark.epoch, mark.grants);
-            self.store.commit(&changes.records)?;
-            self.authority.apply(&changes);
-            for note in &changes.notes {
-                self.event("control", true, note.clone());
-            }
+    /// Before anybody is connected: makes changes durable and takes them over.
+    pub(super) fn commit_at_opening(&mut self, changes: &Changes) -> Result<(), CoreError> {
+        self.store.commit(&changes.records)?;
+        self.authority.apply(changes);
+        for note in &changes.notes {
+            self.event("control", true, note.clone());
         }
         Ok(())
     }
@@ -241,6 +239,7 @@ impl Core {
         let data = self.rack.data.display().to_string();
         let authority = Authority::load(records).map_err(|error| CoreError::Load(data, error))?;
         self.authority = authority.opened(random()? as u64);
+        self.evidence = super::doubt::Evidence::default();
         self.heed_mark()?;
         (self.broken, self.missed) = (None, false);
         Ok(())
@@ -256,10 +255,10 @@ impl Core {
         self.control = control;
     }
 
-    fn write_mark(&mut self) {
+    pub(super) fn write_mark(&mut self) {
         let Some(marks) = &mut self.marks else { return };
         let meta = self.authority.meta();
-        let mark = Mark { rack: meta.rack, epoch: meta.epoch, grants: meta.grants };
+        let mark = Mark { rack: meta.rack, epoch: meta.epoch, grants: meta.grants, home: None };
         if let Some(error) = marks.put(mark) {
             let what =
                 format!("the mark of grants cannot be written, a restored store may go unnoticed: {error}");

@@ -213,6 +213,28 @@ pub mod assignment {
     }
 }
 
+/// Lists of assignments.
+pub mod assignments {
+    use super::*;
+
+    #[derive(Serialize, Deserialize)]
+    struct Wrapped(#[serde(with = "assignment")] Assignment);
+
+    /// Writes them.
+    pub fn serialize<S: Serializer>(pairs: &[Assignment], to: S) -> Result<S::Ok, S::Error> {
+        to.collect_seq(pairs.iter().cloned().map(Wrapped))
+    }
+
+    /// Reads them.
+    pub fn deserialize<'de, D: Deserializer<'de>>(from: D) -> Result<Vec<Assignment>, D::Error> {
+        let list = Vec::<Wrapped>::deserialize(from)?;
+        if list.len() > LIST_MAX {
+            return Err(D::Error::custom("too many pairs"));
+        }
+        Ok(list.into_iter().map(|wrapped| wrapped.0).collect())
+    }
+}
+
 /// Assignments that may be absent.
 pub mod maybe_assignment {
     use super::*;

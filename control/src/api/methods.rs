@@ -168,6 +168,8 @@ pub(super) fn call(core: &mut Core, link: &Link, method: &str, params: Value) ->
         "volume.flush" => return flush(core, &parse(params)?),
         "volume.failover" => Core::json(&core.failover(&parse::<NameParams>(params)?.name, "planned")?),
         "volume.salvage" => Core::json(&core.salvage(&parse::<NameParams>(params)?.name)?),
+        "volume.settle" => Core::json(&core.settle(&parse(params)?)?),
+        "rack.restored" => core.restored(),
         "volume.replace" => {
             let MemberParams { name, with } = parse(params)?;
             Core::json(&core.replace_member(&name, with.as_deref())?)
@@ -315,6 +317,7 @@ fn drill(core: &mut Core, params: DrillParams) -> Result<Outcome, RpcError> {
 }
 
 fn replace(core: &mut Core, params: &ReplaceParams) -> Result<Value, RpcError> {
+    core.spare_copies(&params.name)?;
     let changes = core.authority.replace_device(&params.name, params.force).map_err(refused)?;
     core.carry_out(&changes)?;
     core.event("control", true, format!("device {} was given up, its place may be formatted", params.name));
@@ -409,10 +412,17 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             }
             core.head_ready(node, boot, log, &held)?;
         }
-        Report::SledReady { node, .. } => drop(own(core, node)?),
+        Report::SledReady { node, .. } | Report::Groups { node, .. } | Report::Records { node, .. } => {
+            own(core, node)?;
+            core.take_evidence(&report)?;
+        }
         Report::Status { nodes } => {
             for report in nodes {
                 take_report(core, link, report)?;
+            }
+            core.ask_heads();
+            if core.listens() {
+                return Ok(());
             }
             core.follow_lone_heads();
             if core.authority.nodes().any(|node| node.draining) || !core.drained.is_empty() {
@@ -461,7 +471,11 @@ fn take_report(core: &mut Core, link: &Link, mut report: NodeReport) -> Result<(
     }
     report.histograms.retain(|_, histogram| histogram.is_sane());
     let Some(id) = core.authority.node_by_name(&report.name).map(|node| node.node) else { return Ok(()) };
-    let Some(node) = core.nodes.get_mut(&id.0).filter(|node| node.link == link.id) else { return Ok(()) };
+    if core.nodes.get(&id.0).is_none_or(|node| node.link != link.id) {
+        return Ok(());
+    }
+    core.notice_numbers(&report)?;
+    let Some(node) = core.nodes.get_mut(&id.0) else { return Ok(()) };
     let serves = |partition: &&PartitionReport| partition.role == "serving" && !partition.peer_away;
     let served: Vec<(u64, Number)> = report
         .partitions

@@ -11,6 +11,7 @@ mod balance;
 pub mod client;
 mod core;
 mod devices;
+mod doubt;
 pub mod events;
 mod isolating;
 pub mod json;

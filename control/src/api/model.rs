@@ -332,6 +332,17 @@ pub enum Command {
         #[serde(with = "json::partition")]
         partition: PartitionId,
     },
+    /// Say what the media hold of groups (P-04): a sled, whose records show whether the store was put back from an
+    /// older copy, answers with [`Report::Records`]; a head, when it was, with [`Report::Groups`]. A head does so
+    /// once all that was told before was taken up, so that a grant of before that was on its way still counts.
+    Tell {
+        /// For whom.
+        #[serde(with = "json::node")]
+        node: NodeId,
+        /// Comes back; another one for each opening of the store.
+        #[serde(with = "json::number")]
+        ask: u64,
+    },
     /// Whether volumes have to leave the head (BA-02).
     Isolate {
         /// For whom.

@@ -79,6 +79,8 @@ impl Core {
         })?;
         self.carry_out(&changes)?;
         self.tell_all(node);
+        self.evidence.asked.remove(&node.0);
+        self.ask_heads();
         self.look_now()
     }
 
@@ -119,9 +121,14 @@ impl Core {
     /// goes out and the head asks again (P-02).
     pub(super) fn propose(&mut self, node: NodeId, proposal: &Proposal) -> Result<(), RpcError> {
         let Some(boot) = self.nodes.get(&node.0).map(|connected| connected.boot) else { return Ok(()) };
+        if self.listens() {
+            // It is repeated.
+            return Ok(());
+        }
         let verdict = self.authority.propose(node, boot, proposal, now_ms());
         self.carry_out(&verdict.changes)?;
-        if !verdict.why.is_empty() {
+        // In doubt it is asked again and again; `status` says why.
+        if !verdict.why.is_empty() && !self.authority.doubts(proposal.partition) {
             let volume = self.authority.volume(proposal.partition).map(|volume| volume.name.clone());
             let what =
                 format!("a proposal of another group ({}) was declined: {}", proposal.why, verdict.why);

@@ -91,7 +91,8 @@ impl Core {
         }
         self.replacing.looked = Some(now);
         let active = |volume: &&VolumeRecord| {
-            volume.state == VolumeState::Active && !volume.members.is_empty() && volume.wanted() > 1
+            let settled = volume.state == VolumeState::Active && !volume.in_doubt();
+            settled && !volume.members.is_empty() && volume.wanted() > 1
         };
         let ids: Vec<u64> = self.authority.volumes().filter(active).map(|volume| volume.id).collect();
         for id in ids {

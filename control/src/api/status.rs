@@ -163,6 +163,8 @@ pub struct VolumeStatus {
     pub fill_rounds: u64,
     /// Names of members that it has to leave (BA-02); one that goes on alone by leave is none.
     pub isolating: Vec<String>,
+    /// Why its groups are not known, and what ends that (P-04); empty when they are.
+    pub doubt: String,
     /// What its group lacks, and what becomes of that; empty when it lacks nothing.
     pub lacks: String,
     /// Counter of the newest number; rises with each grant.
@@ -446,6 +448,7 @@ fn named(authority: &Authority, rack: Option<&Rack>, volume: &VolumeRecord) -> V
         paused: volume.paused(now_ms()),
         replacement: volume.replacement.as_ref().map_or_else(String::new, |it| authority.name_of(it.head)),
         replacement_why: volume.replacement.as_ref().map_or_else(String::new, |it| it.why.clone()),
+        doubt: authority.doubt_of(volume),
         sequence: volume.counter,
         number: volume.number().to_string(),
         kind: "replicated".to_owned(),

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::grant::Grant;
 use super::record::{BootJson, LogJson, MemberRecord, Record, VolumeRecord, VolumeState};
 use super::roles::RoleError;
-use super::{Authority, Changes};
+use super::{Authority, Changes, DeviceError};
 use crate::config::Solo;
 
 /// A volume of which one head runs alone, or did until the group that is coming up serves.
@@ -122,8 +122,36 @@ impl Authority {
     pub fn salvageable(&self) -> impl Iterator<Item = &VolumeRecord> {
         self.volumes.values().filter(|volume| {
             let copies = |alone: &AloneRecord| alone.copies && !alone.salvage;
-            volume.state == VolumeState::Active && volume.alone.as_ref().is_some_and(copies)
+            let known = volume.state == VolumeState::Active && !volume.in_doubt();
+            known && volume.alone.as_ref().is_some_and(copies)
         })
+    }
+
+    /// Whether a device may be given up as far as lone heads are concerned: not while one is away and only its
+    /// copies on sleds, with the log of who could read them, have what it acknowledged. `there` says which lone
+    /// heads are there, with the log that they had.
+    pub fn spares(&self, name: &str, there: impl Fn(&MemberRecord) -> bool) -> Result<(), DeviceError> {
+        let Some(device) = self.devices.get(name) else { return Ok(()) };
+        for volume in self.living() {
+            let Some(alone) = volume.alone.as_ref().filter(|alone| alone.copies) else { continue };
+            // A group of several that serves has it all, and ends the record.
+            if there(&alone.lone) {
+                continue;
+            }
+            let told = (name.to_owned(), volume.name.clone(), self.name_of(alone.lone.head));
+            if !device.log {
+                return Err(DeviceError::Copies(told.0, told.1, told.2));
+            }
+            let heirs = || {
+                let heir =
+                    |member: &&MemberRecord| member.head != alone.lone.head && !self.lost_its_log(member);
+                alone.members.iter().filter(heir)
+            };
+            if heirs().count() == 1 && heirs().all(|heir| heir.head == device.node) {
+                return Err(DeviceError::Heir(told.0, told.1, told.2));
+            }
+        }
+        Ok(())
     }
 
     /// Lets a former full member take over what the lone head of a volume acknowledged, from the copies on sleds.
@@ -135,6 +163,7 @@ impl Authority {
         well: impl Fn(&MemberRecord) -> bool,
     ) -> Result<Changes, RoleError> {
         let volume = self.volume_by_name(name).ok_or_else(|| RoleError::NoVolume(name.to_owned()))?;
+        self.not_in_doubt(volume)?;
         let alone = volume.alone.as_ref().filter(|alone| alone.copies);
         let alone = alone.ok_or_else(|| RoleError::NoCopies(name.to_owned()))?;
         let primary = volume.current_primary();

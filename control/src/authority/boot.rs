@@ -1,9 +1,9 @@
 //! A head booted and asks for numbers (P-01, P-03, P-04, EF-14).
 
-use palisade_protocol::wire::{BootId, GrantId, LogId, NodeId, Number, Stamp};
+use palisade_protocol::wire::{BootId, LogId, NodeId, Stamp};
 
 use super::grant::Grant;
-use super::record::{BootJson, LogJson, Meta, NodeRecord, Record, VolumeRecord, VolumeState};
+use super::record::{BootJson, LogJson, NodeRecord, Record, VolumeRecord, VolumeState};
 use super::{Authority, Changes};
 use crate::api::model::Role;
 use crate::identity::{Identity, Known};
@@ -60,9 +60,12 @@ impl Authority {
         self.check_boot(node, boot, log)?;
         let mut changes = Changes::default();
         let mut meta = self.meta.clone();
-        self.notice_restore(&mut meta, held, &mut changes);
+        let noticed = self.notice_restore(&mut meta, head, held);
+        if let Some(why) = &noticed {
+            self.doubt_all(&mut meta, why, &mut changes);
+        }
         // A boot that holds more than was granted needs numbers above those, though it has some already.
-        if node.boot == Some(BootJson(boot)) && meta.epoch == self.meta.epoch {
+        if node.boot == Some(BootJson(boot)) && noticed.is_none() {
             changes.assignments = self.standing(head, boot);
             self.take_back(node, guest, &mut changes);
             return Ok(changes);
@@ -76,7 +79,9 @@ impl Authority {
         node.log = Some(LogJson(log));
         let lookup = |id: NodeId| if id == head { Some(&node) } else { self.nodes.get(&id.0) };
         let mut grant = Grant { authority: self, meta: &mut meta, changes: &mut changes };
-        for volume in self.volumes.values() {
+        // Once that is noticed nothing is granted before every head was heard.
+        let granting = noticed.is_none() || self.faults.doubt_skipped;
+        for volume in self.volumes.values().filter(|_| granting) {
             if volume.current().contains(&head) {
                 grant.renew(volume, "its heads started", lookup);
             } else if volume.heads().contains(&head) && !guest(volume) {
@@ -138,26 +143,5 @@ impl Authority {
                 && volume.members.iter().any(|member| member.head == head && member.boot == boot)
         };
         self.volumes.values().filter(names).filter_map(VolumeRecord::assignment).collect()
-    }
-
-    /// P-04: a head that holds more than was granted proves that grants were forgotten.
-    fn notice_restore(&self, meta: &mut Meta, held: &[Stamp], changes: &mut Changes) {
-        let epoch_before = meta.epoch;
-        for stamp in held {
-            let ours = self.volumes.get(&stamp.partition.0);
-            let (number, grant) = ours.map_or((Number::ZERO, GrantId(0)), |v| (v.number(), GrantId(v.grant)));
-            let forgotten = stamp.number > number || (stamp.number == number && stamp.grant != grant);
-            if !forgotten || stamp.number == Number::ZERO || self.faults.epoch_kept {
-                continue;
-            }
-            meta.epoch = meta.epoch.max(stamp.number.epoch.saturating_add(1));
-            meta.next_volume = meta.next_volume.max(stamp.partition.0.saturating_add(1));
-        }
-        if meta.epoch != epoch_before {
-            changes.notes.push(format!(
-                "a head holds numbers that this store did not grant: it is an older copy; numbers go on in epoch {}",
-                meta.epoch
-            ));
-        }
     }
 }

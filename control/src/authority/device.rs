@@ -19,6 +19,21 @@ pub enum DeviceError {
     /// A confirmation of a format that was not decided.
     #[error("device `{0}` was not to be formatted with identity {1}")]
     NotDecided(String, Identity),
+    /// Its log may be the only one that has acknowledged writes.
+    #[error(
+        "`{0}` cannot be given up now: volume `{1}` is in doubt since the store was put back, and this log may hold writes that nobody else has; bring its head up, or go on without it with `palisade volume settle {1} --without {2}`"
+    )]
+    Doubt(String, String, String),
+    /// It may hold copies of what a lone head that is away acknowledged (P-30).
+    #[error(
+        "`{0}` cannot be given up now: {2} served volume `{1}` alone, with copies on sleds, and is away; a blank device in this place would count as asked though copies were on it. Bring {2} back, or take its copies over first (`palisade volume salvage {1}`)"
+    )]
+    Copies(String, String, String),
+    /// It is the log of the last head that can take over from a lone head's copies (P-30).
+    #[error(
+        "`{0}` cannot be given up now: {2} served volume `{1}` alone, with copies on sleds, and is away; only this log holds what came before those. Bring {2} back, or take its copies over first (`palisade volume salvage {1}`)"
+    )]
+    Heir(String, String, String),
     /// The device was never formatted.
     #[error("device `{0}` was never formatted, there is nothing to replace")]
     Fresh(String),
@@ -117,6 +132,12 @@ impl Authority {
             Known::Replacing { old, .. } => *old,
             Known::Unknown => return Err(DeviceError::Fresh(name.to_owned())),
         };
+        if device.log
+            && let Some(volume) = self.needs_word_of(device.node)
+        {
+            let head = self.name_of(device.node);
+            return Err(DeviceError::Doubt(name.to_owned(), volume.name.clone(), head));
+        }
         let mut changes = Changes::default();
         let known = Known::Replacing { old, force };
         changes.put(Record::Device(DeviceRecord { known, ..device.clone() }));

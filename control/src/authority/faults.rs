@@ -11,6 +11,10 @@ pub struct Faults {
     pub any_log: bool,
     /// P-04: a restored store goes on in its old epoch.
     pub epoch_kept: bool,
+    /// P-04: a store that was put back decides at once.
+    pub doubt_skipped: bool,
+    /// P-04: a store that was put back asks the members that it knows of, and nobody else.
+    pub members_heard_only: bool,
     /// `SoloByLeave`: a group is granted without its secondary.
     pub lone_group: bool,
     /// MA-05: a proposal is granted though it knows an older pair.

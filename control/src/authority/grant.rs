@@ -8,7 +8,7 @@ use palisade_protocol::wire::{NodeId, Number, PartitionId};
 use siphasher::sip::SipHasher24;
 
 use super::record::{
-    FORMAT, LEFT_MAX, LogJson, MemberRecord, Meta, NodeRecord, Record, VolumeRecord, VolumeState,
+    FORMAT_ROLES, LEFT_MAX, LogJson, MemberRecord, Meta, NodeRecord, Record, VolumeRecord, VolumeState,
 };
 use super::{Authority, Changes, Faults};
 
@@ -50,7 +50,7 @@ impl Grant<'_> {
             volume.epoch = self.meta.epoch;
             volume.counter += 1;
             self.meta.grants += 1;
-            self.meta.format = self.meta.format.max(FORMAT);
+            self.meta.format = self.meta.format.max(FORMAT_ROLES);
             assert!(volume.number() > before.number(), "numbers rise (EF-14)");
             volume.grant = grant_id(self.meta.incarnation, self.authority.opening, &volume);
         }
@@ -80,7 +80,7 @@ impl Grant<'_> {
         why: &str,
         lookup: impl Fn(NodeId) -> Option<&'n NodeRecord>,
     ) {
-        if volume.state == VolumeState::Deleted {
+        if volume.state == VolumeState::Deleted || volume.in_doubt() {
             return;
         }
         if let Some(why) = obstacle(volume, self.authority.faults, &lookup) {
@@ -101,7 +101,7 @@ impl Grant<'_> {
     pub(super) fn rejoin(&mut self, volume: &VolumeRecord, node: &NodeRecord) {
         let short = volume.members.len() < volume.declared().count();
         // A volume does not come back to where it has to leave (BA-02).
-        if !short || volume.state != VolumeState::Active || !node.isolating.is_empty() {
+        if !short || volume.state != VolumeState::Active || !node.isolating.is_empty() || volume.in_doubt() {
             return;
         }
         let (Some(log), Some(boot)) = (node.log, node.boot) else { return };
@@ -123,7 +123,7 @@ impl Grant<'_> {
 
 impl VolumeRecord {
     /// Takes a group over and remembers who left.
-    fn replace_members(&mut self, members: Vec<MemberRecord>) {
+    pub(super) fn replace_members(&mut self, members: Vec<MemberRecord>) {
         let stays = |head: NodeId| members.iter().any(|member| member.head == head);
         let leaving = self.members.iter().filter(|old| !stays(old.head));
         let mut left = self.left.clone();

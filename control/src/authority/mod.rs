@@ -10,6 +10,7 @@
 mod alone;
 mod boot;
 mod device;
+mod doubt;
 mod faults;
 mod grant;
 mod node;
@@ -32,6 +33,7 @@ use palisade_protocol::wire::{Assignment, NodeId, PartitionId, RackId};
 pub use alone::AloneRecord;
 pub use boot::BootError;
 pub use device::DeviceError;
+pub use doubt::{DoubtError, DoubtRecord, HeardRecord};
 pub use faults::Faults;
 pub use grant::Move;
 pub use node::{DeviceDeclaration, NodeDeclaration, NodeError};
@@ -127,7 +129,7 @@ impl Authority {
     /// an older rack carry another rack id, so a store made anew can never meet its own old numbers (P-04).
     pub fn found(rack: RackId, incarnation: u64, name: &str) -> Changes {
         let meta = Meta {
-            format: FORMAT,
+            format: record::FORMAT_ROLES,
             rack,
             name: name.to_owned(),
             incarnation,
@@ -195,15 +197,17 @@ impl Authority {
     }
 
     /// The store was restored from a copy that misses grants up to `grants` of epoch `epoch`: every number
-    /// from now on is above all that were ever granted (P-04).
+    /// from now on is above all that were ever granted, and its volumes are in doubt (P-04).
     pub fn restored(&self, epoch: u32, grants: u64) -> Changes {
         let mut changes = Changes::default();
         let mut meta = self.meta.clone();
         if !self.faults.epoch_kept {
             meta.epoch = meta.epoch.max(epoch).saturating_add(1);
         }
+        let forgotten = grants.saturating_sub(meta.grants);
+        let why = format!("the store was put back from an older copy that lacks {forgotten} grants");
         meta.grants = meta.grants.max(grants);
-        changes.notes.push(format!("the store is an older copy: numbers go on in epoch {}", meta.epoch));
+        self.doubt_all(&mut meta, &why, &mut changes);
         changes.put(Record::Meta(meta));
         changes
     }

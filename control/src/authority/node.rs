@@ -109,6 +109,9 @@ impl Authority {
         if let Some(volume) = self.living().find(needs) {
             return in_use(format!("volume `{}` is served by it", volume.name));
         }
+        if let Some(volume) = self.needs_word_of(node.node) {
+            return in_use(format!("volume `{}` is in doubt and waits for its word", volume.name));
+        }
         for device in self.devices.values().filter(|device| device.node == node.node) {
             let holds_columns = !device.log && matches!(device.known, Known::Active { .. });
             if holds_columns {

@@ -130,7 +130,9 @@ impl Authority {
     /// came back may take over from now on.
     pub fn served(&self, head: NodeId, stamp: Stamp) -> Changes {
         let mut changes = Changes::default();
-        let Some(volume) = self.volumes.get(&stamp.partition.0) else { return changes };
+        // In doubt nobody knows whether that pair still is the newest.
+        let volume = self.volumes.get(&stamp.partition.0).filter(|volume| !volume.in_doubt());
+        let Some(volume) = volume else { return changes };
         let serves = volume.stamp() == Some(stamp) && volume.current_primary() == head;
         let alone = self.alone_served(volume, stamp);
         if serves && (alone.is_some() || volume.members.iter().any(|member| member.joining)) {
@@ -141,7 +143,7 @@ impl Authority {
         changes
     }
 
-    fn newest_boot(&self, head: NodeId, boot: BootId) -> Option<&NodeRecord> {
+    pub(super) fn newest_boot(&self, head: NodeId, boot: BootId) -> Option<&NodeRecord> {
         self.nodes.get(&head.0).filter(|node| node.role == Role::Head && node.boot == Some(BootJson(boot)))
     }
 
@@ -173,6 +175,12 @@ impl Authority {
     /// Whether the wanted group can follow the newest one.
     fn judge(&self, volume: &VolumeRecord, proposer: &NodeRecord, proposal: &Proposal) -> Result<(), String> {
         let wanted = &proposal.members;
+        if volume.in_doubt() {
+            return Err(
+                "the volume is in doubt: its store was put back, and not every head was heard (P-04)"
+                    .to_owned(),
+            );
+        }
         if proposal.partition != proposal.expected.partition {
             return Err("it names two partitions".to_owned());
         }

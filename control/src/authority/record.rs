@@ -6,6 +6,7 @@ use palisade_protocol::wire::{
 use serde::{Deserialize, Serialize};
 
 use super::alone::AloneRecord;
+use super::doubt::DoubtRecord;
 use crate::api::events::EventEntry;
 use crate::api::json;
 use crate::api::model::Role;
@@ -14,8 +15,11 @@ use crate::identity::Known;
 
 /// Format of the records; a newer one is refused. 2: roles move, so that a program which grants to the
 /// declared heads whatever happened since would hand a volume to a head that lacks acknowledged writes.
-/// Stores of format 1 are read, and become 2 with the first grant.
-pub const FORMAT: u32 = 2;
+/// Stores of format 1 are read, and become 2 with the first grant. 3: volumes are in doubt, about which a
+/// program that knows nothing of doubts would decide; a store becomes 3 when that is written first.
+pub const FORMAT: u32 = 3;
+/// Format of a store in which roles moved.
+pub(super) const FORMAT_ROLES: u32 = 2;
 
 /// Heads beside the current group whose last membership is remembered, per volume.
 pub(super) const LEFT_MAX: usize = 8;
@@ -284,6 +288,9 @@ pub struct VolumeRecord {
     /// The head that is being filled to become a member (MA-21); one at a time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub replacement: Option<ReplacementRecord>,
+    /// The store was put back: groups since the copy are not known (P-04).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub doubt: Option<Box<DoubtRecord>>,
 }
 
 /// A head that is to become a member: the primary fills it (BA-01) and then proposes the group with it.

@@ -46,6 +46,9 @@ pub enum ReplaceError {
     /// The group has as many members as there can be.
     #[error("volume `{0}` has {MEMBERS_MAX} members: no more fit")]
     Full(String),
+    /// Groups since a copy of the store are not known (P-04).
+    #[error("volume `{0}` is in doubt, nothing is decided about it: {1}")]
+    Doubt(String, String),
     /// Whoever stays would lack acknowledged writes, or nobody stays.
     #[error(
         "`{1}` cannot leave volume `{0}`: nobody else holds all that was acknowledged (SoloByLeave, MA-21)"
@@ -140,6 +143,7 @@ impl Authority {
     ) -> Result<Changes, ReplaceError> {
         let volume = self.volumes.get(&partition.0).filter(|volume| volume.state == VolumeState::Active);
         let volume = volume.ok_or_else(|| ReplaceError::NoVolume(partition.to_string()))?;
+        self.doubtless(volume)?;
         let Chosen { head, leaving, why, by_hand } = chosen;
         let name = self.name_of(head);
         let node = self.nodes.get(&head.0).filter(|node| node.role == Role::Head);
@@ -173,11 +177,20 @@ impl Authority {
         Ok(changes)
     }
 
+    fn doubtless(&self, volume: &VolumeRecord) -> Result<(), ReplaceError> {
+        if volume.in_doubt() {
+            return Err(ReplaceError::Doubt(volume.name.clone(), self.doubt_of(volume)));
+        }
+        Ok(())
+    }
+
     /// Ends a choice. The head that was to be filled is told to forget what it got; one that was a member has a copy
     /// of its own, which may be the only one besides what a lone head left on sleds (P-30).
     pub fn end_replacement(&self, partition: PartitionId, why: &str) -> Changes {
         let mut changes = Changes::default();
-        let Some(volume) = self.volumes.get(&partition.0) else { return changes };
+        // In doubt: the head may be a member by now.
+        let volume = self.volumes.get(&partition.0).filter(|volume| !volume.in_doubt());
+        let Some(volume) = volume else { return changes };
         let Some(chosen) = &volume.replacement else { return changes };
         let name = self.name_of(chosen.head);
         changes.notes.push(format!("volume {}: {name} is not filled any more: {why}", volume.name));
@@ -200,6 +213,7 @@ impl Authority {
     ) -> Result<Changes, ReplaceError> {
         let volume = self.volumes.get(&partition.0).filter(|volume| volume.state != VolumeState::Deleted);
         let volume = volume.ok_or_else(|| ReplaceError::NoVolume(partition.to_string()))?;
+        self.doubtless(volume)?;
         let needed = || ReplaceError::Needed(volume.name.clone(), self.name_of(head));
         if !volume.has_member(head) {
             return Ok(Changes::default());
@@ -252,6 +266,7 @@ impl Authority {
         let whole = volume.members.len() >= volume.wanted()
             && volume.state == VolumeState::Active
             && volume.replacement.is_none()
+            && !volume.in_doubt()
             && volume.members.iter().all(|member| !member.joining);
         let left = volume.left.iter().map(|left| left.head);
         if whole { left.collect() } else { Vec::new() }

@@ -35,6 +35,9 @@ pub enum RoleError {
     /// The second head has to be left, too (BA-02).
     #[error("`{1}` is isolating, too: volume `{0}` stays where it is")]
     Isolating(String, String),
+    /// Groups since a copy of the store are not known (P-04).
+    #[error("volume `{0}` is in doubt, nothing is decided about it: {1}")]
+    Doubt(String, String),
     /// A member started again and has no number yet.
     #[error("`{1}` started again and has no number of volume `{0}` yet")]
     Stale(String, String),
@@ -45,6 +48,7 @@ impl Authority {
     /// others keep their order. What is in flight at the old primary is finished or given back by the new one's reconciling (P-13).
     pub fn switch_over(&self, name: &str, why: &str) -> Result<Changes, RoleError> {
         let volume = self.volume_by_name(name).ok_or_else(|| RoleError::NoVolume(name.to_owned()))?;
+        self.not_in_doubt(volume)?;
         let [first, others @ ..] = volume.members.as_slice() else {
             return Err(RoleError::NoPeer(name.to_owned()));
         };
@@ -64,6 +68,13 @@ impl Authority {
         changes.put(Record::Volume(volume));
         changes.put(Record::Meta(meta));
         Ok(changes)
+    }
+
+    pub(super) fn not_in_doubt(&self, volume: &VolumeRecord) -> Result<(), RoleError> {
+        if volume.in_doubt() {
+            return Err(RoleError::Doubt(volume.name.clone(), self.doubt_of(volume)));
+        }
+        Ok(())
     }
 
     /// Whether a member may become the primary.

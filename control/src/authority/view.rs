@@ -87,6 +87,9 @@ impl Authority {
 
     /// Why a volume cannot be granted a number now; none when nothing is in the way.
     pub fn obstacle(&self, volume: &VolumeRecord) -> Option<String> {
+        if volume.in_doubt() {
+            return Some(self.doubt_of(volume));
+        }
         obstacle(volume, self.faults, |id| self.nodes.get(&id.0))
     }
 

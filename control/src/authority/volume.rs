@@ -112,6 +112,7 @@ impl Authority {
                 solo: old.solo,
                 alone: old.alone.clone(),
                 replacement: old.replacement.clone(),
+                doubt: old.doubt.clone(),
                 ..volume
             } == *old;
             return if same {
@@ -189,6 +190,7 @@ impl Authority {
             solo: request.solo,
             alone: None,
             replacement: None,
+            doubt: None,
         }
     }
 

@@ -167,7 +167,15 @@ fn health(judge: &mut Judge<'_>, status: &Status) {
         let what = format!("{} `{}` is {}: {}", node.role, node.name, node.state, node.why);
         judge.warning("rack", what, "see its log; `palisade node FILE --name NAME` starts a node");
     }
-    for volume in status.volumes.iter().filter(|volume| volume.state != "serving") {
+    for volume in status.volumes.iter().filter(|volume| !volume.doubt.is_empty()) {
+        judge.warning(
+            "volume",
+            format!("volume `{}` is in doubt: {}", volume.name, volume.doubt),
+            "bring every head up: it says what its log holds, and the volume goes on from the newest group",
+        );
+    }
+    for volume in status.volumes.iter().filter(|volume| volume.state != "serving" && volume.doubt.is_empty())
+    {
         let what = format!("volume `{}` is {}: {}", volume.name, volume.state, volume.why);
         judge.warning("rack", what, "`palisade status` shows what it waits for");
     }

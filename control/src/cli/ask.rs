@@ -105,6 +105,17 @@ pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
             };
             ask(args, "volume.salvage", json!({ "name": name }), PATIENCE, human)
         }
+        VolumeVerb::Settle { name, without, accept_loss, ask: args } => {
+            let human = |moved: &Moved| {
+                let Moved { volume, primary, number, .. } = moved;
+                let others = without.join(", ");
+                format!(
+                    "volume {volume} goes on without {others}: {primary} has it, number {number} is its newest"
+                )
+            };
+            let params = json!({ "name": name, "without": without, "accept_loss": accept_loss });
+            ask(args, "volume.settle", params, PATIENCE, human)
+        }
         VolumeVerb::Replace { name, with, ask: args } => {
             let human = |replacing: &Replacing| show::replacing(replacing);
             ask(args, "volume.replace", json!({ "name": name, "with": with }), PATIENCE, human)
@@ -122,6 +133,16 @@ pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
             ask(args, "volume.flush", params, patience, human)
         }
     }
+}
+
+/// `palisade rack restored`.
+pub(super) fn restored(args: &AskArgs) -> Result<(), String> {
+    ask(args, "rack.restored", json!({}), PATIENCE, |answer: &Value| {
+        let volumes = &answer["in_doubt"];
+        format!(
+            "{volumes} volumes are in doubt until every head has said what it holds; `palisade status` shows which"
+        )
+    })
 }
 
 /// `palisade head …`.

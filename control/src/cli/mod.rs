@@ -121,6 +121,13 @@ pub enum NodeVerb {
 /// `rack …`.
 #[derive(Clone, Debug, Subcommand)]
 pub enum RackVerb {
+    /// Say that the store of the control plane was put back from an older copy: nothing is decided about a volume
+    /// before every head has said what it holds.
+    Restored {
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
     /// Upgrade every node, one after the other, sleds first; ends at the first one that does not come up.
     Upgrade {
         /// How.
@@ -226,6 +233,21 @@ pub enum VolumeVerb {
     Salvage {
         /// Name.
         name: String,
+        /// Where to ask.
+        #[command(flatten)]
+        ask: AskArgs,
+    },
+    /// Go on with a volume that is in doubt since the store was put back, without heads that are gone for good and
+    /// may hold acknowledged writes that nobody else has; those are lost.
+    Settle {
+        /// Name.
+        name: String,
+        /// Head to go on without; may be given more than once.
+        #[arg(long, required = true)]
+        without: Vec<String>,
+        /// These writes are given up.
+        #[arg(long)]
+        accept_loss: bool,
         /// Where to ask.
         #[command(flatten)]
         ask: AskArgs,

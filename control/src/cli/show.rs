@@ -86,6 +86,9 @@ pub(super) fn status(status: &Status) -> String {
         text.push_str(&networks(&status.paths));
     }
     for volume in &status.volumes {
+        if !volume.doubt.is_empty() {
+            text.push_str(&format!("\nvolume {} is in doubt: {}\n", volume.name, volume.doubt));
+        }
         text.push_str(&rebuild(volume));
         text.push_str(&replacement(volume));
     }

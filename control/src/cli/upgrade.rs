@@ -57,7 +57,10 @@ pub(super) fn node(verb: &NodeVerb) -> Result<(), String> {
 
 /// `palisade rack …`.
 pub(super) fn rack(verb: &RackVerb) -> Result<(), String> {
-    let RackVerb::Upgrade { how } = verb;
+    let how = match verb {
+        RackVerb::Upgrade { how } => how,
+        RackVerb::Restored { ask } => return super::ask::restored(ask),
+    };
     let upgrade = Upgrade::new(how)?;
     let mut nodes = upgrade.status()?.nodes;
     // Sleds keep to their formats longest, and heads find them in place.

@@ -3,12 +3,20 @@
 //!
 //! The mark is written after the commit, so a crash in between leaves it behind, which is harmless; the next start
 //! brings it up. So nobody waits for its two syncs: a thread of its own writes the newest one.
+//!
+//! A backup of the whole data directory has its mark with it. So the mark names the file that it is in: inode and
+//! time of creation, which no copy and no extraction shares. A mark that lies in another file was put back or
+//! copied, and the store beside it with it, for all that is known. What is rolled back below the file system (a
+//! snapshot of a volume or of a virtual machine) is the same file again: that has to be said (`palisade rack
+//! restored`), unless a head or a sled holds newer numbers.
 
 use std::fs;
 use std::io::{self, Write};
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
+use std::time::UNIX_EPOCH;
 
 use palisade_protocol::wire::RackId;
 use serde::{Deserialize, Serialize};
@@ -25,22 +33,53 @@ pub struct Mark {
     pub epoch: u32,
     /// Grants made.
     pub grants: u64,
+    /// The file that it was written into; none where files have no time of creation, and in those of before.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub home: Option<Home>,
+}
+
+/// What tells a file from a copy of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Home {
+    /// Number of its inode.
+    inode: u64,
+    /// When it was created, in nanoseconds since 1970.
+    created_ns: String,
+}
+
+impl Home {
+    fn of(meta: &fs::Metadata) -> Option<Self> {
+        let created = meta.created().ok()?.duration_since(UNIX_EPOCH).ok()?;
+        Some(Self { inode: meta.ino(), created_ns: created.as_nanos().to_string() })
+    }
 }
 
 impl Mark {
     /// Name of the file in the data directory.
     pub const FILE: &str = "control.mark";
 
-    /// Reads the mark; none when there is none or it is damaged, which only costs the protection.
-    pub fn read(data: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(data.join(Self::FILE)).ok()?).ok()
+    /// Reads the mark, and whether it lies in the file that it was written into; none when there is none or it is
+    /// damaged.
+    pub fn read(data: &Path) -> Option<(Self, bool)> {
+        let path = data.join(Self::FILE);
+        let mark: Self = serde_json::from_slice(&fs::read(&path).ok()?).ok()?;
+        let here = fs::metadata(&path).ok().and_then(|meta| Home::of(&meta));
+        // Where it cannot be told it is taken for what it says.
+        let moved = mark.home.is_some() && here.is_some() && mark.home != here;
+        Some((mark, !moved))
     }
 
     /// Replaces the mark, durably.
     pub fn write(&self, data: &Path) -> io::Result<()> {
         let fresh = data.join(format!("{}.new", Self::FILE));
+        // Made anew, not overwritten: what a crash left is another file.
+        match fs::remove_file(&fresh) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
         let mut file = fs::File::create(&fresh)?;
-        file.write_all(serde_json::to_string(self)?.as_bytes())?;
+        let mark = Self { home: Home::of(&file.metadata()?), ..self.clone() };
+        file.write_all(serde_json::to_string(&mark)?.as_bytes())?;
         file.sync_all()?;
         fs::rename(&fresh, data.join(Self::FILE))?;
         fs::File::open(data)?.sync_all()
@@ -123,7 +162,7 @@ mod tests {
     use super::*;
 
     fn mark(grants: u64) -> Mark {
-        Mark { rack: RackId(5), epoch: 1, grants }
+        Mark { rack: RackId(5), epoch: 1, grants, home: None }
     }
 
     #[test]
@@ -132,11 +171,12 @@ mod tests {
         let mut writer = MarkWriter::start(dir.path().to_path_buf()).expect("a thread");
         for grants in 1..=200 {
             assert_eq!(writer.put(mark(grants)), None);
-            let found = Mark::read(dir.path()).map_or(0, |mark| mark.grants);
+            let found = Mark::read(dir.path()).map_or(0, |(mark, _)| mark.grants);
             assert!(found <= grants, "never ahead of what was granted");
         }
         drop(writer);
-        assert_eq!(Mark::read(dir.path()), Some(mark(200)));
+        let (found, here) = Mark::read(dir.path()).expect("a mark");
+        assert!(found.grants == 200 && here, "{found:?}");
         let nowhere = dir.path().join("no/such/place");
         let mut writer = MarkWriter::start(nowhere).expect("a thread");
         let mut grants = 0;

@@ -56,9 +56,37 @@ fn a_second_opener_is_refused() {
 fn the_mark_is_read_back_and_a_damaged_one_is_none() {
     let dir = tempfile::tempdir().expect("temporary directory");
     assert_eq!(Mark::read(dir.path()), None);
-    let mark = Mark { rack: RackId(3), epoch: 2, grants: 40 };
+    let mark = Mark { rack: RackId(3), epoch: 2, grants: 40, home: None };
     mark.write(dir.path()).expect("written");
-    assert_eq!(Mark::read(dir.path()), Some(mark));
+    let (found, at_home) = Mark::read(dir.path()).expect("written");
+    assert_eq!((Mark { home: None, ..found }, at_home), (mark, true));
     std::fs::write(dir.path().join(Mark::FILE), b"{").expect("written");
     assert_eq!(Mark::read(dir.path()), None);
+}
+
+#[test]
+fn p04_a_mark_that_was_put_back_or_copied_is_told_from_the_one_that_was_written() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let (path, backup) = (dir.path().join(Mark::FILE), dir.path().join("backup"));
+    let mark = |grants| Mark { rack: RackId(3), epoch: 1, grants, home: None };
+    let found = || Mark::read(dir.path()).map(|(mark, at_home)| (mark.grants, at_home));
+    mark(1).write(dir.path()).expect("written");
+    if Mark::read(dir.path()).is_some_and(|(mark, _)| mark.home.is_none()) {
+        // Files have no time of creation here: nothing can be told.
+        return;
+    }
+    std::fs::copy(&path, &backup).expect("copied");
+    mark(2).write(dir.path()).expect("written");
+    assert_eq!(found(), Some((2, true)));
+    // Over the file that is there, as `cp` does it, and in its place, as `tar` does it.
+    std::fs::copy(&backup, &path).expect("put back");
+    assert_eq!(found(), Some((1, false)));
+    mark(3).write(dir.path()).expect("written");
+    assert_eq!(found(), Some((3, true)), "whoever writes next is at home again");
+    std::fs::rename(&backup, &path).expect("put back");
+    assert_eq!(found(), Some((1, false)));
+    // One of an older program says nothing of where it was.
+    std::fs::write(&path, br#"{"rack":"00000000-0000-0000-0000-000000000003","epoch":1,"grants":4}"#)
+        .expect("written");
+    assert_eq!(found(), Some((4, true)));
 }

@@ -112,6 +112,18 @@ impl FakeHead {
         }
     }
 
+    /// Waits until it is asked what its log holds of groups, and says that (P-04).
+    pub fn tell(&self, groups: &[Assignment]) {
+        loop {
+            if let Command::Tell { node, ask } = self.next() {
+                assert_eq!(node, self.node);
+                let (boot, log, groups) = (self.boot, self.log.get(), groups.to_vec());
+                assert!(self.agent.reporter().send(Report::Groups { node, boot, log, ask, groups }));
+                return;
+            }
+        }
+    }
+
     pub fn say_serving(&self, assignment: &Assignment, role: &str) {
         self.say_of(assignment, PartitionReport { role: role.to_owned(), ..PartitionReport::default() });
     }

@@ -6,8 +6,8 @@ use palisade_protocol::fabric::{PathId, PathState, PathStatus};
 use palisade_protocol::head::{Clients, DeviceTarget, HeadStatus, PartitionConfig};
 use palisade_protocol::sled::SledStatus;
 use palisade_protocol::wire::{
-    Assignment, BootId, ClientCmd, ClientDone, ClientError, Envelope, Event, Member, NodeId, PartitionId,
-    ProposalOutcome, Severity,
+    Assignment, BootId, ClientCmd, ClientDone, ClientError, Envelope, Event, LogId, Member, NodeId,
+    PartitionId, ProposalOutcome, Severity, Stamp,
 };
 use palisade_runtime::ring::{Receiver, Sender};
 
@@ -61,6 +61,8 @@ pub enum HeadOrder {
     Asker(u8, Sender<ClientDone>),
     /// Ends with [`Report::Head`].
     Status,
+    /// Ends with [`Report::Groups`], once everything that was ordered before was taken up (P-04).
+    Groups(u64),
 }
 
 /// To a sled.
@@ -70,6 +72,8 @@ pub enum SledOrder {
     Route(NodeId, Sender<Envelope>),
     /// Ends with [`Report::Sled`].
     Status,
+    /// Ends with [`Report::Records`] (P-04).
+    Records(u64),
 }
 
 /// From a service.
@@ -98,6 +102,26 @@ pub enum Report {
     },
     /// Picture of a head.
     Head(Box<HeadStatus>),
+    /// The newest pairs that the log of a head holds.
+    Groups {
+        /// The head.
+        node: NodeId,
+        /// Its log.
+        log: LogId,
+        /// Of the order.
+        ask: u64,
+        /// One for each partition of which it was a member.
+        groups: Vec<Assignment>,
+    },
+    /// The highest pairs that the devices of a sled have records of.
+    Records {
+        /// The sled.
+        node: NodeId,
+        /// Of the order.
+        ask: u64,
+        /// One for each partition.
+        held: Vec<Stamp>,
+    },
     /// Picture of a sled.
     Sled(NodeId, Box<SledStatus>),
     /// The networks of a node, as it was asked.

@@ -1,7 +1,7 @@
 //! The shipping authority under two and three heads, explored whole; then each of its rules broken, and found.
-//! Not judged here: what a group lost that a put-back store has forgotten (P-04 speaks of numbers only).
 
 use palisade_control::authority::{Authority, Faults};
+use palisade_control::config::Solo;
 use palisade_model::explore::{Rule, must_break, must_hold};
 use palisade_model::roles::{Bounds, Start};
 
@@ -70,6 +70,80 @@ fn p04_a_store_is_put_back_and_grants_no_pair_twice() {
     must_hold("a store put back", put_back(), 5000, &["an epoch begins"]);
     let bounds = Bounds { mark_kept: true, crashes: 1, ..put_back() };
     must_hold("a store put back beside its mark", bounds, 5000, &["an epoch begins"]);
+}
+
+/// The store is put back, that is known, and a head may have gone on alone since.
+fn known_put_back() -> Bounds {
+    Bounds { mark_kept: true, restores: 1, proposals: 2, grants: 3, ..Bounds::default() }
+}
+
+const SETTLED: &str = "a doubt is settled";
+
+#[test]
+fn p04_p30_a_store_that_is_put_back_loses_nothing_once_that_is_known() {
+    must_hold("a known put-back", known_put_back(), 5000, &[ACKED, MOVED, SETTLED, "an epoch begins"]);
+    let bounds = Bounds { reboots: 1, proposals: 1, ..known_put_back() };
+    must_hold("a known put-back, and reboots", bounds, 5000, &[ACKED, SETTLED]);
+    let bounds = Bounds { crashes: 1, proposals: 1, ..known_put_back() };
+    must_hold("a known put-back, and deaths of control", bounds, 5000, &[ACKED, SETTLED]);
+}
+
+#[test]
+fn p04_ma21_a_head_that_joined_since_the_copy_and_went_on_alone_is_heard() {
+    let bounds = Bounds { grants: 3, restores: 1, mark_kept: true, ..join() };
+    must_hold("joins and a known put-back", bounds, 20_000, &[ACKED, SETTLED]);
+}
+
+/// Heads go alone with copies on sleds, and are followed from them.
+fn copies() -> Bounds {
+    Bounds { solo: Solo::Sleds, salvages: 1, writes: 2, ..Bounds::default() }
+}
+
+#[test]
+fn p30_ma20_lone_heads_are_salvaged_from_their_copies() {
+    let salvaged = "a lone head is salvaged";
+    must_hold("salvages", copies(), 10_000, &[ACKED, MOVED, salvaged]);
+    let bounds = Bounds { reboots: 1, writes: 1, ..copies() };
+    must_hold("salvages and reboots", bounds, 20_000, &[ACKED, salvaged]);
+    let bounds = Bounds { replaced: 1, writes: 1, proposals: 1, ..copies() };
+    must_hold("salvages and replaced logs", bounds, 2000, &[ACKED, salvaged]);
+    let bounds = Bounds { restores: 1, mark_kept: true, writes: 1, proposals: 1, ..copies() };
+    must_hold("salvages and a known put-back", bounds, 5000, &[ACKED, salvaged, SETTLED]);
+}
+
+#[test]
+fn ma20_ma21_control_chooses_heads_and_leaves_members_out() {
+    let bounds = Bounds { leave_outs: 2, proposals: 1, reboots: 1, ..Bounds::default() };
+    must_hold("left out", bounds, 5000, &[ACKED, MOVED, REFILLED]);
+    let bounds = Bounds {
+        heads: 3,
+        choices: 1,
+        leave_outs: 1,
+        proposals: 1,
+        grants: 2,
+        joins: true,
+        ..Bounds::default()
+    };
+    must_hold("chosen and left out", bounds, 5000, &[ACKED, "a chosen head joins"]);
+}
+
+#[test]
+fn canary_p04_a_put_back_store_that_decides_at_once_is_found() {
+    let skip = |at: &mut Authority| at.break_rules(Faults { doubt_skipped: true, ..Faults::default() });
+    must_break("P-04: no doubt", broken(skip, known_put_back()), &[Rule::AckedIsDurable]);
+}
+
+#[test]
+fn canary_p04_a_put_back_store_that_asks_its_members_only_is_found() {
+    let few = |at: &mut Authority| at.break_rules(Faults { members_heard_only: true, ..Faults::default() });
+    let bounds = Bounds { grants: 3, restores: 1, mark_kept: true, ..join() };
+    must_break("P-04: members only", broken(few, bounds), &[Rule::AckedIsDurable]);
+}
+
+#[test]
+fn canary_p04_a_head_that_answers_before_it_heard_what_was_said_earlier_is_found() {
+    let bounds = Bounds { told_early: true, ..known_put_back() };
+    must_break("P-04: told early", bounds, &[Rule::AckedIsDurable]);
 }
 
 #[test]

@@ -243,3 +243,42 @@ fn p30_nothing_is_given_back_by_an_heir_that_served() {
     assert_eq!(both.members.len(), 2);
     assert!(rack.authority.give_back(both.stamp.partition, "").is_err());
 }
+
+/// Head-1 alone with copies; `there` is whether it lives.
+fn giving_up(rack: &Rack<Memory>, device: &str, there: bool) -> Result<(), DeviceError> {
+    rack.authority.spares(device, |_| there)
+}
+
+#[test]
+fn p30_no_device_is_given_up_that_copies_of_a_lone_head_which_is_away_depend_on() {
+    let (mut rack, _) = rack(Solo::Sleds);
+    assert_eq!(giving_up(&rack, "sled-1/0", false), Ok(()), "two have everything");
+    rack.goes_alone("head-1", 1, 1);
+    let why = giving_up(&rack, "sled-1/0", false).expect_err("a copy may be there").to_string();
+    assert!(
+        why.contains("head-1 served volume `vol0` alone") && why.contains("volume salvage vol0"),
+        "{why}"
+    );
+    assert!(
+        matches!(giving_up(&rack, "head-2/log", false), Err(DeviceError::Heir(..))),
+        "who else reads them?"
+    );
+    assert_eq!(giving_up(&rack, "head-1/log", false), Ok(()), "what it had is in the copies");
+    for device in ["sled-1/0", "head-2/log"] {
+        assert_eq!(giving_up(&rack, device, true), Ok(()), "{device}: the lone head has it all");
+    }
+    // Head-2 takes over and is away in its turn: until it has read the copies, they are needed.
+    let heir = rack.salvages().expect("it was a full member");
+    assert!(giving_up(&rack, "sled-1/0", false).is_err());
+    rack.served(&heir);
+    let why = giving_up(&rack, "sled-1/0", false).expect_err("it makes copies of its own").to_string();
+    assert!(why.contains("head-2 served volume"), "{why}");
+}
+
+#[test]
+fn p30_a_group_that_makes_no_copies_needs_none() {
+    let (mut rack, _) = rack(Solo::Local);
+    rack.goes_alone("head-1", 1, 1);
+    assert_eq!(giving_up(&rack, "sled-1/0", false), Ok(()));
+    assert_eq!(giving_up(&rack, "head-2/log", false), Ok(()));
+}

@@ -303,6 +303,7 @@ impl State {
                 self.forget(node, partition);
                 self.order(node, HeadOrder::Delete(partition));
             }
+            Command::Tell { node, ask } => self.tell(node, ask),
             Command::Forget { node, partition } => self.order(node, HeadOrder::Forget(partition)),
             Command::Isolate { node, severity } => {
                 self.order(node, HeadOrder::Isolate(severity.map(Severity::wire)));
@@ -385,6 +386,8 @@ impl State {
                 self.control.send(ControlReport::Flushed { tag: token, error });
             }
             Report::Head(status) => self.head_picture(*status),
+            Report::Records { node, ask, held } => self.records_shown(node, ask, held),
+            Report::Groups { node, log, ask, groups } => self.groups_held(node, log, ask, groups),
             Report::Sled(node, status) => self.sled_picture(node, &status),
             Report::Paths(node, paths) => {
                 if let Some(port) = self.ports.get_mut(&node) {

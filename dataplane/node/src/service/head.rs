@@ -158,6 +158,13 @@ impl HeadService {
                 }
                 HeadOrder::Route(to, ring) => self.post.route(to, ring),
                 HeadOrder::Asker(asker, ring) => self.askers.add(asker, ring),
+                HeadOrder::Groups(ask) => {
+                    // Before its log is read it has nothing to say, and is asked again.
+                    if let Some((log, groups)) = self.head.groups() {
+                        let node = self.node;
+                        self.reporter.send(Report::Groups { node, log, ask, groups });
+                    }
+                }
                 HeadOrder::Status => self.reporter.send(Report::Head(Box::new(self.head.status()))),
             }
         }

@@ -68,6 +68,12 @@ impl SledService {
             count += 1;
             match order {
                 SledOrder::Route(to, ring) => self.post.route(to, ring),
+                SledOrder::Records(ask) => {
+                    // Before its devices are read it has nothing to say, and is asked again.
+                    if let Some(held) = self.sled.records() {
+                        self.reporter.send(Report::Records { node: self.node, ask, held });
+                    }
+                }
                 SledOrder::Status => {
                     self.reporter.send(Report::Sled(self.node, Box::new(self.sled.status())));
                 }

@@ -37,6 +37,7 @@ mod failover;
 mod faults;
 mod flush;
 mod forget;
+mod groups;
 mod guest;
 mod health;
 mod held;
@@ -87,8 +88,8 @@ pub use stats::{
 use self::core::Core;
 use crate::log::{FormatAs, LogConfig, LogError, Recovery, RecoveryState};
 use crate::wire::{
-    Assignment, BlockDone, BootId, ClientCmd, ClientDone, ClientError, ClientTag, Event, Member, Msg, NodeId,
-    Op, Out, PartitionId, ProposalOutcome, Severity, Time, limits,
+    Assignment, BlockDone, BootId, ClientCmd, ClientDone, ClientError, ClientTag, Event, LogId, Member, Msg,
+    NodeId, Op, Out, PartitionId, ProposalOutcome, Severity, Time, limits,
 };
 use palisade_dma::Pool;
 use std::collections::{BTreeMap, VecDeque};
@@ -447,6 +448,13 @@ impl Head {
         for (cmd, _) in self.early.drain(..) {
             out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::Device) });
         }
+    }
+
+    /// The newest pair of each partition that its log holds, or is about to, with the log; none before that was
+    /// read (P-04).
+    pub fn groups(&self) -> Option<(LogId, Vec<Assignment>)> {
+        let State::Ready(core) = &self.state else { return None };
+        Some((core.log.id(), core.groups()))
     }
 
     fn poll_recovery(&mut self, now: Time, out: &mut Out) {

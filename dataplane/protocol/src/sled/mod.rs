@@ -40,11 +40,12 @@ pub use status::{Counters, DeviceState, DeviceStatus, Refusals, SledStatus};
 use crate::wire::codec::Writer;
 use crate::wire::{
     BlockCmd, BlockDone, BlockError, BlockOk, BlockOp, BootId, DeviceId, DeviceIx, Event, Key, Msg, NodeId,
-    Out, ReqId, Status, Time,
+    Out, PartitionId, ReqId, Stamp, Status, Time,
 };
 use device::Device;
 use palisade_dma::Pool;
 use slab::Slab;
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 /// How long the sled waits before it asks the pool again, when that was empty.
@@ -252,6 +253,19 @@ impl Sled {
     pub fn status(&self) -> SledStatus {
         let devices = self.devices.iter().map(Device::status).collect();
         SledStatus { devices, misaddressed: self.misaddressed }
+    }
+
+    /// The highest pair of each partition that a device has on its medium; none before all were read (P-04).
+    pub fn records(&self) -> Option<Vec<Stamp>> {
+        let mut newest: BTreeMap<PartitionId, Stamp> = BTreeMap::new();
+        for record in self.devices.iter().flat_map(|device| &device.parts).filter_map(|part| part.record) {
+            let stamp = Stamp { partition: record.partition, number: record.number, grant: record.grant };
+            let known = newest.entry(record.partition).or_insert(stamp);
+            if known.number < stamp.number {
+                *known = stamp;
+            }
+        }
+        self.recovered().then(|| newest.into_values().collect())
     }
 
     /// The answer for a device that is not here, as far as is known yet.

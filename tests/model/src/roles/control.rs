@@ -4,9 +4,10 @@ use super::{Bounds, Mark, Msg, Pair, Rack, Seat, Start, Wish};
 use crate::explore::Rule;
 use palisade_control::api::model::Role;
 use palisade_control::authority::{
-    Authority, Changes, DeviceDeclaration, NodeDeclaration, Record, VolumeRecord, VolumeRequest,
+    AloneRecord, Authority, Changes, DeviceDeclaration, DoubtRecord, NodeDeclaration, Record, VolumeRecord,
+    VolumeRequest,
 };
-use palisade_control::config::{Code, Solo};
+use palisade_control::config::Code;
 use palisade_control::identity::{Decision, Identity, Medium};
 use palisade_protocol::wire::{
     Assignment, BootId, GrantId, LogId, Member, NodeId, Number, PartitionId, Proposal, ProposalOutcome,
@@ -16,15 +17,15 @@ use std::collections::BTreeMap;
 use std::hash::{Hash, Hasher};
 use std::sync::Arc;
 
-const VOLUME: PartitionId = PartitionId(1);
+pub(super) const VOLUME: PartitionId = PartitionId(1);
 type Records = BTreeMap<String, Record>;
 
 /// Control: the authority, its store, an older copy of that.
 #[derive(Clone, Debug)]
 pub(super) struct Control {
-    authority: Arc<Authority>,
-    store: Arc<Records>,
-    copy: Option<Arc<Records>>,
+    pub(super) authority: Arc<Authority>,
+    pub(super) store: Arc<Records>,
+    pub(super) copy: Option<Arc<Records>>,
     /// Openings of the store.
     opening: u64,
 }
@@ -66,8 +67,11 @@ fn hash_records<H: Hasher>(records: &Records, state: &mut H) {
 
 fn hash_volume<H: Hasher>(volume: &VolumeRecord, state: &mut H) {
     (volume.epoch, volume.counter, volume.grant, volume.members.len(), volume.left.len()).hash(state);
+    hash_alone(volume.alone.as_ref(), state);
+    hash_doubt(volume.doubt.as_deref(), state);
+    volume.replacement.as_ref().map(|chosen| (chosen.head, chosen.leaving)).hash(state);
     for member in volume.members.iter().chain(&volume.left) {
-        (member.member(), member.joining).hash(state);
+        (member.member(), member.joining, member.lost).hash(state);
     }
     let mut permissions: Vec<_> = volume.permissions.iter().collect();
     permissions.sort_by_key(|permission| permission.proposer);
@@ -78,19 +82,35 @@ fn hash_volume<H: Hasher>(volume: &VolumeRecord, state: &mut H) {
     }
 }
 
-fn node_of(head: u8) -> NodeId {
+fn hash_alone<H: Hasher>(alone: Option<&AloneRecord>, state: &mut H) {
+    alone.is_some().hash(state);
+    if let Some(AloneRecord { epoch, counter, members, lone, copies, salvage }) = alone {
+        (epoch, counter, lone.member(), copies, salvage, members.len()).hash(state);
+        members.iter().for_each(|member| member.member().hash(state));
+    }
+}
+
+fn hash_doubt<H: Hasher>(doubt: Option<&DoubtRecord>, state: &mut H) {
+    doubt.is_some().hash(state);
+    for heard in doubt.iter().flat_map(|doubt| &doubt.heard) {
+        let pair = heard.newest.as_ref();
+        (heard.head, pair.map(|pair| pair.stamp), pair.map(|pair| &pair.members)).hash(state);
+    }
+}
+
+pub(super) fn node_of(head: u8) -> NodeId {
     NodeId(u32::from(head) + 1)
 }
 
-fn boot_of(head: u8, boot: u8) -> BootId {
+pub(super) fn boot_of(head: u8, boot: u8) -> BootId {
     BootId((u128::from(head) << 64) | (u128::from(boot) + 1))
 }
 
-fn log_of(head: u8, log: u8) -> LogId {
+pub(super) fn log_of(head: u8, log: u8) -> LogId {
     LogId((u128::from(head) << 64) | (u128::from(log) + 1))
 }
 
-fn name_of(head: u8) -> String {
+pub(super) fn name_of(head: u8) -> String {
     format!("head-{head}")
 }
 
@@ -98,7 +118,7 @@ fn mark_of(stamp: Stamp) -> Mark {
     Mark { epoch: stamp.number.epoch, counter: stamp.number.counter, grant: stamp.grant.0 }
 }
 
-fn stamp_of(mark: Mark) -> Stamp {
+pub(super) fn stamp_of(mark: Mark) -> Stamp {
     let number = Number { epoch: mark.epoch, counter: mark.counter };
     Stamp { partition: VOLUME, number, grant: GrantId(mark.grant) }
 }
@@ -108,12 +128,17 @@ fn seat_of(member: &Member) -> Seat {
     Seat { head: (member.head.0 - 1) as u8, boot: low(member.boot.0), log: low(member.log.0) }
 }
 
-fn member_of(seat: &Seat) -> Member {
+pub(super) fn member_of(seat: &Seat) -> Member {
     Member { head: node_of(seat.head), log: log_of(seat.head, seat.log), boot: boot_of(seat.head, seat.boot) }
 }
 
 fn pair_of(assignment: &Assignment) -> Pair {
-    Pair { mark: mark_of(assignment.stamp), seats: assignment.members.iter().map(seat_of).collect() }
+    Pair {
+        mark: mark_of(assignment.stamp),
+        seats: assignment.members.iter().map(seat_of).collect(),
+        copies: assignment.copies,
+        salvage: assignment.salvage.is_some(),
+    }
 }
 
 impl Control {
@@ -143,7 +168,7 @@ impl Control {
     }
 
     /// Loads what the store holds, under another opening (P-04).
-    fn open(&mut self, bounds: &Bounds) {
+    pub(super) fn open(&mut self, bounds: &Bounds) {
         self.opening += 1;
         let loaded = Authority::load((*self.store).clone()).expect("what was written is an authority");
         let mut loaded = loaded.opened(self.opening);
@@ -152,7 +177,7 @@ impl Control {
     }
 
     /// Durable, then applied; the records must tell what is applied.
-    fn commit(&mut self, changes: &Changes) {
+    pub(super) fn commit(&mut self, changes: &Changes) {
         let store = Arc::make_mut(&mut self.store);
         for (key, record) in &changes.records {
             match record {
@@ -207,6 +232,23 @@ impl Control {
         boots.into_iter().any(|known| known.0 == boot_of(head, boot))
     }
 
+    /// Whether the volume is in doubt.
+    pub(super) fn doubts(&self) -> bool {
+        self.authority.doubts(VOLUME)
+    }
+
+    /// Whether the word of a head is waited for.
+    pub(super) fn awaits(&self, head: u8) -> bool {
+        self.authority.is_awaited(node_of(head))
+    }
+
+    /// Heads that can take over from the copies of a lone one.
+    pub(super) fn heirs(&self) -> Vec<Seat> {
+        let alone = self.volume().alone.iter().filter(|alone| alone.copies);
+        let heirs = alone.flat_map(|alone| alone.members.iter().filter(|heir| heir.head != alone.lone.head));
+        heirs.map(|heir| seat_of(&heir.member())).collect()
+    }
+
     pub(super) fn has_copy(&self) -> bool {
         self.copy.is_some()
     }
@@ -231,13 +273,24 @@ fn request(bounds: &Bounds) -> VolumeRequest {
             min_columns: 5,
             shared_shelves: true,
         },
-        solo: Solo::Local,
+        solo: bounds.solo,
     }
 }
 
+/// Why a group may become another one.
+#[derive(Clone, Copy)]
+pub(super) enum Asked<'w> {
+    /// A head proposed it.
+    Wish(&'w Wish),
+    /// Control, or the word of people through it, and the authority let it.
+    Control,
+    /// Nobody: then no member is left out.
+    Nobody,
+}
+
 impl Rack {
-    /// Carries a decision out, judges it, and tells whom it concerns. `asked` is the proposal that it follows.
-    fn decided(&mut self, bounds: &Bounds, changes: &Changes, asked: Option<&Wish>) {
+    /// Carries a decision out, judges it, and tells whom it concerns.
+    pub(super) fn decided(&mut self, bounds: &Bounds, changes: &Changes, asked: Asked<'_>) {
         let before = self.control.newest();
         let declared: Vec<u8> = (0..bounds.declared).collect();
         self.control.commit(changes);
@@ -258,9 +311,9 @@ impl Rack {
             self.granted.insert(after.mark);
         }
         match asked {
-            Some(wish) if wish.expected != before.mark => self.breaks(Rule::OneWinner),
-            Some(_) => {}
-            None => {
+            Asked::Wish(wish) if wish.expected != before.mark => self.breaks(Rule::OneWinner),
+            Asked::Wish(_) | Asked::Control => {}
+            Asked::Nobody => {
                 let stays = |head: &u8| after.seat(*head).is_some();
                 let had: Vec<u8> = before.seats.iter().map(|seat| seat.head).collect();
                 let had = if had.is_empty() { declared } else { had };
@@ -286,7 +339,7 @@ impl Rack {
         if dies {
             self.control.open(bounds);
         } else {
-            self.decided(bounds, &verdict.changes, Some(wish));
+            self.decided(bounds, &verdict.changes, Asked::Wish(wish));
         }
         let (granted, pair) = match verdict.outcome {
             ProposalOutcome::Granted(pair) => (true, pair_of(&pair)),
@@ -313,7 +366,7 @@ impl Rack {
         let (node, known) = (node_of(head), self.control.newest());
         let (boot_id, log) = (boot_of(head, boot), log_of(head, asks.log));
         let Ok(changes) = self.control.authority.boot(node, boot_id, log, held) else { return };
-        self.decided(bounds, &changes, None);
+        self.decided(bounds, &changes, Asked::Nobody);
         let newest = self.control.newest();
         let mine = newest.seat(head).is_some_and(|seat| seat.boot == boot && boot == asks.boot);
         if newest != known && mine && newest.mark.number() <= asks.pair.mark.number() {
@@ -328,48 +381,7 @@ impl Rack {
     pub(super) fn served(&mut self, bounds: &Bounds, by: u8, mark: Mark) {
         let changes = self.control.authority.served(node_of(by), stamp_of(mark));
         self.refilled |= !changes.records.is_empty();
-        self.decided(bounds, &changes, None);
-    }
-
-    pub(super) fn switch_over(&mut self, bounds: &Bounds) {
-        let Ok(changes) = self.control.authority.switch_over("vol", "asked for") else { return };
-        self.spent.switches += 1;
-        self.decided(bounds, &changes, None);
-        let to = self.control.newest().seats.first().map(|seat| seat.head);
-        assert!(to.is_some_and(|to| !self.control.is_drained(to)), "EF-28: moved to a head that is drained");
-    }
-
-    /// A head is drained, or used again.
-    pub(super) fn drain(&mut self, bounds: &Bounds, head: u8) {
-        let draining = !self.control.is_drained(head);
-        let changes = self.control.authority.set_draining(&name_of(head), draining).expect("a head");
-        self.spent.drains += 1;
-        let before = self.control.newest();
-        self.decided(bounds, &changes, None);
-        assert_eq!(self.control.newest(), before, "EF-28: roles stay where they are");
-    }
-
-    pub(super) fn crash(&mut self, bounds: &Bounds) {
-        self.spent.crashes += 1;
-        self.control.open(bounds);
-    }
-
-    pub(super) fn copy_store(&mut self) {
-        self.control.copy = Some(Arc::clone(&self.control.store));
-    }
-
-    /// The copy takes the store's place; the mark, if it survives, tells how much is forgotten.
-    pub(super) fn restore(&mut self, bounds: &Bounds) {
-        let Some(copy) = self.control.copy.take() else { return };
-        let (epoch, grants) = (self.control.authority.meta().epoch, self.control.authority.meta().grants);
-        self.spent.restores += 1;
-        self.control.store = copy;
-        self.control.open(bounds);
-        let ours = self.control.authority.meta();
-        if bounds.mark_kept && (epoch, grants) > (ours.epoch, ours.grants) {
-            let changes = self.control.authority.restored(epoch, grants);
-            self.control.commit(&changes);
-        }
+        self.decided(bounds, &changes, Asked::Nobody);
     }
 
     /// The operator gives a log up; an empty one takes its place.

@@ -2,6 +2,7 @@
 
 use super::{Bounds, Mark, Msg, Pair, Rack, Role, Seat, Wish};
 use crate::explore::Rule;
+use palisade_control::config::Solo;
 
 impl Rack {
     /// Hands over a message; control may die of a proposal before its decision is durable.
@@ -39,7 +40,13 @@ impl Rack {
         if pair.seat(at).is_some_and(|seat| (seat.boot, seat.log) != (head.boot, head.log)) {
             return;
         }
-        head.pair = pair.clone();
+        let before = std::mem::replace(&mut head.pair, pair.clone());
+        if pair.salvage && pair.leads(at) {
+            // Its number goes into the log once the copies are read.
+            head.kept.get_or_insert(before);
+        } else {
+            head.kept = None;
+        }
         head.role = if pair.leads(at) { Role::Reconciles } else { Role::Idle };
         head.follows = pair.seat(at).map(|_| pair.mark);
         if head.wish.as_ref().is_some_and(|wish| wish.expected.number() < pair.mark.number()) {
@@ -67,8 +74,18 @@ impl Rack {
     }
 
     /// Every member holds what the new primary holds, and nothing else; then it serves (P-13).
-    pub(super) fn reconcile(&mut self, at: u8) {
-        let (mark, holds) = (self.head(at).pair.mark, self.head(at).holds);
+    pub(super) fn reconcile(&mut self, bounds: &Bounds, at: u8) {
+        let Pair { mark, copies, salvage, .. } = self.head(at).pair;
+        let several = self.head(at).pair.seats.len() > 1;
+        if salvage {
+            (self.claimed, self.salvaged) = (self.claimed.max(mark.number()), true);
+        }
+        let holds = self.head(at).holds | if salvage { self.copied } else { 0 };
+        if several || !copies {
+            // Everybody who serves has it in his log.
+            self.copied = 0;
+        }
+        self.head_mut(at).kept = None;
         for seat in self.head(at).pair.seats.clone() {
             self.head_mut(seat.head).holds = holds;
         }
@@ -79,7 +96,7 @@ impl Rack {
         if twin {
             self.breaks(Rule::NumbersRise);
         }
-        if self.acked & !holds != 0 && self.spent.restores == 0 {
+        if self.acked & !holds != 0 && !self.forgot(bounds) {
             self.breaks(Rule::AckedIsDurable);
         }
     }
@@ -108,13 +125,21 @@ impl Rack {
         let head = self.head(at);
         let holds =
             |other: &u8| self.follows(*other, head.pair.mark) && head.holds & !self.head(*other).holds == 0;
+        let lone = head.pair.seats.len() == 1;
+        let alone = head.pair.copies && self.claimed <= head.pair.mark.number() || bounds.solo == Solo::Local;
         head.role == Role::Serves
             && head.holds & !self.acked != 0
+            && (!lone || alone)
             && self.needed(bounds, at).iter().all(holds)
     }
 
     pub(super) fn acknowledge(&mut self, at: u8) {
-        self.acked |= self.head(at).holds;
+        let head = self.head(at);
+        let (holds, mark, copies) = (head.holds, head.pair.mark, head.pair.copies);
+        self.acked |= holds;
+        if copies {
+            (self.copied, self.claimed) = (self.copied | holds, mark.number());
+        }
     }
 
     /// A primary fills a head that is no member (MA-21): it follows from now on, and leads nothing.
@@ -184,6 +209,9 @@ impl Rack {
         self.spent.reboots += 1;
         let head = self.head_mut(at);
         head.boot += 1;
+        if let Some(kept) = head.kept.take() {
+            head.pair = kept;
+        }
         // Nothing is followed or led under an old boot (P-01).
         (head.role, head.follows, head.wish, head.nonce) = (Role::Idle, None, None, 0);
     }

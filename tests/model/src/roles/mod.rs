@@ -1,5 +1,6 @@
 //! Roles of one volume that move by the shipping authority: boots, proposals, switch-overs, heads that were
-//! left out and come back, drains, deaths of control, a store that is put back, logs that are replaced.
+//! left out and come back, drains, deaths of control, a store that is put back, logs that are replaced, heads
+//! that are chosen, members that control leaves out, and lone heads with copies on sleds that are salvaged.
 //!
 //! The authority is the shipping one, whole, over its records; after each of its decisions what it holds must
 //! be what its records tell. Heads are small: what they hold is a set of values, and replication, reconciling
@@ -8,17 +9,26 @@
 //! primary's word that it serves. An answer that control was about to give when it died is one that never
 //! arrives; a proposal that it was about to record is one that arrives later.
 //!
+//! Copies on sleds are a set of values, and the number of who claimed the sleds last: a lone head acknowledges
+//! with copies while nobody claimed above it, and whoever salvages claims and takes the copies in one step (the
+//! [`crate::solo`] model takes that apart). A group of several that serves gives the copies back.
+//!
+//! A store is put back with the authority knowing it (by its mark, or by the word of people), or not: then only
+//! heads that hold newer numbers show it. What control said before reaches a head before it is asked what it holds.
+//!
 //! Beside the rules of DESIGN section 3 two are judged at the authority itself: `OneWinner` (MA-05, P-02) and
 //! that a group becomes smaller only because a member asked (`SoloByLeave`).
 
 mod control;
 mod head;
+mod people;
 mod settle;
 mod steps;
 
 use crate::explore::{Judged, Rule};
 use control::Control;
 use palisade_control::authority::Authority;
+use palisade_control::config::Solo;
 use std::collections::{BTreeMap, BTreeSet};
 
 pub use steps::Step;
@@ -64,8 +74,18 @@ pub struct Bounds {
     pub crashes: u8,
     /// Stores that are put back from a copy.
     pub restores: u8,
-    /// Whether the mark beside the store survives that.
+    /// Whether the authority knows of that, by the mark beside the store or by the word of people.
     pub mark_kept: bool,
+    /// P-04 broken: a head answers what it holds before it heard what control said earlier.
+    pub told_early: bool,
+    /// Whether one head may acknowledge alone.
+    pub solo: Solo,
+    /// Lone heads that are followed from their copies.
+    pub salvages: u8,
+    /// Members that control leaves out.
+    pub leave_outs: u8,
+    /// Heads that are chosen to become members.
+    pub choices: u8,
     /// Whether primaries take heads in that they have filled (MA-21).
     pub joins: bool,
     /// P-02 broken: acknowledgements need the old members only while a proposal is outstanding.
@@ -96,6 +116,11 @@ impl Default for Bounds {
             crashes: 0,
             restores: 0,
             mark_kept: false,
+            told_early: false,
+            solo: Solo::Local,
+            salvages: 0,
+            leave_outs: 0,
+            choices: 0,
             joins: false,
             ack_on_old_set: false,
             answer_first: false,
@@ -121,7 +146,7 @@ impl Mark {
 }
 
 /// A member: a head under a boot with a log (P-01, P-03).
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct Seat {
     head: u8,
     boot: u8,
@@ -133,6 +158,10 @@ pub struct Seat {
 pub struct Pair {
     mark: Mark,
     seats: Vec<Seat>,
+    /// Alone, with copies on sleds.
+    copies: bool,
+    /// The primary has to take over from copies first.
+    salvage: bool,
 }
 
 impl Pair {
@@ -189,8 +218,10 @@ pub struct Head {
     log: u8,
     /// Values in its durable log, a bit each.
     holds: u8,
-    /// Newest pair that it knows, durable.
+    /// Newest pair that it knows, durable but for one that it salvages for.
     pair: Pair,
+    /// The pair before one that it salvages for.
+    kept: Option<Pair>,
     /// The pair whose primary its log follows, in this boot.
     follows: Option<Mark>,
     role: Role,
@@ -210,6 +241,9 @@ struct Spent {
     drains: u8,
     crashes: u8,
     restores: u8,
+    salvages: u8,
+    leave_outs: u8,
+    choices: u8,
 }
 
 /// The rack.
@@ -221,6 +255,13 @@ pub struct Rack {
     spent: Spent,
     /// Values that were acknowledged, a bit each.
     acked: u8,
+    /// Values with copies on sleds, and the number under which these were claimed last.
+    copied: u8,
+    claimed: (u32, u64),
+    /// A lone head was followed from its copies.
+    salvaged: bool,
+    /// A volume was in doubt, and is not any more.
+    settled: bool,
     /// What each decided proposal was answered, by (head, boot, nonce).
     answers: BTreeMap<(u8, u8, u8), Option<Mark>>,
     /// Every pair that was ever granted, where a store may be put back.
@@ -256,15 +297,23 @@ impl Rack {
         self.head(seat.head).log == seat.log
     }
 
-    /// `AckedIsDurable` of groups: whoever may become the primary holds everything that was acknowledged. Not
-    /// after a store was put back: it has forgotten groups, and knows no more who holds what; P-04 promises
-    /// that numbers rise and that no pair is granted twice.
-    fn judge(&mut self) {
-        if self.spent.restores > 0 {
+    /// Whether a store was put back without anybody knowing: it has forgotten groups, and knows no more who holds
+    /// what. All that P-04 promises then is that numbers rise and that no pair is granted twice.
+    fn forgot(&self, bounds: &Bounds) -> bool {
+        self.spent.restores > 0 && !bounds.mark_kept
+    }
+
+    /// `AckedIsDurable` of groups: whoever may become the primary holds everything that was acknowledged, or takes
+    /// it over from copies.
+    fn judge(&mut self, bounds: &Bounds) {
+        // In doubt nobody may lead.
+        if self.forgot(bounds) || self.control.doubts() {
             return;
         }
-        let eligible = self.control.eligible();
-        let lacks = |seat: &Seat| self.is_log_of(seat) && self.acked & !self.head(seat.head).holds != 0;
+        let (eligible, newest) = (self.control.eligible(), self.control.newest());
+        let copied = if newest.salvage { self.copied } else { 0 };
+        let lacks =
+            |seat: &Seat| self.is_log_of(seat) && self.acked & !(self.head(seat.head).holds | copied) != 0;
         if eligible.iter().any(lacks) {
             self.breaks(Rule::AckedIsDurable);
         }

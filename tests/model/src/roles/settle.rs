@@ -57,7 +57,7 @@ impl Rack {
         }
         for at in (0..bounds.heads).filter(|at| lives(*at)) {
             if self.can_reconcile(at) {
-                self.reconcile(at);
+                self.reconcile(bounds, at);
             }
         }
     }

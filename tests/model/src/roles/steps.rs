@@ -42,6 +42,14 @@ pub enum Step {
     CopyStore,
     /// The copy takes the store's place.
     Restore,
+    /// A head says what it holds (P-04).
+    Tell(u8),
+    /// Another head takes over from the copies of the lone one, which is not there.
+    Salvage,
+    /// Control leaves a member out.
+    LeaveOut(u8),
+    /// Control chooses a head to become a member.
+    Choose(u8),
 }
 
 impl fmt::Display for Step {
@@ -66,6 +74,10 @@ impl fmt::Display for Step {
             Self::Crash => write!(f, "control dies and starts again"),
             Self::CopyStore => write!(f, "the store is copied"),
             Self::Restore => write!(f, "the copy takes the store's place"),
+            Self::Tell(at) => write!(f, "head {at} says what it holds"),
+            Self::Salvage => write!(f, "the lone head is followed from its copies"),
+            Self::LeaveOut(at) => write!(f, "control leaves head {at} out"),
+            Self::Choose(at) => write!(f, "control chooses head {at}"),
         }
     }
 }
@@ -115,6 +127,10 @@ impl Rack {
             net: BTreeSet::new(),
             spent: super::Spent::default(),
             acked: 0,
+            copied: 0,
+            claimed: (0, 0),
+            salvaged: false,
+            settled: false,
             answers: BTreeMap::new(),
             granted: BTreeSet::new(),
             refilled: false,
@@ -127,13 +143,13 @@ impl Rack {
             for seat in pair.seats.clone() {
                 rack.adopt(seat.head, &pair);
             }
-            rack.reconcile(0);
+            rack.reconcile(bounds, 0);
             rack.net.clear();
             // What the start was proposed under is used up.
             rack.head_mut(0).nonce = 1;
         }
         rack.base = rack.control.counter();
-        rack.judge();
+        rack.judge(bounds);
         rack
     }
 
@@ -168,9 +184,19 @@ impl Rack {
         if self.spent.drains < bounds.drains {
             steps.push(Step::Drain(at));
         }
+        if self.spent.leave_outs < bounds.leave_outs {
+            steps.push(Step::LeaveOut(at));
+        }
+        if self.spent.choices < bounds.choices && self.control.newest().seat(at).is_none() {
+            steps.push(Step::Choose(at));
+        }
+        if self.control.awaits(at) {
+            steps.push(Step::Tell(at));
+        }
         // Not the last log that holds everything: there is no rule against losing that.
         let spared = |seat: &Seat| seat.head != at && self.is_log_of(seat);
-        if self.spent.replaced < bounds.replaced && self.control.eligible().iter().any(spared) {
+        let left = || self.control.eligible().iter().any(spared) || self.control.heirs().iter().any(spared);
+        if self.spent.replaced < bounds.replaced && left() {
             steps.extend([Step::Replace(at, true), Step::Replace(at, false)]);
         }
     }
@@ -181,6 +207,9 @@ impl Rack {
         }
         if self.spent.crashes < bounds.crashes {
             steps.push(Step::Crash);
+        }
+        if self.spent.salvages < bounds.salvages {
+            steps.push(Step::Salvage);
         }
         if self.spent.restores < bounds.restores {
             steps.push(if self.control.has_copy() { Step::Restore } else { Step::CopyStore });
@@ -193,7 +222,7 @@ impl Rack {
             Step::Write(at) => self.write(at),
             Step::Copy(at, to) => self.copy(at, to),
             Step::Acknowledge(at) => self.acknowledge(at),
-            Step::Reconcile(at) => self.reconcile(at),
+            Step::Reconcile(at) => self.reconcile(bounds, at),
             Step::Fill(at, to) => self.fill(at, to),
             Step::Arrive(msg) => self.deliver(bounds, &msg, false),
             Step::AnswerFirst(msg) => self.deliver(bounds, &msg, true),
@@ -206,8 +235,12 @@ impl Rack {
             Step::Crash => self.crash(bounds),
             Step::CopyStore => self.copy_store(),
             Step::Restore => self.restore(bounds),
+            Step::Tell(at) => self.tell(bounds, at),
+            Step::Salvage => self.salvage(bounds),
+            Step::LeaveOut(at) => self.leaves_out(bounds, at),
+            Step::Choose(at) => self.choose(bounds, at),
         }
-        self.judge();
+        self.judge(bounds);
         self.prune();
     }
 
@@ -288,6 +321,12 @@ impl Model for Bounds {
         }));
         all.push(Property::sometimes("a group of three", |_, rack: &Rack| {
             rack.control.newest().seats.len() > 2
+        }));
+        all.push(Property::sometimes("a lone head is salvaged", |_, rack: &Rack| rack.salvaged));
+        all.push(Property::sometimes("a doubt is settled", |_, rack: &Rack| rack.settled));
+        all.push(Property::sometimes("a chosen head joins", |bounds: &Self, rack: &Rack| {
+            let declared = |seat: &Seat| seat.head < bounds.declared;
+            rack.spent.choices > 0 && !rack.control.newest().seats.iter().all(declared)
         }));
         all.push(Property::sometimes("a head is drained", |bounds: &Self, rack: &Rack| {
             (0..bounds.heads).any(|head| rack.control.is_drained(head))

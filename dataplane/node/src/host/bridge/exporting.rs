@@ -3,13 +3,13 @@
 //! All of it comes from control's commands and the head's own events, and lies ready in the export list before a
 //! client asks: nothing here is waited for by an I/O or by a handshake.
 
-use super::{Kind, State};
+use super::{ControlReport, Kind, State};
 use crate::bus::CLIENT_RING;
-use crate::order::HeadOrder;
+use crate::order::{HeadOrder, SledOrder};
 use crate::service::export::{ExportOrder, VolumeRing};
 use palisade_control::agent::{PartitionSpec, RosterEntry};
 use palisade_protocol::export::nbd::{ExportInfo, Group};
-use palisade_protocol::wire::{Assignment, NodeId, Number, PartitionId};
+use palisade_protocol::wire::{Assignment, LogId, NodeId, Number, PartitionId, Stamp};
 use palisade_runtime::ring::channel;
 
 /// What a head was told of a volume's roles.
@@ -20,6 +20,27 @@ pub(super) struct Led {
 }
 
 impl State {
+    /// Asks a node what its media hold of groups. One whose ring is full is asked again by control.
+    pub(super) fn tell(&mut self, node: NodeId, ask: u64) {
+        match self.ports.get_mut(&node).map(|port| &mut port.kind) {
+            Some(Kind::Sled { orders, .. }) => drop(orders.send(SledOrder::Records(ask))),
+            _ => self.order(node, HeadOrder::Groups(ask)),
+        }
+    }
+
+    /// Which pairs the devices of a sled have records of.
+    pub(super) fn records_shown(&self, node: NodeId, ask: u64, held: Vec<Stamp>) {
+        self.control.send(ControlReport::Records { node, ask, held });
+    }
+
+    /// What the log of a head holds of groups, for a control plane whose store was put back (P-04).
+    pub(super) fn groups_held(&self, node: NodeId, log: LogId, ask: u64, groups: Vec<Assignment>) {
+        if let Some(boot) = self.ports.get(&node).map(|port| port.boot) {
+            // One that finds no room is asked for again.
+            self.control.send(ControlReport::Groups { node, boot, log, ask, groups });
+        }
+    }
+
     /// A partition came into being, or its roles moved: the head learns of it. Its primary exports it, and
     /// whoever was that before sends its clients away, so that they look for the new one.
     pub(super) fn create(&mut self, node: NodeId, spec: &PartitionSpec) {
