@@ -254,12 +254,12 @@ mod tests {
     }
 
     /// The bytes of a partition in the stream, and that every byte of them is needed.
-    fn golden(meta: &PartitionMeta) -> String {
+    fn golden(meta: &PartitionMeta, kept: &KeptCheckpoints) -> String {
         let mut w = Writer::new();
-        put_partition(&mut w, meta, std::iter::empty());
+        put_partition(&mut w, meta, kept, std::iter::empty());
         let mut r = Reader::new(&w.bytes);
-        let (back, extents) = take_partition(&mut r).expect("decodes").expect("a partition");
-        assert!(back == *meta && extents.is_empty() && r.rest().is_empty());
+        let (back, checkpoints, extents) = take_partition(&mut r).expect("decodes").expect("a partition");
+        assert!(back == *meta && checkpoints == *kept && extents.is_empty() && r.rest().is_empty());
         for len in 0..w.bytes.len() {
             assert!(take_partition(&mut Reader::new(&w.bytes[..len])).is_err(), "{len} bytes");
         }
@@ -267,7 +267,8 @@ mod tests {
     }
 
     #[test]
-    fn golden_partitions_of_the_stream_with_and_without_an_origin() {
+    fn golden_partitions_of_the_stream_with_and_without_an_origin_or_checkpoints_on_sleds() {
+        let none = KeptCheckpoints::default();
         let (partition, blocks, committed) = (PartitionId(1), 2, Op(3));
         let mut meta = PartitionMeta {
             partition,
@@ -278,11 +279,13 @@ mod tests {
             origin: Origin::default(),
         };
         let plain = "010000000000000002000000000000000300000000000000010000000000";
-        assert_eq!(golden(&meta), format!("01{plain}"));
+        assert_eq!(golden(&meta, &none), format!("01{plain}"));
         meta.origin = Origin { since: Lsn(0x0405), filling: true };
-        assert_eq!(golden(&meta), format!("02050400000000000001{plain}"));
+        assert_eq!(golden(&meta, &none), format!("02050400000000000001{plain}"));
         meta.origin.filling = false;
-        assert_eq!(golden(&meta), format!("02050400000000000000{plain}"));
+        assert_eq!(golden(&meta, &none), format!("02050400000000000000{plain}"));
+        let kept = KeptCheckpoints { op: Op(6), ..none };
+        assert_eq!(golden(&meta, &kept), format!("0306000000000000000002050400000000000000{plain}"));
         assert!(take_partition(&mut Reader::new(&[9])).is_err(), "no such tag");
     }
 }
