@@ -284,7 +284,7 @@ impl Core {
         let part = &mut self.parts[p];
         part.open = None;
         part.making = None;
-        part.checkpoints.writing = None;
+        part.copy.checkpoints.writing = None;
         part.gathering.clear();
         part.unreadable.clear();
         part.collecting.clear();

@@ -91,12 +91,12 @@ impl Part {
     /// Columns of checkpoints that are kept or written.
     pub(super) fn page_columns(&self) -> impl Iterator<Item = ColumnRef> {
         let kept = self.index.kept().found.iter().flat_map(|kept| kept.columns.iter().copied());
-        kept.chain(self.checkpoints.writing.iter().flat_map(|writing| writing.all()))
+        kept.chain(self.copy.checkpoints.writing.iter().flat_map(|writing| writing.all()))
     }
 
     /// Whether the device's answer about a column for a checkpoint is awaited.
     pub(super) fn asks_page(&self, extent: ExtentId, device: DeviceId) -> bool {
-        self.checkpoints.writing.as_ref().is_some_and(|writing| {
+        self.copy.checkpoints.writing.as_ref().is_some_and(|writing| {
             let asking = writing.columns.iter().position(|column| *column == MakeColumn::Asking(device));
             asking.is_some_and(|at| named(writing.generation, writing.chapter, at).0 == extent)
         })
@@ -109,7 +109,7 @@ impl Part {
 
     /// Service begins under another number.
     pub(super) fn begin_checkpoints(&mut self, now: Time) {
-        self.checkpoints = Checkpoints { since: now, moved: self.moved(), ..Checkpoints::default() };
+        self.copy.checkpoints = Checkpoints { since: now, moved: self.moved(), ..Checkpoints::default() };
     }
 
     /// A page of a checkpoint is rotten.
@@ -119,7 +119,7 @@ impl Part {
                 == (column.device, column.column, column.generation)
         };
         let known = self.page_columns().any(same);
-        self.checkpoints.hurt |= known;
+        self.copy.checkpoints.hurt |= known;
         known
     }
 }
@@ -127,7 +127,7 @@ impl Part {
 impl Core {
     /// Begins a checkpoint when one is due, or gives them up for room. Background work of a primary.
     pub(super) fn mind_checkpoints(&mut self, now: Time, p: usize) {
-        if self.cfg.flush.checkpoint_bytes == 0 || self.parts[p].checkpoints.dropping {
+        if self.cfg.flush.checkpoint_bytes == 0 || self.parts[p].copy.checkpoints.dropping {
             return;
         }
         let part = &self.parts[p];
@@ -135,10 +135,10 @@ impl Core {
         let short = part.no_columns_since.is_some() && part.claims.iter().any(|claim| self.is_short(claim));
         let leaves = self.kept_on(p, |core, device| core.leaves(p, device));
         let too_few = leaves && self.page_devices(now, p).len() <= usize::from(part.cfg.geometry.m);
-        if (short || too_few) && (!kept.found.is_empty() || part.checkpoints.writing.is_some()) {
+        if (short || too_few) && (!kept.found.is_empty() || part.copy.checkpoints.writing.is_some()) {
             return self.drop_checkpoints(now, p);
         }
-        if part.checkpoints.writing.is_some() || short || !self.checkpoint_due(now, p) {
+        if part.copy.checkpoints.writing.is_some() || short || !self.checkpoint_due(now, p) {
             return;
         }
         if self.page_devices(now, p).len() > usize::from(self.parts[p].cfg.geometry.m) {
@@ -162,7 +162,7 @@ impl Core {
 
     fn checkpoint_due(&self, now: Time, p: usize) -> bool {
         let (part, flush) = (&self.parts[p], self.cfg.flush);
-        let own = &part.checkpoints;
+        let own = &part.copy.checkpoints;
         let fits = usize::from(part.cfg.geometry.unit_blocks) <= IO_BLOCKS_MAX && !own.too_large;
         if now < own.again_at || !fits || part.index.mapped() == 0 {
             return false;
@@ -182,7 +182,7 @@ impl Core {
         let part = &mut self.parts[p];
         let newest = part.index.kept().found.first().map_or(0, |kept| kept.generation);
         let (covers, moved) = (part.committed, part.moved());
-        let own = &mut part.checkpoints;
+        let own = &mut part.copy.checkpoints;
         own.generation = own.generation.max(newest) + 1;
         own.writing = Some(Box::new(Writing {
             generation: own.generation,
@@ -207,7 +207,7 @@ impl Core {
     /// The checkpoint in hand will never be named: its columns go at once, another one is tried later.
     pub(super) fn give_up_pages(&mut self, now: Time, p: usize) {
         let part = &mut self.parts[p];
-        let own = &mut part.checkpoints;
+        let own = &mut part.copy.checkpoints;
         own.again_at = now + AGAIN;
         if let Some(writing) = own.writing.as_deref().filter(|writing| !writing.numbered) {
             let all: Vec<ColumnRef> = writing.all().collect();
@@ -228,7 +228,7 @@ impl Core {
 
     /// Lets go of the checkpoint in hand; what it has is found by a list (P-27).
     pub(super) fn forget_pages(&mut self, p: usize) {
-        if self.parts[p].checkpoints.writing.take().is_none() {
+        if self.parts[p].copy.checkpoints.writing.take().is_none() {
             return;
         }
         let mut ids = Vec::new();
@@ -240,7 +240,7 @@ impl Core {
     /// Every page has its copies: an operation names the checkpoint.
     pub(super) fn name_checkpoint(&mut self, now: Time, p: usize) {
         let part = &self.parts[p];
-        let Some(writing) = part.checkpoints.writing.as_deref() else { return };
+        let Some(writing) = part.copy.checkpoints.writing.as_deref() else { return };
         if writing.crcs.is_empty() {
             return self.give_up_pages(now, p);
         }
@@ -263,7 +263,7 @@ impl Core {
         let named = self.number(now, p, Body::Checkpoint { found: Some(Box::new(found)), keep }, Id::NONE);
         match named {
             Ok(_) => {
-                if let Some(writing) = self.parts[p].checkpoints.writing.as_deref_mut() {
+                if let Some(writing) = self.parts[p].copy.checkpoints.writing.as_deref_mut() {
                     writing.numbered = true;
                 }
             }
@@ -274,16 +274,16 @@ impl Core {
 
     /// Gives up all checkpoints, and the one in hand.
     fn drop_checkpoints(&mut self, now: Time, p: usize) {
-        if self.parts[p].checkpoints.writing.as_ref().is_some_and(|writing| writing.numbered) {
+        if self.parts[p].copy.checkpoints.writing.as_ref().is_some_and(|writing| writing.numbered) {
             return;
         }
         self.give_up_pages(now, p);
-        self.parts[p].checkpoints.again_at = now + GIVEN_UP;
+        self.parts[p].copy.checkpoints.again_at = now + GIVEN_UP;
         if self.parts[p].index.kept().found.is_empty() {
             return;
         }
         let none = Body::Checkpoint { found: None, keep: 0 };
-        self.parts[p].checkpoints.dropping = self.number(now, p, none, Id::NONE).is_ok();
+        self.parts[p].copy.checkpoints.dropping = self.number(now, p, none, Id::NONE).is_ok();
     }
 
     /// A checkpoint was named, or some were given up; `before` are those that were kept until now.
@@ -292,7 +292,7 @@ impl Core {
         let part = &mut self.parts[p];
         let kept = part.index.kept().found.clone();
         part.released_op = part.released_op.max(op);
-        let own = &mut part.checkpoints;
+        let own = &mut part.copy.checkpoints;
         own.dropping = false;
         let newest = kept.first().map(|newest| (newest.number, newest.generation));
         let number = part.stamp.number;

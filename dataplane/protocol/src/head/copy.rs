@@ -22,6 +22,7 @@ mod parts;
 
 use self::named::Named;
 use self::parts::{Next, Taking};
+use super::checkpoint::Checkpoints;
 use super::core::Core;
 use super::guest::Follows;
 use super::join::Join;
@@ -51,6 +52,8 @@ pub(super) struct Copies {
     /// The copy that this head gives, and the one that it takes.
     pub(super) learner: Option<Box<Learner>>,
     pub(super) join: Option<Box<Join>>,
+    /// What copies begin with, on sleds (P-29).
+    pub(super) checkpoints: Checkpoints,
     /// Where the partition's history begins in the own log.
     pub(super) origin: Origin,
     /// Number and session of the newest copy that was begun here.

@@ -59,6 +59,7 @@ mod repair;
 mod replicate;
 mod salvage;
 mod secondary;
+mod shown;
 mod slab;
 mod sleds;
 mod solo;

@@ -45,7 +45,7 @@ impl Core {
         let part = &self.parts[p];
         let (stripes, index) = (part.cfg.geometry.stripes, &part.index);
         let serves = part.phase == Phase::Serving && !part.rests() && !part.deleting && !part.deleted;
-        let Some(writing) = part.checkpoints.writing.as_deref() else { return };
+        let Some(writing) = part.copy.checkpoints.writing.as_deref() else { return };
         if !serves {
             return self.forget_pages(p);
         }
@@ -64,7 +64,7 @@ impl Core {
         }
         let next = next_granule(index, writing.next);
         let full = writing.unit == stripes;
-        let Some(writing) = self.parts[p].checkpoints.writing.as_deref_mut() else { return };
+        let Some(writing) = self.parts[p].copy.checkpoints.writing.as_deref_mut() else { return };
         let Some(next) = next else {
             (writing.ended, self.busy) = (true, true);
             return;
@@ -76,7 +76,7 @@ impl Core {
             writing.columns.clear();
             (writing.chapter, writing.unit) = (writing.chapter + 1, 0);
         }
-        if self.parts[p].checkpoints.writing.as_ref().is_some_and(|writing| writing.ready()) {
+        if self.parts[p].copy.checkpoints.writing.as_ref().is_some_and(|writing| writing.ready()) {
             self.write_page(now, p, out);
         } else {
             self.choose_pages(now, p, out);
@@ -92,7 +92,7 @@ impl Core {
         let part = &mut self.parts[p];
         let answered = part.stats.counters.answered();
         let (partition, number, index) = (part.cfg.partition, part.stamp.number, &part.index);
-        let Some(writing) = part.checkpoints.writing.as_deref_mut() else { return };
+        let Some(writing) = part.copy.checkpoints.writing.as_deref_mut() else { return };
         let page = writing.crcs.len() as u32;
         let mut filling = Filling::new(&mut buf);
         let mut next = Some(writing.next);
@@ -115,7 +115,7 @@ impl Core {
 
     fn send_page(&mut self, now: Time, p: usize, (page, unit): (u32, u32), bytes: Buf, out: &mut Out) {
         let (stamp, crc) = (self.parts[p].stamp, crc32c(&bytes));
-        let Some(writing) = self.parts[p].checkpoints.writing.as_deref() else { return };
+        let Some(writing) = self.parts[p].copy.checkpoints.writing.as_deref() else { return };
         let (generation, chapter, columns) = (writing.generation, writing.chapter, writing.columns.clone());
         for (at, column) in columns.into_iter().enumerate() {
             let MakeColumn::Got(column) = column else { continue };
@@ -148,9 +148,9 @@ impl Core {
         let found = self.page_devices(now, p);
         let part = &mut self.parts[p];
         let stamp = part.stamp;
-        let Some(writing) = part.checkpoints.writing.as_deref_mut() else { return };
+        let Some(writing) = part.copy.checkpoints.writing.as_deref_mut() else { return };
         if writing.places.len() + copies > CHECKPOINT_COLUMNS_MAX {
-            part.checkpoints.too_large = true;
+            part.copy.checkpoints.too_large = true;
             out.events.push(Event::Note(format!(
                 "partition {}: its index needs more than {CHECKPOINT_COLUMNS_MAX} columns: no checkpoint on sleds",
                 part.cfg.partition
@@ -168,7 +168,7 @@ impl Core {
         }
         for at in 0..copies {
             let part = &self.parts[p];
-            let Some(writing) = part.checkpoints.writing.as_deref() else { return };
+            let Some(writing) = part.copy.checkpoints.writing.as_deref() else { return };
             if writing.columns[at] != MakeColumn::Open {
                 continue;
             }
@@ -178,7 +178,7 @@ impl Core {
                 return self.give_up_pages(now, p);
             };
             let ((extent, position), device) = (named(generation, chapter, at), target.device);
-            if let Some(writing) = self.parts[p].checkpoints.writing.as_deref_mut() {
+            if let Some(writing) = self.parts[p].copy.checkpoints.writing.as_deref_mut() {
                 writing.columns[at] = MakeColumn::Asking(device);
             }
             let prefer = target.sandbox;
@@ -202,7 +202,7 @@ impl Core {
         column.sled = ask.to;
         let part = &mut self.parts[p];
         let partition = part.id();
-        let Some(writing) = part.checkpoints.writing.as_deref_mut() else { return };
+        let Some(writing) = part.copy.checkpoints.writing.as_deref_mut() else { return };
         let awaited = (writing.generation, writing.chapter) == (generation, chapter)
             && writing.columns.get(at) == Some(&MakeColumn::Asking(device));
         if !awaited {
@@ -270,7 +270,7 @@ impl Core {
 
     fn page_durable(&mut self, p: usize, generation: u32, page: u32, at: usize) {
         let copies = u32::from(self.parts[p].cfg.geometry.m) + 1;
-        let Some(writing) = self.parts[p].checkpoints.writing.as_deref_mut() else { return };
+        let Some(writing) = self.parts[p].copy.checkpoints.writing.as_deref_mut() else { return };
         if writing.generation != generation {
             return;
         }
@@ -285,7 +285,7 @@ impl Core {
 
     /// A page of that checkpoint cannot be written.
     pub(super) fn page_refused(&mut self, now: Time, p: usize, generation: u32) {
-        let own = &self.parts[p].checkpoints;
+        let own = &self.parts[p].copy.checkpoints;
         if own.writing.as_ref().is_some_and(|writing| writing.generation == generation) {
             self.give_up_pages(now, p);
         }
@@ -306,7 +306,7 @@ fn free_target(part: &Part, found: &[DeviceTarget]) -> Option<DeviceTarget> {
 impl Part {
     /// Whether a copy of the chapter in hand lies, or will lie, on such a device.
     fn page_near(&self, such: &dyn Fn(&DeviceTarget) -> bool) -> bool {
-        let writing = self.checkpoints.writing.as_deref();
+        let writing = self.copy.checkpoints.writing.as_deref();
         let mut used =
             writing.into_iter().flat_map(|writing| &writing.columns).filter_map(MakeColumn::device);
         used.any(|device| {

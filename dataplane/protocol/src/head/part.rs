@@ -1,6 +1,5 @@
 //! What a head keeps of one partition, in either role. The verbs that change it live beside this file.
 
-use super::checkpoint::Checkpoints;
 use super::config::{DeviceTarget, PartitionConfig};
 use super::copy::Copies;
 use super::failover::Decision;
@@ -332,8 +331,6 @@ pub(super) struct Part {
     pub(super) dying: Vec<Dying>,
     pub(super) bad: Vec<BadBlock>,
     pub(super) copy: Copies,
-    /// Of the index, on sleds (P-29).
-    pub(super) checkpoints: Checkpoints,
     /// A checkpoint has to get past this, so that columns may be released (P-28).
     pub(super) released_op: Op,
     pub(super) deleting: bool,
@@ -397,7 +394,6 @@ impl Part {
             dying: Vec::new(),
             bad: Vec::new(),
             copy: Copies::default(),
-            checkpoints: Checkpoints::default(),
             released_op: Op(0),
             deleting: false,
             deleted: false,
