@@ -261,15 +261,12 @@ impl Core {
             |kept: &SledCheckpoint| kept.columns.iter().any(|column| self.unfit_device(p, column.device));
         let keep = if writing.alone || before.is_some_and(unfit) { 0 } else { CHECKPOINTS_KEPT as u8 - 1 };
         let named = self.number(now, p, Body::Checkpoint { found: Some(Box::new(found)), keep }, Id::NONE);
-        match named {
-            Ok(_) => {
-                if let Some(writing) = self.parts[p].copy.checkpoints.writing.as_deref_mut() {
-                    writing.numbered = true;
-                }
-            }
-            // No room in the log now.
-            Err(_) => self.arm(now + PAUSE),
+        if let Some(writing) = self.parts[p].copy.checkpoints.writing.as_deref_mut() {
+            writing.numbered = named.is_ok();
+            // Else the log has no room now.
+            writing.page_at = now + PAUSE;
         }
+        self.arm(now + PAUSE);
     }
 
     /// Gives up all checkpoints, and the one in hand.

@@ -52,15 +52,15 @@ impl Core {
         if writing.numbered || writing.flight.len() >= FLIGHT {
             return;
         }
+        if now < writing.page_at {
+            let at = writing.page_at;
+            return self.arm(at);
+        }
         if writing.ended {
             if writing.flight.is_empty() {
                 self.name_checkpoint(now, p);
             }
             return;
-        }
-        if now < writing.page_at {
-            let at = writing.page_at;
-            return self.arm(at);
         }
         let next = next_granule(index, writing.next);
         let full = writing.unit == stripes;

@@ -186,7 +186,7 @@ pub enum Msg {
         stamp: Stamp,
         /// The copy.
         session: u64,
-        /// The newest first.
+        /// The newest first; none once the first question was answered.
         named: Vec<SledCheckpoint>,
         /// Granules of blocks from this one on are asked for.
         from: u64,

@@ -47,7 +47,8 @@ impl Learner {
     /// The open question.
     pub(super) fn ask(&self, stamp: Stamp) -> Option<(NodeId, Msg)> {
         let from = self.basis.asked?;
-        let named = self.basis.checkpoints.clone();
+        // Said once: after the first answer the learner knows them.
+        let named = if self.basis.upto == 0 { self.basis.checkpoints.clone() } else { Vec::new() };
         Some((self.member.head, Msg::CopyAsk { stamp, session: self.session, named, from }))
     }
 }
