@@ -300,7 +300,8 @@ impl Rack {
                 self.net.insert(Msg::Assign { to: seat.head, pair: pair.clone() });
             }
         }
-        if before == after {
+        // That copies were taken over is told without a new number.
+        if (before.mark, &before.seats) == (after.mark, &after.seats) {
             return;
         }
         let twice = !self.granted.is_empty() && self.granted.contains(&after.mark);

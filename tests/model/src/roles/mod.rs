@@ -54,6 +54,8 @@ pub struct Bounds {
     pub start: Start,
     /// Heads that there are.
     pub heads: u8,
+    /// Heads that do nothing but say what they hold when they are asked, a bit each.
+    pub away: u8,
     /// Heads that the volume is declared with, two at least.
     pub declared: u8,
     /// Grants beyond those of the start.
@@ -105,6 +107,7 @@ impl Default for Bounds {
         Self {
             start: Start::Declared,
             heads: 2,
+            away: 0,
             declared: 2,
             grants: 3,
             proposals: 2,

@@ -278,7 +278,9 @@ impl Model for Bounds {
         if rack.broken.is_some() {
             return;
         }
-        for at in 0..self.heads {
+        let away = |at: u8| self.away & 1 << at != 0;
+        steps.extend((0..self.heads).filter(|at| away(*at) && rack.control.awaits(*at)).map(Step::Tell));
+        for at in (0..self.heads).filter(|at| !away(*at)) {
             rack.clients(self, at, steps);
             rack.troubles(self, at, steps);
             if rack.spent.proposals < self.proposals {
@@ -286,7 +288,8 @@ impl Model for Bounds {
             }
         }
         rack.of_control(self, steps);
-        steps.extend(rack.net.iter().cloned().map(Step::Arrive));
+        let heard = |msg: &&Msg| !matches!(msg, Msg::Assign { to, .. } if away(*to));
+        steps.extend(rack.net.iter().filter(heard).cloned().map(Step::Arrive));
         if self.answer_first {
             let asked = rack.net.iter().filter(|msg| matches!(msg, Msg::Propose(_)));
             steps.extend(asked.cloned().map(Step::AnswerFirst));
