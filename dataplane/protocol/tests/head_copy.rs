@@ -411,7 +411,7 @@ fn p31_a_copy_ends_though_the_pool_is_empty_at_times() {
 #[test]
 fn p31_a_head_whose_log_is_smaller_than_what_is_not_flushed_is_filled() {
     let mut rack = alone(135, |shape| {
-        (shape.blocks, shape.flush.fill_low) = (4096, 95);
+        (shape.blocks, shape.flush.fill_low, shape.log_segments) = (4096, 95, 120);
         (shape.flush.fill_high, shape.flush.age) = (98, Duration::from_secs(3600));
     });
     let tags: Vec<u64> = (0..60).map(|at| rack.write(at * 512, 512)).collect();

@@ -225,20 +225,6 @@ impl Core {
         }
     }
 
-    /// The log gave back nothing that could be relied on: what this head is a member of is damaged, whether the log
-    /// still names it or not. Checkpoints keep that until a peer has filled it.
-    fn doubt_all(&mut self, out: &mut Out) {
-        out.events.push(Event::Attention(format!(
-            "head {}: its log holds no whole checkpoint any more: it serves no volume before another head has filled              it, which happens by itself where another head leads (with `failover = \"auto\"` another one comes to \
-             lead; else `palisade volume failover VOLUME`)",
-            self.cfg.node
-        )));
-        for p in 0..self.parts.len() {
-            let part = &mut self.parts[p];
-            part.damaged = !part.deleted && !self.cfg.faults.blind_log_trusted();
-        }
-    }
-
     pub(super) fn handle_msg(&mut self, now: Time, from: NodeId, boot: BootId, msg: Msg, out: &mut Out) {
         self.busy = true;
         self.hear(now, from, boot);

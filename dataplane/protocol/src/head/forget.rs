@@ -1,5 +1,6 @@
 //! What a head holds of a partition is thrown away: before a full copy, or when the head is no member any more
-//! (BA-01, MA-21). The log says so first, so that a restart finds nothing either.
+//! (BA-01, MA-21). The log says so first, so that a restart finds nothing either. And what it holds is in doubt when
+//! the log gave back nothing that can be relied on (P-29).
 
 use super::core::Core;
 use super::part::{Follow, Part, Phase};
@@ -53,6 +54,21 @@ impl Core {
         part.copy.origin = Origin { since: placed.lsn, filling: true };
         self.release_due = true;
         Some(placed.lsn)
+    }
+
+    /// The log gave back nothing that could be relied on: what this head is a member of is damaged, whether the log
+    /// still names it or not. Checkpoints keep that until a peer has filled it.
+    pub(super) fn doubt_all(&mut self, out: &mut Out) {
+        out.events.push(Event::Attention(format!(
+            "head {}: its log holds no whole checkpoint any more: it serves no volume before another head has filled it; \
+             that comes by itself where another head leads (one does with `failover = \"auto\"`, or by `palisade volume \
+             failover VOLUME`)",
+            self.cfg.node
+        )));
+        for p in 0..self.parts.len() {
+            let part = &mut self.parts[p];
+            part.damaged = !part.deleted && !self.cfg.faults.blind_log_trusted();
+        }
     }
 
     /// This head is no member any more: its copy goes, and with it the room in its log. Columns stay as they are.
