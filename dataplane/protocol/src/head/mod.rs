@@ -436,7 +436,7 @@ impl Head {
     /// The log cannot be used. What may pass is tried again (a full disk gets room, a device comes back); what
     /// else there is people have to see to, and are told.
     fn log_unusable(&mut self, now: Time, error: LogError, out: &mut Out) {
-        let pause = (TRY_LAST).min(TRY_FIRST * (1 << (self.tries - 1).min(5)));
+        let pause = TRY_LAST.min(TRY_FIRST * (1 << (self.tries - 1).min(5)));
         let (next, what) = match error.may_pass() {
             true => (State::Waiting(now + pause), "it is tried again"),
             false => (State::Failed, "the head does not run"),
