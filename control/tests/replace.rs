@@ -310,6 +310,37 @@ fn p32_a_head_whose_log_was_replaced_has_room_for_what_it_held() {
     assert_eq!(chosen, "head-2", "and not head-3, whose log has no room for another volume");
 }
 
+/// Its process lives, and has nothing to go on with: what it acknowledged alone lies on sleds.
+#[test]
+fn p30_a_lone_head_whose_log_was_replaced_is_followed_though_its_process_lives() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let sleds = text().replace("name = \"vol0\"", "name = \"vol0\"\nsolo = \"sleds\"");
+    let text = format!("{sleds}\n[control]\nfailover = \"auto\"\n[timers]\nsalvage_after_ms = 200\n");
+    let parsed = palisade_control::config::parse(&text, Some(dir.path()));
+    assert_eq!(parsed.findings, [], "a sound file");
+    let socket = parsed.rack.socket();
+    let _control = Control::start(&parsed.rack).expect("started");
+    let (first, second, _third, pair) = serving(&socket);
+    let (granted, lone) = propose(&first, &pair, &[pair.members[0]], 1);
+    let lone = lone.expect("a pair");
+    assert!(granted && lone.copies, "{lone:?}");
+    call(&socket, "device.replace", json!({ "name": "head-1/log" })).expect("given up");
+    drop(first);
+    let first = FakeHead::start(&socket, "head-1", 11);
+    let heir = wait_for("an heir", || {
+        first.say_nothing_served(None);
+        second.say_serving(&lone, "idle");
+        let next = second.agent.commands().try_iter().find_map(|command| match command {
+            Command::Assign { assignment, .. } if assignment.salvage.is_some() => Some(assignment),
+            _ => None,
+        });
+        std::thread::sleep(std::time::Duration::from_millis(20));
+        next
+    });
+    assert_eq!((heir.members.len(), heir.members[0]), (1, second.member()));
+    assert_eq!(heir.salvage, Some(pair.stamp.number), "it takes over what was acknowledged since");
+}
+
 #[test]
 fn ef19_a_primary_whose_log_is_damaged_hands_its_volume_to_the_whole_secondary() {
     let dir = tempfile::tempdir().expect("temporary directory");

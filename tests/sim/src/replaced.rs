@@ -41,7 +41,19 @@ const THREE: Scenario = Scenario {
 pub const REPLACED: [Scenario; 8] = [
     THREE,
     Scenario { name: "replaced, lone heads with copies on sleds", solo: Solo::Sleds, ..THREE },
-    Scenario { name: "replaced, one copy is enough", solo: Solo::Local, ..THREE },
+    // Who sleeps is left out again and again, and has to rest before it is taken back.
+    Scenario {
+        name: "replaced, one copy is enough",
+        solo: Solo::Local,
+        odds: Odds {
+            sleeps_per_s: 8.0,
+            crashes_per_s: 1.0,
+            absences_per_s: 0.5,
+            lost_logs_per_s: 1.0,
+            ..CHANGING
+        },
+        ..THREE
+    },
     Scenario {
         name: "replaced, groups of three among four",
         heads: 4,

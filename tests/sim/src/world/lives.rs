@@ -13,6 +13,9 @@ impl World {
     pub(crate) fn start(&mut self, id: NodeId) {
         let boot = BootId(self.dice.wide());
         let salt = self.dice.next();
+        if self.waits_for_people(id) {
+            return self.after(10_000_000, Happening::Start { node: id });
+        }
         let told = self.scenario.replaces.then(|| self.admitted(id));
         let node = self.nodes.get_mut(&id).expect("the world names only its own nodes");
         if node.up() || node.away {

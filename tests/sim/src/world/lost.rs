@@ -25,21 +25,21 @@ impl World {
         }
     }
 
-    /// Heads that give or take a full copy now.
-    pub(crate) fn copy_ends(&self) -> Vec<NodeId> {
-        let mut ends = Vec::new();
-        for node in self.nodes.values().filter(|node| node.role == Role::Head) {
-            let words = node.host.as_ref().map(|host| host.words().0).unwrap_or_default();
-            for taker in words.iter().filter_map(|words| words.fills) {
-                ends.extend([node.id, taker]);
-            }
-        }
-        ends
+    /// Who gives a full copy now, and to whom.
+    pub(crate) fn copies(&self) -> Vec<(NodeId, NodeId)> {
+        let heads = self.nodes.values().filter(|node| node.role == Role::Head);
+        let words = heads.filter_map(|node| Some((node.id, node.host.as_ref()?.words().0)));
+        let fills =
+            words.map(|(giver, words)| words.into_iter().filter_map(move |it| Some((giver, it.fills?))));
+        fills.flatten().collect()
     }
 
     /// Whether what was acknowledged outlives the log of a head: of each volume somebody else holds all of it, or
     /// can take it over from copies on sleds. One is asked now that no decision is under way.
     pub(crate) fn may_lose_log(&self, head: NodeId) -> bool {
+        // Who is filled empties its log as soon as it hears of it.
+        let copies = self.copies();
+        let taken = |head: NodeId| copies.iter().any(|(_, taker)| *taker == head);
         let holds = |volume: &VolumeRecord, member: &MemberRecord| {
             let node = &self.nodes[&member.head];
             let words = node.host.as_ref().map(|host| host.words().0);
@@ -51,7 +51,7 @@ impl World {
                 None => self.care.hollow.contains(&(member.head, volume.partition())),
             };
             let whole = node.formatted && log_id(node.id, node.logs_lost) == member.log;
-            member.head != head && whole && !hollow && !member.joining
+            member.head != head && whole && !hollow && !member.joining && !taken(member.head)
         };
         let survives = |volume: &VolumeRecord| {
             let heir = volume.alone.as_ref().is_some_and(|alone| {
@@ -78,6 +78,11 @@ impl World {
         node.lost_under = Some(node.boot);
         self.care.given_up.insert(head);
         self.after(away, Happening::Start { node: head });
+    }
+
+    /// Whether a head may not make a log in the place of one that it lost: nobody gave that up yet.
+    pub(super) fn waits_for_people(&self, head: NodeId) -> bool {
+        self.care.given_up.contains(&head)
     }
 
     /// People have heads isolate for a while.

@@ -228,7 +228,7 @@ impl World {
 
     /// Who gives or takes a copy dies amid it, at any effect.
     fn draw_copy_death(&mut self) -> Option<Fault> {
-        let ends = self.copy_ends();
+        let ends: Vec<NodeId> = self.copies().into_iter().flat_map(|(giver, taker)| [giver, taker]).collect();
         if ends.is_empty() {
             return None;
         }
