@@ -60,6 +60,7 @@ struct Lack {
 }
 
 /// What is to be done about a volume.
+#[allow(clippy::large_enum_variant)] // Made and taken once a look; boxing would cost more.
 enum Step {
     Decide(Changes),
     Fill,
@@ -109,11 +110,10 @@ impl World {
             let why = if self.care.marked.contains_key(&head) { "asked for by hand" } else { "" };
             return authority.set_isolating(&head_name(head), why).ok().and_then(some);
         }
-        let refused = |head: &NodeId| authority.replace_device(&log_name(*head), false);
-        let (head, changes) =
-            self.care.given_up.iter().find_map(|head| refused(head).ok().map(|changes| (*head, changes)))?;
-        self.care.given_up.remove(&head);
-        some(changes)
+        // They ask until it is durable that the log is given up.
+        self.care.given_up.retain(|head| authority.node(*head).is_some_and(|node| node.log.is_some()));
+        let mut given_up = self.care.given_up.iter();
+        given_up.find_map(|head| authority.replace_device(&log_name(*head), false).ok().and_then(some))
     }
 
     /// A head that holds nothing whole cannot come back from what it has.
