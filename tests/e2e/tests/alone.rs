@@ -72,7 +72,7 @@ fn writes(rack: &TestRack, primary: &str, more: u64) {
 
 /// The secondary stops, the primary goes on alone, and is then lost with its log; the secondary wakes up.
 #[track_caller]
-fn lose_the_lone_head(rack: &TestRack) {
+fn lose_the_lone_head(rack: &TestRack, comes_back: bool) {
     writes(rack, "head-1", 200);
     let away = rack.node_pid("head-2");
     signal(away, Signal::STOP);
@@ -83,12 +83,10 @@ fn lose_the_lone_head(rack: &TestRack) {
     // Far beyond what was under way when they parted, and none of it is in an extent.
     writes(rack, "head-1", 1000);
     let pid = rack.node_pid("head-1");
+    // Its process comes back without a log, or is silent.
+    let end = if comes_back { Signal::KILL } else { Signal::STOP };
     std::fs::remove_file(rack.log_file(1)).expect("the disk is pulled");
-    signal(pid, Signal::KILL);
-    rack.wait_for("a head without its log", SOON, |status| {
-        let mut nodes = status["nodes"].as_array().expect("nodes").iter();
-        nodes.any(|node| node["name"] == "head-1" && node["state"] == "failed" && node["pid"] != pid)
-    });
+    signal(pid, end);
     signal(away, Signal::CONT);
 }
 
@@ -99,18 +97,25 @@ fn serves_on(rack: &mut TestRack, load: Child) {
     good_end(rack, load);
     assert!(volume(&rack.status())["counters"]["salvaged"].as_u64() > Some(0), "{}", rack.status());
     let events = rack.cli(&["events", "--volume", "vol0"]).good().out;
-    assert!(events.contains("heads head-2 (were head-1)"), "people see what moved: {events}");
-    // A new disk: the first head is filled, and the pair is whole again.
+    assert!(events.contains("heads head-2 (were head-1"), "people see what moved: {events}");
+    // Its process comes back and has no log; when that is given up another head is filled, and the pair is whole again.
+    let pid = rack.node_pid("head-1");
+    signal(pid, Signal::KILL);
+    rack.wait_for("a head without its log", SOON, |status| {
+        let mut nodes = status["nodes"].as_array().expect("nodes").iter();
+        nodes.any(|node| node["name"] == "head-1" && node["state"] == "failed" && node["pid"] != pid)
+    });
     rack.cli(&["device", "replace", "head-1/log"]).good();
     signal(rack.node_pid("head-1"), Signal::KILL);
     rack.wait_for("a head with a blank log", SOON, |status| {
         let mut nodes = status["nodes"].as_array().expect("nodes").iter();
         nodes.any(|node| node["name"] == "head-1" && node["state"] == "ready")
     });
+    // Whoever was fit when the disk was given up is filled; a busy host may move the role meanwhile.
     rack.wait_for("a whole pair", SOON, |status| {
         let volume = volume(status);
-        let pair = volume["primary"] == "head-2" && volume["secondary"] == "head-1";
-        pair && volume["state"] == "serving" && volume["joining"] == false && volume["peer_away"] == false
+        let well = volume["joining"] == false && volume["peer_away"] == false && volume["secondary"] != "";
+        well && volume["state"] == "serving" && volume["lacks"] == ""
     });
     rack.perf("vol0", &["--verify", "--read", "50", "--region", "8m", "--seconds", "1"], SOON);
     assert!(rack.stop().success(), "{}", rack.log());
@@ -120,7 +125,7 @@ fn serves_on(rack: &mut TestRack, load: Child) {
 fn p30_a_lone_head_that_is_lost_with_its_log_is_followed_by_itself_and_nothing_is_missing() {
     let mut rack = rack(1500);
     let load = load(&rack);
-    lose_the_lone_head(&rack);
+    lose_the_lone_head(&rack, true);
     serves_on(&mut rack, load);
 }
 
@@ -137,13 +142,20 @@ fn p30_people_salvage_what_a_lone_head_acknowledged_that_is_lost_with_its_log() 
     );
     let unknown = rack.cli(&["volume", "salvage", "vol7"]);
     assert!(unknown.code == Some(1) && unknown.err.contains("vol7"), "{}", unknown.err);
-    lose_the_lone_head(&rack);
+    lose_the_lone_head(&rack, false);
     rack.wait_for("the heir", SOON, |status| {
         let mut nodes = status["nodes"].as_array().expect("nodes").iter();
         nodes.any(|node| node["name"] == "head-2" && node["state"] == "ready")
     });
     assert_eq!(volume(&rack.status())["primary"], "head-1", "nobody takes over unasked");
-    let said = rack.cli(&["volume", "salvage", "vol0"]).good().out;
+    // The lone head only sleeps; it is gone for control when it was silent for a while.
+    let mut said = rack.cli(&["volume", "salvage", "vol0"]);
+    while said.code != Some(0) {
+        assert!(said.err.contains("is there"), "{}", said.err);
+        std::thread::sleep(Duration::from_millis(300));
+        said = rack.cli(&["volume", "salvage", "vol0"]);
+    }
+    let said = said.out;
     assert!(said.contains("volume vol0: head-2 takes it over under number"), "{said}");
     serves_on(&mut rack, load);
 }
