@@ -42,6 +42,8 @@ pub(super) struct Program {
 #[derive(Debug, Default)]
 pub(super) struct Pauses {
     since: BTreeMap<PartitionId, (u64, String)>,
+    /// Who said last that it serves: whoever else stops costs nobody anything.
+    serves: BTreeMap<PartitionId, NodeId>,
 }
 
 impl Pauses {
@@ -49,6 +51,13 @@ impl Pauses {
         let known = self.since.get(&partition);
         if known.is_none_or(|(since, _)| at_us < *since) {
             self.since.insert(partition, (at_us, why.to_owned()));
+        }
+    }
+
+    /// A head stops to serve.
+    fn stopped(&mut self, partition: PartitionId, node: NodeId, at_us: u64, why: &str) {
+        if self.serves.get(&partition).is_none_or(|serves| *serves == node) {
+            self.begin(partition, at_us, why);
         }
     }
 
@@ -159,13 +168,14 @@ impl Core {
         match step {
             RoleStep::Stopped => {
                 let why = format!("it moved away from {}", self.authority.name_of(node));
-                self.pauses.begin(partition, at_us, &why);
+                self.pauses.stopped(partition, node, at_us, &why);
             }
             RoleStep::Assigned => self.pauses.begin(partition, at_us, "its group changed"),
             // A late word of a head that was followed meanwhile ends nothing.
             RoleStep::Serving if volume.current_primary() != node => {}
             RoleStep::Serving => {
                 let name = volume.name.clone();
+                self.pauses.serves.insert(partition, node);
                 if let Some(pause) = self.pauses.end(partition, at_us) {
                     let head = self.authority.name_of(node);
                     let (ms, why) = (pause.0 as f64 / 1000.0, &pause.1);
@@ -205,5 +215,11 @@ mod tests {
         assert_eq!(pauses.end(volume, 150), None);
         pauses.begin(volume, 200, "d");
         assert_eq!(pauses.end(volume, 190), None, "clocks that do not agree give no figure");
+        // One that boots, and hears that another head leads, stops what nobody used.
+        pauses.serves.insert(volume, NodeId(2));
+        pauses.stopped(volume, NodeId(1), 300, "late");
+        assert_eq!(pauses.end(volume, 400), None);
+        pauses.stopped(volume, NodeId(2), 410, "moved");
+        assert_eq!(pauses.end(volume, 415), Some((5, "moved".to_owned())));
     }
 }

@@ -109,7 +109,7 @@ impl Core {
             return;
         }
         if self.parts[p].one_copy() && !self.cfg.faults.solo_unasked() {
-            self.parts[p].withheld.push(Withheld { cmd, at, logged_at });
+            self.parts[p].service.withheld.push(Withheld { cmd, at, logged_at });
         } else {
             self.done_op(now, p, cmd, logged_at, replicated_at, at, out);
         }
@@ -120,7 +120,7 @@ impl Core {
         if self.parts[p].one_copy() {
             return;
         }
-        for Withheld { cmd, at, logged_at } in std::mem::take(&mut self.parts[p].withheld) {
+        for Withheld { cmd, at, logged_at } in std::mem::take(&mut self.parts[p].service.withheld) {
             self.done_op(now, p, cmd, logged_at, now, at, out);
         }
     }

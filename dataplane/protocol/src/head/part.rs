@@ -249,11 +249,13 @@ pub(super) struct Unconfirmed {
 }
 
 /// Service under the present number.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Debug, Default)]
 pub(super) struct Service {
     pub(super) since: Time,
     /// What was committed when it began.
     pub(super) from: Op,
+    /// Commands whose operations only this head holds, alone where one copy is not enough (P-30).
+    pub(super) withheld: Vec<Withheld>,
 }
 
 /// One partition.
@@ -304,8 +306,6 @@ pub(super) struct Part {
     pub(super) follow: Follow,
     pub(super) waiting: VecDeque<(ClientCmd, Time)>,
     pub(super) stalled: VecDeque<Stalled>,
-    /// Commands whose operations only this head holds, alone where one copy is not enough (P-30).
-    pub(super) withheld: Vec<Withheld>,
     pub(super) active: u32,
     pub(super) reads: Unconfirmed,
     pub(super) claims: Vec<Claim>,
@@ -373,7 +373,6 @@ impl Part {
             follow: Follow::default(),
             waiting: VecDeque::new(),
             stalled: VecDeque::new(),
-            withheld: Vec::new(),
             active: 0,
             reads: Unconfirmed::default(),
             service: Service::default(),

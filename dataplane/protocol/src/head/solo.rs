@@ -31,7 +31,7 @@ impl Part {
     /// numbered before.
     pub(super) fn one_copy(&self) -> bool {
         let lone = self.members.len() == 1 && self.cfg.solo != Solo::Local;
-        lone && (!self.journal.on || !self.withheld.is_empty())
+        lone && (!self.journal.on || !self.service.withheld.is_empty())
     }
 
     /// Serves reads alone, and lets what changes blocks wait (P-30).
@@ -72,7 +72,7 @@ impl Core {
             self.merges.remove(id);
         }
         self.parts[p].stalled.clear();
-        self.parts[p].withheld.clear();
+        self.parts[p].service.withheld.clear();
         self.cmds.pick(&mut ids, |cmd| cmd.part == p && cmd.kind != Kind::Read);
         for id in ids {
             self.answer(now, id, Err(ClientError::NotServed), out);

@@ -41,7 +41,7 @@ impl Core {
         let part = &mut self.parts[p];
         part.active = 0;
         part.stalled.clear();
-        part.withheld.clear();
+        part.service.withheld.clear();
         let reads = std::mem::take(&mut part.reads.queue);
         for wait in std::mem::take(&mut part.flushes) {
             out.done.push(ClientDone { tag: wait.tag, result: Err(ClientError::NotServed) });
