@@ -409,7 +409,10 @@ fn golden_headers() {
     );
     let (header, body, _) = PageHeader::read(&page).expect("a page");
     assert_eq!((header.kind, body), (kind, &[0xab, 0xcd][..]));
+}
 
+#[test]
+fn golden_superblock() {
     let rig = Rig::new(1, config(12 << 20));
     assert_eq!(
         hex(&rig.mem.bytes[..140]),
