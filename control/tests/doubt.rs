@@ -59,6 +59,7 @@ fn put_back(rack: &Rack, backup: &Path, files: &[&str]) -> (Assignment, Assignme
     let [first, second, third] = heads(&socket, 10);
     let pair = first.assignment();
     drop(control);
+    wait_for("the loss", || (!first.agent.connected()).then_some(()));
     copy(&rack.data, backup);
     let control = Control::start(rack).expect("started");
     assert_eq!(doubt(&socket), "", "a store that nobody touched is in no doubt");
@@ -85,6 +86,11 @@ fn p04_p30_no_head_leads_after_a_store_was_put_back_before_every_head_was_asked(
         let rack = rack(dir.path());
         let socket = rack.socket();
         let (pair, alone, _) = put_back(&rack, &backup(dir.path()), files);
+        let mark = std::fs::read_to_string(dir.path().join("control.mark")).expect("text");
+        if files.len() > 1 && !mark.contains("home") {
+            // Files have no time of creation here: people have to say it.
+            continue;
+        }
         let _control = Control::start(&rack).expect("started");
         // Head-1 is gone; head-2 lacks what it acknowledged.
         let second = FakeHead::start(&socket, "head-2", 52);
@@ -217,7 +223,7 @@ fn p04_a_sled_with_a_record_of_a_number_that_the_store_never_granted_shows_it() 
     let dir = tempfile::tempdir().expect("temporary directory");
     let rack = rack(dir.path());
     let socket = rack.socket();
-    let _control = Control::start(&rack).expect("started");
+    let control = Control::start(&rack).expect("started");
     let [_first, second, _third] = heads(&socket, 10);
     let pair = second.assignment();
     let sled = Sled::start(&socket, "sled-1");
@@ -227,11 +233,13 @@ fn p04_a_sled_with_a_record_of_a_number_that_the_store_never_granted_shows_it() 
     stamp.number.counter += 1;
     assert_eq!(doubt(&socket), "", "what it knows was granted");
     // Its device is known to hold data by now: after another start control listens to it before it decides.
-    drop(_control);
+    drop(control);
+    wait_for("the loss", || (!second.agent.connected()).then_some(()));
     let _control = Control::start(&rack).expect("started again");
     wait_for("a connection", || second.agent.connected().then_some(()));
     sled.shows(vec![stamp]);
-    wait_for("doubt", || doubt(&socket).contains("sled-1 has a record of number 1.2").then_some(()));
+    let seen = format!("sled-1 has a record of number {}", stamp.number);
+    wait_for("doubt", || doubt(&socket).contains(&seen).then_some(()));
     let (granted, _) = propose(&second, &pair, &[second.member()], 1);
     assert!(!granted, "head-1 went on alone under that number");
 }

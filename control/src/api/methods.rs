@@ -420,17 +420,7 @@ fn report(core: &mut Core, link: &Link, report: Report) -> Result<(), RpcError> 
             for report in nodes {
                 take_report(core, link, report)?;
             }
-            core.ask_heads();
-            if core.listens() {
-                return Ok(());
-            }
-            core.follow_lone_heads();
-            if core.authority.nodes().any(|node| node.draining) || !core.drained.is_empty() {
-                core.tell_drained();
-            }
-            core.look_for_ailing()?;
-            core.look_after_groups()?;
-            core.look_at_loads();
+            core.look_around()?;
         }
         Report::Event { node, warning, what, partition } => {
             own(core, node)?;

@@ -101,6 +101,22 @@ impl Core {
         Ok(())
     }
 
+    /// What is due for heads in doubt, lone heads, drained sleds and groups. Runs with every report of a node.
+    pub(super) fn look_around(&mut self) -> Result<(), RpcError> {
+        self.ask_heads();
+        if self.authority.nodes().any(|node| node.draining) || !self.drained.is_empty() {
+            self.tell_drained();
+        }
+        if self.listens() {
+            return Ok(());
+        }
+        self.follow_lone_heads();
+        self.look_for_ailing()?;
+        self.look_after_groups()?;
+        self.look_at_loads();
+        Ok(())
+    }
+
     /// As [`Core::look_after_groups`], at once: people asked for something.
     pub(super) fn look_now(&mut self) -> Result<(), RpcError> {
         self.replacing.looked = None;

@@ -200,8 +200,10 @@ impl Authority {
     /// that it cannot and has served nothing; it had been emptied to be filled before anybody heard of it. The lone
     /// head, which came back behind it, has everything, and runs alone again (P-30).
     pub fn give_back(&self, partition: PartitionId, why: &str) -> Result<Changes, RoleError> {
-        let volume = self.volumes.get(&partition.0).filter(|volume| volume.is_back());
-        let volume = volume.ok_or_else(|| RoleError::NoCopies(partition.to_string()))?;
+        let none = || RoleError::NoCopies(partition.to_string());
+        let volume = self.volumes.get(&partition.0).ok_or_else(none)?;
+        self.not_in_doubt(volume)?;
+        let volume = Some(volume).filter(|volume| volume.is_back()).ok_or_else(none)?;
         let no_heir = || RoleError::NoHeir(volume.name.clone());
         let (heir, alone) = (volume.current_primary(), volume.alone.as_ref().ok_or_else(no_heir)?);
         let lone = volume.members.iter().find(|member| alone.is_lone(member)).ok_or_else(no_heir)?;

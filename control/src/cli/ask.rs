@@ -106,15 +106,7 @@ pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
             ask(args, "volume.salvage", json!({ "name": name }), PATIENCE, human)
         }
         VolumeVerb::Settle { name, without, accept_loss, ask: args } => {
-            let human = |moved: &Moved| {
-                let Moved { volume, primary, number, .. } = moved;
-                let others = without.join(", ");
-                format!(
-                    "volume {volume} goes on without {others}: {primary} has it, number {number} is its newest"
-                )
-            };
-            let params = json!({ "name": name, "without": without, "accept_loss": accept_loss });
-            ask(args, "volume.settle", params, PATIENCE, human)
+            settle(args, name, without, *accept_loss)
         }
         VolumeVerb::Replace { name, with, ask: args } => {
             let human = |replacing: &Replacing| show::replacing(replacing);
@@ -133,6 +125,17 @@ pub(super) fn volume(verb: &VolumeVerb) -> Result<(), String> {
             ask(args, "volume.flush", params, patience, human)
         }
     }
+}
+
+/// `palisade volume settle`.
+fn settle(args: &AskArgs, name: &str, without: &[String], accept_loss: bool) -> Result<(), String> {
+    let human = |moved: &Moved| {
+        let Moved { volume, primary, number, .. } = moved;
+        let others = without.join(", ");
+        format!("volume {volume} goes on without {others}: {primary} has it, number {number} is its newest")
+    };
+    let params = json!({ "name": name, "without": without, "accept_loss": accept_loss });
+    ask(args, "volume.settle", params, PATIENCE, human)
 }
 
 /// `palisade rack restored`.

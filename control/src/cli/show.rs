@@ -86,9 +86,7 @@ pub(super) fn status(status: &Status) -> String {
         text.push_str(&networks(&status.paths));
     }
     for volume in &status.volumes {
-        if !volume.doubt.is_empty() {
-            text.push_str(&format!("\nvolume {} is in doubt: {}\n", volume.name, volume.doubt));
-        }
+        text.push_str(&doubt(volume));
         text.push_str(&rebuild(volume));
         text.push_str(&replacement(volume));
     }
@@ -302,6 +300,14 @@ pub(super) fn replacing(replacing: &Replacing) -> String {
     format!(
         "volume {volume}: {head} is being filled and becomes a member{then} then; `palisade status` shows how far"
     )
+}
+
+/// Why nothing is decided about a volume; empty when it is not in doubt (P-04).
+fn doubt(volume: &VolumeStatus) -> String {
+    if volume.doubt.is_empty() {
+        return String::new();
+    }
+    format!("\nvolume {} is in doubt: {}\n", volume.name, volume.doubt)
 }
 
 /// What groups lack, and how far a copy is; empty when nothing is to be said.

@@ -124,6 +124,7 @@ fn p04_p30_who_was_left_out_since_the_copy_does_not_lead_before_every_head_was_h
     let head = rack.head("head-1");
     assert!(matches!(rack.authority.leave_out(VOL0, head, true, "gone"), Err(ReplaceError::Doubt(..))));
     assert!(matches!(rack.authority.salvage("vol0", "gone", |_| true), Err(RoleError::Doubt(..))));
+    assert!(matches!(rack.authority.give_back(VOL0, "it is back"), Err(RoleError::Doubt(..))));
     let chosen = Chosen { head, leaving: None, why: String::new(), by_hand: true };
     assert!(matches!(rack.authority.replace(VOL0, chosen, 0), Err(ReplaceError::Doubt(..))));
     assert_eq!(rack.authority.served(pair.members[0].head, pair.stamp), Changes::default());
