@@ -102,7 +102,8 @@ impl Core {
             return None;
         }
         self.authority.may_return(volume).find(|head| {
-            let there = self.is_heard(*head) && self.is_fit(*head) && !self.rests.rests(*head, self.began.elapsed());
+            let there =
+                self.is_heard(*head) && self.is_fit(*head) && !self.rests.rests(*head, self.began.elapsed());
             there && self.goes_on_without(volume, *head) && !self.cut_off(*head)
         })
     }
