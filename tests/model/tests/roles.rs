@@ -1,7 +1,6 @@
 //! The shipping authority under two and three heads, explored whole; then each of its rules broken, and found.
 
 use palisade_control::authority::{Authority, Faults};
-use palisade_control::config::Solo;
 use palisade_model::explore::{Rule, must_break, must_hold};
 use palisade_model::roles::{Bounds, Start};
 
@@ -96,23 +95,6 @@ fn joined_since() -> Bounds {
 #[test]
 fn p04_ma21_a_head_that_joined_since_the_copy_and_went_on_alone_is_heard() {
     must_hold("joins and a known put-back", joined_since(), 3000, &[ACKED, SETTLED]);
-}
-
-/// Heads go alone with copies on sleds, and are followed from them.
-fn copies() -> Bounds {
-    Bounds { solo: Solo::Sleds, salvages: 1, proposals: 1, writes: 2, ..Bounds::default() }
-}
-
-#[test]
-fn p30_ma20_lone_heads_are_salvaged_from_their_copies() {
-    let salvaged = "a lone head is salvaged";
-    must_hold("salvages", copies(), 3000, &[ACKED, MOVED, salvaged]);
-    let bounds = Bounds { reboots: 1, writes: 1, ..copies() };
-    must_hold("salvages and reboots", bounds, 3000, &[ACKED, salvaged]);
-    let bounds = Bounds { replaced: 1, writes: 1, proposals: 1, ..copies() };
-    must_hold("salvages and replaced logs", bounds, 1000, &[ACKED, salvaged]);
-    let bounds = Bounds { restores: 1, mark_kept: true, writes: 1, proposals: 1, ..copies() };
-    must_hold("salvages and a known put-back", bounds, 3000, &[ACKED, salvaged, SETTLED]);
 }
 
 #[test]
