@@ -292,6 +292,11 @@ fn p32_a_head_whose_log_was_replaced_has_room_for_what_it_held() {
     call(&socket, "device.replace", json!({ "name": "head-2/log" })).expect("given up");
     drop(second);
     let second = FakeHead::start(&socket, "head-2", 12);
+    wait_for("its leave", || {
+        first.say_serving(&pair, "serving");
+        let query = call(&socket, "volume.query", json!({ "name": "vol0" })).expect("answered");
+        (query["heads"] == json!(["head-1"])).then_some(())
+    });
     let lone = newer(&first, &pair);
     let knows = PartitionReport { partition: VOLUME.0, role: "idle".to_owned(), ..Default::default() };
     let chosen = wait_for("a choice", || {

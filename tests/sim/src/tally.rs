@@ -261,7 +261,6 @@ impl Tally {
             ("groups of one for isolation", self.stood_alone),
             ("clocks", self.clocks),
             ("heads taken back", self.taken_back),
-            ("heads that rested", self.rested),
             ("heads alone", self.alone),
             ("salvages", self.salvages),
         ];

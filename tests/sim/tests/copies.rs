@@ -59,6 +59,24 @@ fn newest_wins_stale_reads_at_replaced_heads_are_found_by_history_alone() {
     });
 }
 
+/// Whoever falls out again soon after it was taken back has to rest before it is taken back once more.
+#[test]
+fn ma20_a_head_that_falls_out_again_and_again_rests_before_it_is_taken_back() {
+    let scenario = Scenario { replaces: true, solo: Solo::Local, ..PAIR };
+    let mut drill = Drill::new(1, scenario, Canaries::default());
+    let second = Duration::from_secs(1);
+    for _ in 0..4 {
+        drill.fault(Fault::Sleep { node: NodeId(2), lasting: 400_000_000, jump: 0 });
+        let members = |drill: &Drill| drill.newest(0).members.len();
+        assert!(drill.until(second, |drill| members(drill) == 1), "it is left out: {drill:?}");
+        assert!(drill.until(second * 10, |drill| members(drill) == 2), "it is taken back: {drill:?}");
+        assert!(drill.until(second, Drill::all_whole), "it follows: {drill:?}");
+    }
+    assert!(drill.tally().taken_back > 0 && drill.tally().rested > 0);
+    let (violations, _) = drill.finish();
+    assert!(violations.is_empty(), "{violations:#?}");
+}
+
 /// One volume, two clients, default times, no faults of its own.
 const PAIR: Scenario = Scenario {
     name: "clocks",
