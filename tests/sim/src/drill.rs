@@ -24,7 +24,21 @@ impl Drill {
     /// # Panics
     /// When that takes more than two seconds of virtual time.
     pub fn new(seed: u64, scenario: Scenario, canaries: Canaries) -> Self {
+        Self::begin(rack::build(seed, scenario, canaries), seed)
+    }
+
+    /// As `new`, but nobody looks into heads and messages: what clients saw has to tell all.
+    ///
+    /// # Panics
+    /// As `new`.
+    pub fn by_history(seed: u64, scenario: Scenario, canaries: Canaries) -> Self {
         let mut world = rack::build(seed, scenario, canaries);
+        world.look_away();
+        Self::begin(world, seed)
+    }
+
+    fn begin(mut world: World, seed: u64) -> Self {
+        let scenario = world.scenario;
         world.start_all();
         world.start_clients();
         world.start_trouble(scenario.odds);

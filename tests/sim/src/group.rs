@@ -163,6 +163,8 @@ impl GroupChecks {
         match msg {
             // What a superseded head still numbers never was: nobody takes it under that number any more.
             Msg::Replicate { stamp, .. } if self.served.get(&stamp.partition) > Some(&stamp.number) => {}
+            // Alone it has at most a guest, which may go before it hears of a release.
+            Msg::Replicate { stamp, .. } if self.is_alone(head, stamp.partition) => {}
             // What a secondary has beyond its new primary's end lives on, too.
             Msg::Replicate { stamp, entries, .. } | Msg::Probed { stamp, entries, .. } => {
                 entries.iter().for_each(|entry| self.note_extent(stamp.partition, entry));
@@ -197,6 +199,10 @@ impl GroupChecks {
             _ => {}
         }
         Ok(())
+    }
+
+    fn is_alone(&self, head: NodeId, partition: PartitionId) -> bool {
+        self.primaries.get(&head).is_some_and(|primary| primary.alone(partition))
     }
 
     fn note_extent(&mut self, partition: PartitionId, entry: &Entry) {

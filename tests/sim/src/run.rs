@@ -39,8 +39,6 @@ pub struct Setup {
     pub trace: bool,
     /// Longest time of trouble, in virtual time.
     pub trouble: Duration,
-    /// Nobody looks into heads and messages: what clients saw has to tell all.
-    pub history_only: bool,
 }
 
 impl Setup {
@@ -52,7 +50,6 @@ impl Setup {
             canaries: Canaries::default(),
             trace: false,
             trouble: TROUBLE_MAX,
-            history_only: false,
         }
     }
 
@@ -107,9 +104,6 @@ pub type Past = (Vec<Event>, Option<Diary>);
 pub fn run_with(setup: &Setup, script: Option<&[Event]>, diary: Option<Diary>) -> (Report, Past) {
     let mut world = rack::build(setup.seed, setup.scenario, setup.canaries);
     world.diary = diary;
-    if setup.history_only {
-        world.look_away();
-    }
     world.script = script.map(|events| events.iter().copied().collect());
     let start = world.now;
     story(&mut world, setup.trouble);

@@ -174,7 +174,7 @@ impl World {
             ClientError::NotServed => true,
             // Full logs and sleds away for long: waiting writes learn it (P-32). A head asks a device that
             // failed again every while only, so shortages outlast faults a little.
-            ClientError::NoSpace => self.scenario.odds.breaks() && self.now < self.calm_since + SHORTAGE_MAX,
+            ClientError::NoSpace => self.breaks() && self.now < self.calm_since + SHORTAGE_MAX,
             ClientError::Range | ClientError::Device => false,
         };
         self.tally.refused += 1;
