@@ -139,6 +139,8 @@ pub struct Census {
     pub used: u64,
     /// Most columns that a primary's extents can be made of.
     pub named: u64,
+    /// Columns of its checkpoints (P-29).
+    pub pages: u64,
 }
 
 /// What a head tells control of a partition.

@@ -101,9 +101,10 @@ impl Machine for Head {
     fn census(&self) -> Census {
         let primary = |role| matches!(role, RoleState::Serving | RoleState::Reconciling);
         let parts = self.status().partitions;
-        let own = parts.iter().filter(|partition| primary(partition.role));
-        let named = own.map(|partition| u64::from(partition.extents) * limits::COLUMNS_MAX as u64).sum();
-        Census { used: 0, named }
+        let own = || parts.iter().filter(|partition| primary(partition.role));
+        let named = own().map(|partition| u64::from(partition.extents) * limits::COLUMNS_MAX as u64).sum();
+        let pages = own().map(|partition| u64::from(partition.checkpoint_columns)).sum();
+        Census { used: 0, named, pages }
     }
     fn describe(&self) -> String {
         let status = self.status();
@@ -163,7 +164,7 @@ impl Machine for Sled {
     fn census(&self) -> Census {
         let devices = self.status().devices;
         let used = devices.iter().map(|d| u64::from(d.columns - d.free - d.quarantined)).sum();
-        Census { used, named: 0 }
+        Census { used, ..Census::default() }
     }
     fn describe(&self) -> String {
         let devices = self.status().devices;

@@ -309,18 +309,19 @@ impl World {
             && self.scenario.odds.cuts_of_power_per_s == 0.0
     }
 
-    /// Columns that no extent names are found and freed (P-27), extents that are dead are released.
+    /// Columns that no extent and no checkpoint names are found and freed (P-27), extents that are dead are released.
     fn take_stock(&mut self) {
         let columns = u64::from(self.scenario.code.0 + self.scenario.code.1);
         let tidy = move |world: &World| {
             let lives = world.nodes.values().filter_map(|node| node.host.as_ref());
             let (used, named) = lives.map(|host| host.census()).fold((0, 0), |sum, census| {
-                (sum.0 + census.used, sum.1 + census.named / limits::COLUMNS_MAX as u64 * columns)
+                let extents = census.named / limits::COLUMNS_MAX as u64;
+                (sum.0 + census.used, sum.1 + extents * columns + census.pages)
             });
             used <= named
         };
         if !self.poll_until(CALM_MAX, tidy) {
-            self.stuck("columns that no extent names were not freed (P-27)");
+            self.stuck("columns that nothing names were not freed (P-27)");
         }
     }
 

@@ -28,6 +28,7 @@ impl Core {
             isolating: self.isolates(part),
             fill: self.fill_status(part),
             checkpoints: part.index.kept().found.iter().map(|kept| kept.covers).collect(),
+            checkpoint_columns: part.page_columns().count() as u32,
             needs_copy: self.needs_copy(part),
             log_blocks: part.index.mapped().saturating_sub(live),
             extents: picture.extents,

@@ -288,6 +288,8 @@ pub struct PartitionStatus {
     pub fill: Option<FillStatus>,
     /// What the checkpoints on sleds that are kept cover, the newest first (P-29).
     pub checkpoints: Vec<Op>,
+    /// Columns of theirs, and of one that is being written.
+    pub checkpoint_columns: u32,
     /// A member of the group, possibly this head itself, whose log cannot follow: it needs a full copy.
     pub needs_copy: Option<NodeId>,
     /// Blocks whose newest version is in the log only.
