@@ -4,7 +4,7 @@
 mod head_support;
 
 use head_support::{BLOCK, Rack, Shape, VOLUME};
-use palisade_protocol::head::{RoleState, Solo};
+use palisade_protocol::head::{FailoverConfig, RoleState, Solo};
 use palisade_protocol::wire::*;
 use std::panic::catch_unwind;
 use std::time::Duration;
@@ -137,6 +137,29 @@ fn ma20_a_member_that_was_away_for_longer_than_operations_are_remembered_is_fill
     rack.move_to(&[0, 1]);
     assert!(rack.counters().copies > 0);
     serves(&mut rack);
+}
+
+/// A primary that may be alone wishes to go on without a member that it has to fill, and to fill that later. When it
+/// was filled first, it is one of those who hold everything: nothing may void that.
+#[test]
+fn ma21_a_member_that_was_filled_is_not_filled_once_more_for_a_wish_of_before() {
+    let mut wished = 0;
+    for seed in 31..37 {
+        let mut rack = rack(seed, |shape| shape.failover = Some(FailoverConfig::default()));
+        rack.workload(40, 800, 8);
+        rack.crash(1);
+        rack.move_to(&[0]);
+        rack.workload(2600, 800, 8);
+        rack.flush_all();
+        rack.start(1, false);
+        rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+        rack.move_to(&[0, 1]);
+        wished += u64::from(rack.status().proposing);
+        rack.run_for(Duration::from_millis(300));
+        assert_eq!(rack.counters().copies, 1, "seed {seed}");
+        assert_eq!(rack.head(1).status().partitions[0].needs_copy, None, "seed {seed}: it holds everything");
+    }
+    assert!(wished > 0, "some wished to be alone meanwhile");
 }
 
 #[test]

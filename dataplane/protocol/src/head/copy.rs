@@ -129,7 +129,11 @@ impl Part {
         let lacking = self.peers.iter().find(|peer| peer.lacking).map(|peer| (peer.member, true));
         match self.phase {
             Phase::Announcing => lacking,
-            Phase::Serving => self.copy.wished.map(|member| (member, false)),
+            // A member that was wished for while it could not follow holds all by now: a copy would empty it, and
+            // everybody counts on what it holds.
+            Phase::Serving => {
+                self.copy.wished.filter(|member| !self.members.contains(member)).map(|member| (member, false))
+            }
             _ => None,
         }
     }
