@@ -53,7 +53,7 @@ struct Share {
     work: u64,
 }
 
-/// The volume whose move helps most, if one is worth it; `least` is the work that a busy head has.
+/// The volume whose move helps most, the one with less work of equals, if one is worth it; `least` is the work that a busy head has.
 fn choose(shares: &[Share], least: u64) -> Option<u64> {
     let mut heads: BTreeMap<NodeId, u64> = BTreeMap::new();
     for share in shares {
@@ -63,9 +63,9 @@ fn choose(shares: &[Share], least: u64) -> Option<u64> {
     let (&busiest, &most) = heads.iter().max_by_key(|(head, work)| (**work, std::cmp::Reverse(**head)))?;
     let after = |share: &Share| share.to.map(|to| (most - share.work).max(of(to) + share.work));
     let movable = shares.iter().filter(|share| share.primary == busiest && share.work > 0);
-    let best = movable.filter_map(|share| Some((after(share)?, share.volume))).min()?;
+    let best = movable.filter_map(|share| Some((after(share)?, share.work, share.volume))).min()?;
     let worth = most >= least && (most.saturating_sub(best.0)) * 100 >= most * WORTH;
-    worth.then_some(best.1)
+    worth.then_some(best.2)
 }
 
 fn answered(report: &PartitionReport) -> u64 {
