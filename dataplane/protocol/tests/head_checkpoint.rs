@@ -550,3 +550,25 @@ fn p29_an_old_checkpoint_that_is_trusted_is_seen() {
     assert!(ends_alike(|_| {}));
     assert!(!ends_alike(|shape| shape.faults.basis_trusted = true));
 }
+
+/// The authority's word of a group without it reaches a head while it reads pages.
+#[test]
+fn ba01_a_head_that_hears_that_it_is_out_while_it_reads_pages_is_filled_all_the_same() {
+    for seed in 170..174 {
+        let mut rack = rack(seed, 1, |_| {});
+        fill(&mut rack, 1024);
+        rack.checkpointed();
+        no_more(&mut rack);
+        lose_second(&mut rack);
+        rack.replace_log(1);
+        rack.fill(0, 1);
+        rack.hold_msg = Some(|msg, _, to| to == NodeId(2) && matches!(msg, Msg::ColumnData { .. }));
+        rack.run_for(Duration::from_millis(10));
+        rack.tell(1);
+        rack.run_for(Duration::from_millis(10));
+        rack.let_go();
+        rack.join(0, 1);
+        assert!(rack.counters().spared_blocks > 0);
+        serves(&mut rack);
+    }
+}

@@ -299,7 +299,10 @@ impl Core {
         }
         let mut ids = std::mem::take(&mut self.ids);
         let from = ids.len();
-        let keeps = |what: &What| matches!(what, What::Read { .. } | What::Fetch { .. } | What::Try { .. });
+        // A copy that is taken goes on when an older role of the partition ends here.
+        let keeps = |what: &What| {
+            matches!(what, What::Read { .. } | What::Fetch { .. } | What::Try { .. } | What::BasisRead { .. })
+        };
         self.asks.pick(&mut ids, |ask| ask.part == p && !keeps(&ask.what));
         for ask in ids.drain(from..) {
             self.asks.remove(ask);
