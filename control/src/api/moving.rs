@@ -127,9 +127,12 @@ impl Core {
             return Ok(());
         }
         let verdict = self.authority.propose(node, boot, proposal, now_ms());
+        if verdict.withheld {
+            // It is repeated; `status` says why it hears nothing.
+            return Ok(());
+        }
         self.carry_out(&verdict.changes)?;
-        // In doubt it is asked again and again; `status` says why.
-        if !verdict.why.is_empty() && !self.authority.doubts(proposal.partition) {
+        if !verdict.why.is_empty() {
             let volume = self.authority.volume(proposal.partition).map(|volume| volume.name.clone());
             let what =
                 format!("a proposal of another group ({}) was declined: {}", proposal.why, verdict.why);

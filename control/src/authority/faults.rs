@@ -13,6 +13,8 @@ pub struct Faults {
     pub epoch_kept: bool,
     /// P-04: a store that was put back decides at once.
     pub doubt_skipped: bool,
+    /// P-04: proposals are answered while nobody knows the newest group.
+    pub doubt_answered: bool,
     /// P-04: a store that was put back asks the members that it knows of, and nobody else.
     pub members_heard_only: bool,
     /// `SoloByLeave`: a group is granted without its secondary.

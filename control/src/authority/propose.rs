@@ -34,6 +34,8 @@ pub struct Verdict {
     pub why: String,
     /// To be carried out; empty when the answer was given before.
     pub changes: Changes,
+    /// No answer goes out: the volume is in doubt, and what is asked may have been granted (P-04). Who asked asks again.
+    pub withheld: bool,
 }
 
 impl VolumeRecord {
@@ -68,12 +70,18 @@ impl Authority {
         let Some(volume) = self.volumes.get(&proposal.partition.0).filter(living) else {
             return declined(None, "there is no such volume");
         };
+        if volume.in_doubt() && !self.faults.doubt_answered {
+            // A head that hears "declined" goes on with the group of before, where one that was granted and
+            // forgotten may stand: it hears nothing before the newest group is known.
+            let why = "the volume is in doubt: its store was put back, and not every head was heard (P-04)";
+            return Verdict { withheld: true, ..declined(None, why) };
+        }
         let newest = volume.assignment();
         // Before anything else: whatever came since, also a late word of another boot, the answer stands.
         match self.decided_before(volume, proposer, boot, proposal) {
             Some(Ok(granted)) => {
                 let outcome = ProposalOutcome::Granted(granted);
-                return Verdict { outcome, why: String::new(), changes: Changes::default() };
+                return Verdict { outcome, ..declined(None, "") };
             }
             Some(Err(why)) => return declined(newest, why),
             None => {}
@@ -123,7 +131,7 @@ impl Authority {
         changes.put(Record::Volume(volume));
         changes.put(Record::Meta(meta));
         let outcome = granted.map_or(ProposalOutcome::Declined { newest: None }, ProposalOutcome::Granted);
-        Verdict { outcome, why: String::new(), changes }
+        Verdict { outcome, why: String::new(), changes, withheld: false }
     }
 
     /// The primary serves the newest pair: every member holds what was acknowledged (P-13), so that those who
@@ -281,5 +289,5 @@ fn permission(
 
 fn declined(newest: Option<Assignment>, why: &str) -> Verdict {
     let outcome = ProposalOutcome::Declined { newest };
-    Verdict { outcome, why: why.to_owned(), changes: Changes::default() }
+    Verdict { outcome, why: why.to_owned(), changes: Changes::default(), withheld: false }
 }

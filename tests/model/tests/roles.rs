@@ -126,6 +126,13 @@ fn canary_p04_a_put_back_store_that_asks_its_members_only_is_found() {
     must_break("P-04: members only", broken(few, joined_since()), &[Rule::AckedIsDurable]);
 }
 
+/// What is declined in doubt may have been granted by the store that was put back.
+#[test]
+fn canary_p04_proposals_that_are_answered_in_doubt_are_found() {
+    let answer = |at: &mut Authority| at.break_rules(Faults { doubt_answered: true, ..Faults::default() });
+    must_break("P-04: answered in doubt", broken(answer, joined_since()), &[Rule::AckedIsDurable]);
+}
+
 #[test]
 fn canary_p04_a_head_that_answers_before_it_heard_what_was_said_earlier_is_found() {
     let bounds = Bounds { told_early: true, ..known_put_back() };

@@ -297,13 +297,25 @@ fn p04_a_late_word_and_a_word_of_another_log_do_not_count() {
 }
 
 #[test]
-fn p04_a_proposal_that_was_declined_in_doubt_stays_declined() {
+fn p04_a_proposal_hears_nothing_in_doubt_and_its_answer_after_that() {
     let (mut rack, pair, _) = doubtful(Solo::Local);
     let asked = wish(&pair, &[pair.members[1]], 1);
-    rack.proposes("head-2", 2, &asked).expect_err("in doubt");
+    let verdict = rack.authority.propose(rack.head("head-2"), BootId(2), &asked, 0);
+    assert!(verdict.withheld && verdict.changes == Changes::default(), "{verdict:?}");
     rack.all_heard(pair.stamp);
-    let why = rack.proposes("head-2", 2, &asked).expect_err("P-02");
-    assert!(why.contains("declined before"), "{why}");
+    let verdict = rack.authority.propose(rack.head("head-2"), BootId(2), &asked, 0);
+    assert!(!verdict.withheld, "{verdict:?}");
+    let why = rack.proposes("head-2", 2, &asked).expect_err("the pair has an epoch of its own now");
+    assert!(why.contains("another pair is the newest"), "{why}");
+}
+
+#[test]
+fn canary_p04_an_answer_in_doubt_is_seen() {
+    let (mut rack, pair, _) = doubtful(Solo::Local);
+    rack.authority.break_rules(Faults { doubt_answered: true, ..Faults::default() });
+    let asked = wish(&pair, &[pair.members[1]], 1);
+    let verdict = rack.authority.propose(rack.head("head-2"), BootId(2), &asked, 0);
+    assert!(!verdict.withheld && matches!(verdict.outcome, ProposalOutcome::Declined { .. }), "{verdict:?}");
 }
 
 #[test]

@@ -337,6 +337,9 @@ impl Rack {
         };
         let (by, boot) = (node_of(wish.by), boot_of(wish.by, wish.boot));
         let verdict = self.control.authority.propose(by, boot, &proposal, 0);
+        if verdict.withheld {
+            return;
+        }
         if dies {
             self.control.open(bounds);
         } else {
