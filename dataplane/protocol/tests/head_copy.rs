@@ -432,26 +432,6 @@ fn p31_a_copy_ends_though_the_pool_is_empty_at_times() {
 /// What is not flushed at the primary is more than the log of the head that is filled can hold: the primary
 /// flushes until it fits, though its own log has room.
 #[test]
-fn p31_a_head_whose_log_is_smaller_than_what_is_not_flushed_is_filled() {
-    let mut rack = alone(135, |shape| {
-        (shape.blocks, shape.flush.fill_low, shape.log_segments) = (4096, 95, 120);
-        (shape.flush.fill_high, shape.flush.age) = (98, Duration::from_secs(3600));
-    });
-    let tags: Vec<u64> = (0..60).map(|at| rack.write(at * 512, 512)).collect();
-    rack.wait_all(&tags);
-    let unflushed = rack.status().log_blocks;
-    // 12 segments of 512 KiB, a part of which is reserve.
-    let small = 12 * (512 << 10) + (4 << 20);
-    rack.nodes[1].disk.bytes.truncate(small);
-    assert!(unflushed as usize * BLOCK > small, "{unflushed} blocks");
-    rack.replace_log(1);
-    rack.fill(0, 1);
-    rack.join(0, 1);
-    rack.workload(100, 3000, 8);
-    serves(&mut rack);
-}
-
-#[test]
 fn op18_a_volume_that_is_deleted_ends_its_copy() {
     let mut rack = alone(140, |_| {});
     rack.fill(0, 1);

@@ -93,8 +93,8 @@ fn wrong_words_on_the_command_line_are_answered_with_a_remedy() {
         let ended = run(palisade(), args, SOON);
         assert_eq!(ended.code, Some(1), "{args:?}: {}{}", ended.out, ended.err);
         assert!(words.iter().all(|word| ended.err.contains(word)), "{args:?}: {}", ended.err);
-        let said =
-            ended.err.lines().filter(|line| line.starts_with("palisade: ") && !line.contains(": warning: "));
+        let beside = |line: &str| line.contains(": warning: ") || line.contains(": note: ");
+        let said = ended.err.lines().filter(|line| line.starts_with("palisade: ") && !beside(line));
         assert_eq!(said.count(), 1, "{args:?}: {}", ended.err);
     }
     assert_eq!(rack.status()["ready"], true, "none of it did any harm");
