@@ -94,6 +94,8 @@ fn ma19_g_primary_and_client_cut_off_from_secondary_and_authority_cost_one_failo
         let others: Vec<NodeId> = [S, b, AUTHORITY].into_iter().chain(sleds()).collect();
         drill.part(&[P, a], &others, MS * 2500);
         taken_over(&mut drill);
+        // Answers to what both held when they were cut apart are on their way.
+        drill.run(MS * 100);
         let (well, number) = (drill.answers(0, 0).0, drill.newest(0).stamp.number);
         // Not beyond the end of the cut: then it follows, and answers what the new primary holds too.
         drill.run(MS * 1000);
