@@ -25,6 +25,26 @@ fn flushed_data_is_read_from_columns() {
     }
 }
 
+/// A virtual machine that is paused while reads are under way: when it goes on no column was silent.
+#[test]
+fn ef06_a_head_that_slept_with_reads_under_way_asks_again_and_calls_nothing_lost() {
+    for seed in 150..154 {
+        let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(seed) });
+        rack.serve();
+        let tag = rack.write(0, 8);
+        rack.wait_all(&[tag]);
+        rack.flush_all();
+        rack.drop_msg = Some(|msg, _, _| matches!(msg, Msg::ColumnData { .. }));
+        let read = rack.submit(ClientVerb::Read { offset: 0, len: 4096 });
+        rack.run_for(Duration::from_millis(60));
+        rack.drop_msg = None;
+        rack.now = rack.now + Duration::from_secs(10);
+        let result = rack.wait(read);
+        rack.check(0, result);
+        assert!(!rack.events.iter().any(|event| matches!(event, Event::DataLost { .. })), "seed {seed}");
+    }
+}
+
 #[test]
 fn any_two_of_six_sleds_may_be_gone() {
     let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(110) });

@@ -5,6 +5,7 @@
 //! and its sled could not tell from part of a unit: then whole units are read, which sleds do verify.
 
 use super::core::Core;
+use super::part::Phase;
 use super::piece::{Source, Want, room};
 use super::read::Read;
 use super::slab::Id;
@@ -314,7 +315,8 @@ impl Core {
         let Some((p, read, _)) = self.column_read(id) else { return };
         let extent = read.desc.id;
         let part = &mut self.parts[p];
-        let known = part.index.slot_of(extent).is_some();
+        // A head that does not lead any more reads columns that who leads now has released: no loss of anybody's.
+        let known = part.phase == Phase::Serving && part.index.slot_of(extent).is_some();
         if known && part.lost.insert(extent, now + super::stripe::LOST_PAUSE).is_none() {
             out.events.push(Event::DataLost { partition: part.cfg.partition, extent });
         }

@@ -374,7 +374,13 @@ impl Core {
 
     fn repeat_ask(&mut self, now: Time, id: Id, out: &mut Out) {
         let retry = self.cfg.retry;
+        let (_, awake) = self.devices.clock();
         let Some(ask) = self.asks.get_mut(id) else { return };
+        if ask.since < awake {
+            // This head slept: that nobody was heard meanwhile is no silence of theirs. Asked anew, or every read
+            // under way would find all its columns silent at once and call the extent lost (EF-06).
+            (ask.since, ask.repeat_at, ask.gap) = (awake, now, retry.first);
+        }
         let timeout = match ask.what {
             What::Read { .. } | What::Fetch { .. } | What::Try { .. } => retry.read_timeout,
             What::SalvageRead { .. } | What::BasisRead { .. } => retry.read_timeout,
