@@ -16,9 +16,8 @@ use std::time::Duration;
 /// Longer than any test cuts anything.
 const LONG: Duration = Duration::from_secs(60);
 
-/// Consecutive, so that every kind of run comes up equally often. Seeds 1 and 81 are open: a group of a lone head does not
-/// become whole again.
-const FIXED: std::ops::Range<u64> = 16..32;
+/// Consecutive, so that every kind of run comes up equally often.
+const FIXED: std::ops::Range<u64> = 0..16;
 
 #[test]
 fn replaced_members_keep_every_acknowledged_write_and_run_alike_twice() {

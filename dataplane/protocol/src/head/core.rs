@@ -83,7 +83,7 @@ const SHED: usize = 4 << 20;
 
 impl Core {
     pub(super) fn new(cfg: HeadConfig, pool: Pool, log: Log, found: Vec<RecoveredPartition>) -> Self {
-        let declared = cfg.partitions.clone();
+        let (declared, devices) = (cfg.partitions.clone(), Devices::new(cfg.retry.read_timeout));
         let mut core = Self {
             durable: log.durable(),
             cfg,
@@ -98,7 +98,7 @@ impl Core {
             asks: Slab::default(),
             links: BTreeMap::new(),
             sleds: BTreeMap::new(),
-            devices: Devices::default(),
+            devices,
             rebuild_pauses: SmallVec::new(),
             done_then: 0,
             codecs: BTreeMap::new(),

@@ -16,8 +16,8 @@ use std::time::Duration;
 
 /// Between two looks at all devices, and between two tries of a suspect one.
 const LOOK: Duration = Duration::from_millis(250);
-/// A longer pause between two turns means that this head slept.
-pub(super) const SLEPT: Duration = Duration::from_secs(1);
+/// A longer pause between two turns means that this head slept; a shorter one does, if reads are given up sooner.
+const SLEPT: Duration = Duration::from_secs(1);
 /// Times older than this are not compared.
 const FRESH: Duration = Duration::from_secs(15);
 /// Fewest others that a device is compared with.
@@ -116,9 +116,17 @@ pub(super) struct Devices {
     turned: Time,
     /// What was asked before tells nothing: this head slept.
     awake: Time,
+    /// A longer pause between two turns means that.
+    slept: Duration,
 }
 
 impl Devices {
+    /// `patience`: a read that is not answered for so long is given up. Whoever slept for that long would take all
+    /// that was under way for silence.
+    pub(super) fn new(patience: Duration) -> Self {
+        Self { slept: SLEPT.min(patience), ..Self::default() }
+    }
+
     pub(super) fn health(&self, device: DeviceId) -> DeviceHealth {
         self.known.get(&device).map_or(DeviceHealth::Good, |known| known.health)
     }
@@ -129,7 +137,7 @@ impl Devices {
         let gap = now.since(self.turned);
         let first = self.turned == Time::ZERO;
         self.turned = now;
-        if gap <= SLEPT && !first {
+        if gap <= self.slept && !first {
             return;
         }
         self.awake = now;
@@ -144,6 +152,11 @@ impl Devices {
     /// When the last turn was, and since when this head is awake.
     pub(super) fn clock(&self) -> (Time, Time) {
         (self.turned, self.awake)
+    }
+
+    /// Whether so much time since the last turn means that this head slept.
+    pub(super) fn slept(&self, now: Time) -> bool {
+        now.since(self.turned) > self.slept
     }
 
     /// A good answer to what was sent at `sent`; `read`: it was a read, whose time tells something.
@@ -348,7 +361,7 @@ mod tests {
 
     impl Rig {
         fn new() -> Self {
-            let (devices, watch) = (Devices::default(), DeviceWatch::default());
+            let (devices, watch) = (Devices::new(SLEPT), DeviceWatch::default());
             Self { devices, watch, now: Time(1_000_000_000), seen: Vec::new() }
         }
 

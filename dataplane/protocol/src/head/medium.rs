@@ -7,7 +7,6 @@
 //! A device without room is not ill, and what was under way while this head slept tells nothing.
 
 use super::core::Core;
-use super::devices::SLEPT;
 use super::stats::MediumStatus;
 use crate::wire::{BlockDone, BlockError, Time};
 use std::time::Duration;
@@ -72,8 +71,8 @@ impl Core {
             Err(BlockError::Io | BlockError::Gone) => true,
             Err(BlockError::NoSpace | BlockError::Range) => return,
         };
-        let (turned, awake) = self.devices.clock();
-        let slept = now.since(turned) > SLEPT;
+        let (_, awake) = self.devices.clock();
+        let slept = self.devices.slept(now);
         let sent = self.log.sent(done.key).filter(|sent| !slept && *sent >= awake);
         self.medium.ended(now, sent.map(|sent| now.since(sent)), failed, self.cfg.slow_io);
     }

@@ -113,6 +113,8 @@ impl World {
         }
         if let Some(decision) = self.grants.served(head, stamp) {
             self.store(decision);
+            // Every report says it: should the authority die before it is durable, the next one hears it again.
+            self.after(5_000_000, Happening::Served { head, stamp });
         }
     }
 
