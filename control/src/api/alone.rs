@@ -50,6 +50,13 @@ impl Core {
         self.is_there(head) && !lost && !failed && !damaged
     }
 
+    /// Whether a volume's lone head is gone, or its log is, and what it acknowledged is on sleds. Nobody comes in
+    /// behind it then: nothing waits for that, and nobody else could take over afterwards, since the two may have
+    /// served together, unheard of (P-30).
+    pub(super) fn waits_for_lone(&self, volume: &VolumeRecord, head: NodeId) -> bool {
+        volume.copies() && volume.current_primary() != head && !self.can_serve(volume)
+    }
+
     /// A device is to be given up: not one that copies of a lone head, or who could read them, depend on.
     pub(super) fn spare_copies(&self, device: &str) -> Result<(), RpcError> {
         let there = |lone: &MemberRecord| self.is_there(lone.head) && self.has_its_log(lone);

@@ -72,7 +72,7 @@ impl Core {
         log: LogId,
         held: &[Stamp],
     ) -> Result<(), RpcError> {
-        let guest = |volume: &VolumeRecord| self.goes_on_without(volume, node);
+        let guest = |volume: &VolumeRecord| self.stays_out(volume, node);
         let changes = self.authority.boot_beside(node, boot, log, held, guest).map_err(|error| {
             self.event(&format!("node {node}"), true, error.to_string());
             RpcError::refused(error.to_string())
@@ -82,6 +82,11 @@ impl Core {
         self.evidence.asked.remove(&node.0);
         self.ask_heads();
         self.look_now()
+    }
+
+    /// Whether a former member that is there again is not taken in at once.
+    fn stays_out(&self, volume: &VolumeRecord, head: NodeId) -> bool {
+        self.goes_on_without(volume, head) || self.waits_for_lone(volume, head)
     }
 
     /// Whether a volume is served, and written, by a group that a former member need not join before it has
@@ -254,7 +259,7 @@ impl Core {
         }
         let mut changes = self
             .authority
-            .boot_beside(node, boot.0, log.0, &[], |volume| self.goes_on_without(volume, node))
+            .boot_beside(node, boot.0, log.0, &[], |volume| self.stays_out(volume, node))
             .map_err(|error| RpcError::refused(error.to_string()))?;
         if changes.records.is_empty() {
             return Ok(());

@@ -82,7 +82,7 @@ impl VolumeRecord {
     }
 
     /// Whether a group of one acknowledges with copies on sleds.
-    pub(super) fn copies(&self) -> bool {
+    pub fn copies(&self) -> bool {
         self.members.len() == 1 && self.alone.as_ref().is_some_and(|alone| alone.copies)
     }
 

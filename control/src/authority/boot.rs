@@ -47,7 +47,8 @@ impl Authority {
         self.boot_beside(head, boot, log, held, |_| false)
     }
 
-    /// As [`Authority::boot`]; groups of which `guest` says that the head is to be their guest first go on without it.
+    /// As [`Authority::boot`]; groups of which `guest` says that the head is not to come in yet, because it is to be
+    /// their guest first or their lone head is gone, stay as they are.
     pub fn boot_beside(
         &self,
         head: NodeId,

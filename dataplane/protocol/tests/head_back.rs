@@ -121,6 +121,53 @@ fn p30_a_divergence_that_a_guest_keeps_is_seen() {
     assert!((0..6).any(|seed| catch_unwind(|| diverges(seed, true)).is_err()));
 }
 
+/// The first head numbered what nobody else took, the second one gave out the same operation numbers alone and got
+/// nothing acknowledged, and the first one took over again, with all that its log holds.
+fn both_numbered_alone(seed: u64, by_end: bool) {
+    let mut rack = rack(seed, |shape| {
+        (shape.solo, shape.columns, shape.faults.compare_by_end) = (Solo::Sleds, 60, by_end);
+    });
+    rack.workload(30, 100, 4);
+    rack.run_for(Duration::from_millis(20));
+    let base = rack.newest();
+    rack.drop_msg = Some(|msg, _, _| matches!(msg, Msg::Replicate { .. }));
+    (0..20).for_each(|at| {
+        rack.write(at * 8, 8);
+    });
+    rack.run_for(Duration::from_millis(3));
+    rack.crash(0);
+    // No sled says that it has a copy: the second head acknowledges nothing.
+    rack.drop_msg = Some(|msg, _, _| matches!(msg, Msg::ColumnWritten { .. }));
+    rack.move_to(&[1]);
+    (20..32).for_each(|at| {
+        rack.write(at * 8, 8);
+    });
+    rack.run_for(Duration::from_millis(3));
+    rack.drop_msg = None;
+    rack.crash(1);
+    rack.start(0, false);
+    rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+    rack.salvage_to(0, base);
+    rack.verify();
+    rack.start(1, false);
+    rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+    rack.take_back(0, 1);
+    rack.join(0, 1);
+    rack.verify();
+    rack.same_index();
+    serves(&mut rack);
+}
+
+#[test]
+fn p30_logs_are_the_same_as_far_as_numbers_say_and_not_as_far_as_they_go() {
+    (0..6).for_each(|seed| both_numbered_alone(seed, false));
+}
+
+#[test]
+fn p30_logs_that_are_compared_by_their_ends_are_seen() {
+    assert!((0..6).any(|seed| catch_unwind(|| both_numbered_alone(seed, true)).is_err()));
+}
+
 #[test]
 fn ma21_a_guest_that_dies_again_holds_up_nobody_and_comes_back_once_more() {
     for seed in 60..68 {

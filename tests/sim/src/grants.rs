@@ -5,7 +5,9 @@
 use crate::clients::Volume;
 use crate::rack::log_id;
 use palisade_control::api::model::Role;
-use palisade_control::authority::{Authority, Changes, DeviceDeclaration, NodeDeclaration, VolumeRequest};
+use palisade_control::authority::{
+    Authority, Changes, DeviceDeclaration, NodeDeclaration, VolumeRecord, VolumeRequest,
+};
 use palisade_control::config::{Code, Solo};
 use palisade_control::identity::{Identity, Medium};
 use palisade_control::store::{Memory, Store};
@@ -73,9 +75,16 @@ impl Grants {
         self.apply(&decision);
     }
 
-    /// A head came up, or asks again: what to make durable, and whom to tell afterwards.
-    pub fn boot(&self, head: NodeId, boot: BootId, log: LogId) -> Result<Decision, String> {
-        let changes = self.authority.boot(head, boot, log, &[]);
+    /// A head came up, or asks again: what to make durable, and whom to tell afterwards. `out` says of which groups it
+    /// stays out.
+    pub fn boot(
+        &self,
+        head: NodeId,
+        boot: BootId,
+        log: LogId,
+        out: impl Fn(&VolumeRecord) -> bool,
+    ) -> Result<Decision, String> {
+        let changes = self.authority.boot_beside(head, boot, log, &[], out);
         changes.map(Decision::from).map_err(|error| error.to_string())
     }
 

@@ -11,7 +11,7 @@ const FIXED: std::ops::Range<u64> = 0..34;
 /// Seeds that once found a violation, with their scenario and what was violated. A seed names the same run only
 /// while machines and simulator draw and ask alike, so these guard by their kind of run; what was mended has
 /// tests of its own.
-const REGRESSIONS: [(&str, u64); 8] = [
+const REGRESSIONS: [(&str, u64); 14] = [
     // Liveness: the collector's extent from the reserve held up every flush (P-32).
     ("calm", 0),
     // AckedIsDurable: durable records were missing after a restart. Cause not isolated.
@@ -29,6 +29,17 @@ const REGRESSIONS: [(&str, u64); 8] = [
     ("everything", 9),
     // Liveness: the last word of a secondary's credit was lost in a cut, and never asked for (P-31).
     ("steady overwrite, both ways", 695_414_067),
+    // Unreadable, NewestWins: two heads had numbered the same operations apart, and the one that came back took its
+    // own for the other's (P-30).
+    ("lone heads", 495_021_138),
+    ("lone heads, small code", 495_021_170),
+    // Liveness: a former member came in behind a lone head whose log was lost, and nobody could salvage any more (P-30).
+    ("replaced, lone heads with copies on sleds", 495_021_121),
+    // Liveness: the authority died with a decision that nobody told it of again.
+    ("failovers, dense, three heads", 504_360_961),
+    // Data was called lost by heads that had slept, or did not lead (EF-06).
+    ("replaced, groups of three among four", 504_361_043),
+    ("failovers, dense, clients astray", 504_361_146),
 ];
 
 /// Runs a seed twice and adds the first run to the tally.

@@ -88,7 +88,7 @@ messages! {
     29 1 Probe { adopt, held }
     30 1 Probed { stamp, log, tail, damaged, whole, entries }
     31 1 Compare { stamp, held }
-    32 1 Common { stamp, upto }
+    32 2 Common { stamp, upto, number }
     33 1 Heartbeat { sent }
     34 1 HealthAsk { req, held }
     35 1 Health { req, held, serving, connected, associated, busiest, io, idle_ms, paused }

@@ -249,7 +249,9 @@ impl Core {
             Msg::Fetched { req, data } => self.on_fetched(now, from, req, data, out),
             Msg::Refused { refused, held } => self.on_refused(now, refused, held, out),
             Msg::Compare { stamp, held } => self.on_compare(now, from, boot, stamp, held, out),
-            Msg::Common { stamp, upto } => self.on_common(now, from, boot, stamp, upto, out),
+            Msg::Common { stamp, upto, number } => {
+                self.on_common(now, from, boot, (stamp, upto, number), out)
+            }
             Msg::Heartbeat { .. } => {}
             Msg::Copy { adopt, session, to } => self.on_copy(from, boot, adopt, session, to, out),
             Msg::CopyPart { stamp, session, seq, part, data } => {

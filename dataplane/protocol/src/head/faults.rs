@@ -43,6 +43,8 @@ switches! {
     journal_given_back,
     /// Breaks P-30: a log that went another way is not cut.
     keep_divergence,
+    /// Breaks P-30: two logs count as the same as far as the other one goes under older numbers.
+    compare_by_end,
     /// Breaks P-02: acts on a proposal before its outcome is known.
     act_on_proposal,
     /// Breaks P-02: while a wish to add a member is open, what the members of before hold is enough.

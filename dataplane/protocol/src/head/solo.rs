@@ -40,18 +40,28 @@ impl Part {
         self.members.len() == 1 && !self.journal.on && self.cfg.solo != Solo::Local
     }
 
-    /// Last operation here that was surely numbered at or below `number`. Numbers rise along operations, so
-    /// that the oldest one held speaks for all before it.
-    fn numbered_upto(&self, number: Number) -> Op {
-        let mut held = self.held_after(Op(0)).map(|held| &held.entry);
-        match held.next() {
+    /// Last operation here that was surely numbered at or below `number`, and under which number it was, as far as
+    /// that is known. Numbers rise along operations, so that the oldest one held speaks for all before it.
+    fn numbered_upto(&self, number: Number) -> (Op, Number) {
+        let mut held = self.held_after(Op(0)).map(|held| &held.entry).peekable();
+        match held.peek() {
             // Of two, nothing is ever numbered by one alone where one copy is not enough.
-            None if self.committed == Op(0) || self.cfg.never_without_one() => self.tail,
+            None if self.committed == Op(0) || self.cfg.never_without_one() => (self.tail, number),
             Some(oldest) if oldest.number <= number => {
-                held.find(|entry| entry.number > number).map_or(self.tail, |entry| Op(entry.op.0 - 1))
+                let last = held.take_while(|entry| entry.number <= number).last();
+                last.map_or((Op(0), number), |entry| (entry.op, entry.number))
             }
-            _ => Op(0),
+            _ => (Op(0), number),
         }
+    }
+
+    /// How far this log is the same as another one, whose last operation numbered no later than this log's pair is
+    /// `upto`, under `number`: what this head numbered, or took, under a number between those two stands only here,
+    /// though the other's log goes further.
+    fn same_upto(&self, upto: Op, number: Number) -> Op {
+        let mut held = self.held_after(Op(0)).map(|held| &held.entry);
+        let own = held.find(|entry| entry.number > number);
+        own.map_or(upto, |entry| upto.min(Op(entry.op.0 - 1)))
     }
 
     /// Where this log has to be cut at the latest to be the same as the primary's of `adopt`.
@@ -124,15 +134,16 @@ impl Core {
             return false;
         }
         // What stood here when the number was taken and rotted since, the prober may be the last to hold.
-        let upto = match part.numbered_upto(held.number) {
-            upto if upto == part.tail => upto.max(part.adopted.as_ref().map_or(Op(0), |adopt| adopt.tail)),
-            upto => upto,
+        let had = part.adopted.as_ref().map_or(Op(0), |adopt| adopt.tail);
+        let (upto, number) = match part.numbered_upto(held.number) {
+            (upto, _) if upto == part.tail && had > upto => (had, held.number),
+            known => known,
         };
-        out.net.push((to, Msg::Common { stamp: part.stamp, upto }));
+        out.net.push((to, Msg::Common { stamp: part.stamp, upto, number }));
         true
     }
 
-    /// The prober's side: says up to where its log was numbered no later than the asker's pair.
+    /// The prober's side: says up to where its log was numbered no later than the asker's pair, and how that was.
     pub(super) fn on_compare(
         &mut self,
         now: Time,
@@ -147,7 +158,8 @@ impl Core {
         let Some(at) = self.peer_at(part, from, boot) else { return };
         let guest = part.phase == Phase::Serving && part.peers[at].is_guest();
         if guest && !part.peers[at].announced && self.same_stamp(part.stamp, stamp) {
-            out.net.push((from, Msg::Common { stamp, upto: part.numbered_upto(held.number) }));
+            let (upto, number) = part.numbered_upto(held.number);
+            out.net.push((from, Msg::Common { stamp, upto, number }));
             return self.announce(now, p, at, out);
         }
         let Some(probing) = &part.probing else { return };
@@ -155,7 +167,8 @@ impl Core {
         if part.phase != Phase::Probing || !same {
             return;
         }
-        out.net.push((from, Msg::Common { stamp, upto: part.numbered_upto(held.number) }));
+        let (upto, number) = part.numbered_upto(held.number);
+        out.net.push((from, Msg::Common { stamp, upto, number }));
         self.probe(now, p, at, out);
     }
 
@@ -166,12 +179,12 @@ impl Core {
         now: Time,
         from: NodeId,
         boot: BootId,
-        stamp: Stamp,
-        upto: Op,
+        (stamp, upto, number): (Stamp, Op, Number),
         out: &mut Out,
     ) {
         let Some(p) = self.parts.find(stamp.partition) else { return };
         let part = &mut self.parts[p];
+        let upto = if self.cfg.faults.compare_by_end() { upto } else { part.same_upto(upto, number) };
         let open =
             |peer: &Peer| (peer.member.head, peer.member.boot) == (from, boot) && peer.probed.is_none();
         if part.peers.iter().any(open)

@@ -153,8 +153,11 @@ pub enum Msg {
     Common {
         /// Of the probe; in answer to a probe, the sender's durable pair.
         stamp: Stamp,
-        /// Last operation that both have from the same number.
+        /// The last operation that the sender numbered no later.
         upto: Op,
+        /// Under which number it was: what the receiver has from a number between that and its pair's is not the
+        /// sender's. The receiver's own, where the sender does not know.
+        number: Number,
     },
     /// P begins to give `to` a full copy of the partition (BA-01): whatever it holds of it is void from now on.
     /// Repeated until it is answered by [`Msg::Copied`]; a higher session ends a lower one.

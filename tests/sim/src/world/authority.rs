@@ -4,6 +4,7 @@ use super::{Happening, World};
 use crate::grants::Decision;
 use crate::host::Input;
 use crate::links::AUTHORITY;
+use palisade_control::authority::VolumeRecord;
 use palisade_protocol::head::Solo;
 use palisade_protocol::wire::*;
 
@@ -45,7 +46,8 @@ impl World {
                 return self.after(500_000, Happening::Grant { head, boot, log });
             }
         }
-        match self.grants.boot(head, boot, log) {
+        let out = |volume: &VolumeRecord| self.waits_for_lone(volume, head);
+        match self.grants.boot(head, boot, log, out) {
             Ok(decision) => self.store(decision),
             Err(why) => self.tell(|| format!("authority refuses {head}: {why}")),
         }

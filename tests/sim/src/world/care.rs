@@ -131,7 +131,8 @@ impl World {
         if self.care.said[&head].boot != boot {
             return None;
         }
-        let changes = authority.boot(head, boot, log, &[]).ok().and_then(some)?;
+        let out = |volume: &VolumeRecord| self.waits_for_lone(volume, head);
+        let changes = authority.boot_beside(head, boot, log, &[], out).ok().and_then(some)?;
         let now = self.now.since(self.began);
         if self.care.rests.rests(head, now) {
             self.tally.rested += 1;
@@ -142,16 +143,24 @@ impl World {
         Some(changes)
     }
 
+    fn can_serve(&self, volume: &VolumeRecord) -> bool {
+        let lost = volume.members.first().is_some_and(|lone| self.grants.authority().lost_its_log(lone));
+        self.is_heard(volume.current_primary()) && !lost
+    }
+
+    /// Nobody comes in behind a lone head that is gone: who could take over from its copies could not any more. Where
+    /// no log is ever lost, it comes back.
+    pub(super) fn waits_for_lone(&self, volume: &VolumeRecord, head: NodeId) -> bool {
+        let lone = self.scenario.replaces && volume.copies() && volume.current_primary() != head;
+        lone && !self.can_serve(volume)
+    }
+
     /// Lone heads with copies on sleds that are away, or came back with another log, are followed (P-30).
     fn follow_lone(&mut self) -> Option<Changes> {
         let authority = self.grants.authority();
-        let there = |volume: &VolumeRecord| {
-            let lost = volume.members.first().is_some_and(|lone| authority.lost_its_log(lone));
-            self.is_heard(volume.current_primary()) && !lost
-        };
         let gone: Vec<(NodeId, u64)> = authority
             .salvageable()
-            .filter(|volume| !there(volume))
+            .filter(|volume| !self.can_serve(volume))
             .map(|volume| (volume.current_primary(), volume.id))
             .collect();
         self.care.lone_gone.retain(|head, _| gone.iter().any(|(other, _)| other == head));

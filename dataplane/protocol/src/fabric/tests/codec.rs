@@ -177,7 +177,7 @@ fn samples(pool: &Pool) -> Vec<Msg> {
     }
     all.extend([
         Msg::Compare { stamp, held: stamp },
-        Msg::Common { stamp, upto: Op(37) },
+        Msg::Common { stamp, upto: Op(37), number: Number { epoch: 1, counter: 8 } },
         Msg::Heartbeat { sent: 12 },
         Msg::Copy { adopt: copied_pair(), session: 3, to: member(3) },
         Msg::CopyPart { stamp, session: 3, seq: 4, part: blocks_part(), data: Some(filled(pool, 6, 8192)) },
