@@ -10,6 +10,10 @@ use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
 const SOON: Duration = Duration::from_secs(180);
+/// Writes that a lone head answers before it is lost.
+const ALONE: u64 = 1000;
+/// Writes under way at once.
+const DEPTH: u64 = 16;
 
 /// A rack of processes whose volume goes on alone with copies on sleds; a lone head is followed after so long.
 fn rack(salvage_after_ms: u64) -> TestRack {
@@ -39,7 +43,8 @@ fn load(rack: &TestRack) -> Child {
         [0, 1].map(|at| volume(&status)["addresses"][at].as_str().expect("an address").to_owned());
     Command::new(palisade())
         .args(["perf", "run", &first, "--also", &second, "--verify", "--json", "--quiet"])
-        .args(["--read", "30", "--depth", "16", "--region", "24m", "--reconnect", "120", "--seconds", "900"])
+        .args(["--read", "30", "--depth", &DEPTH.to_string(), "--region", "24m"])
+        .args(["--reconnect", "120", "--seconds", "900"])
         .stdout(Stdio::piped())
         .spawn()
         .expect("the generator starts")
@@ -78,10 +83,14 @@ fn lose_the_lone_head(rack: &TestRack, comes_back: bool) {
     signal(away, Signal::STOP);
     rack.wait_for("one head alone", SOON, |status| {
         let volume = volume(status);
-        volume["secondary"] == "" && volume["state"] == "serving" && volume["primary"] == "head-1"
+        let alone = volume["secondary"] == "" && volume["primary"] == "head-1";
+        // Who is alone control knows at once. The reason is the head's own word, and so are the counters beside it:
+        // from here on they count what it answered alone, and not what a report before that had still to tell.
+        alone && volume["state"] == "serving" && volume["why"] == "runs alone, copies on sleds"
     });
-    // Far beyond what was under way when they parted, and none of it is in an extent.
-    writes(rack, "head-1", 1000);
+    // Far beyond what was under way when they parted, which the other one finds in its sockets when it wakes up, and
+    // none of it is in an extent.
+    writes(rack, "head-1", ALONE);
     let pid = rack.node_pid("head-1");
     // Its process comes back without a log, or is silent.
     let end = if comes_back { Signal::KILL } else { Signal::STOP };
@@ -95,6 +104,9 @@ fn lose_the_lone_head(rack: &TestRack, comes_back: bool) {
 fn serves_on(rack: &mut TestRack, load: Child) {
     writes(rack, "head-2", 300);
     good_end(rack, load);
+    let status = rack.status();
+    let salvaged = volume(&status)["counters"]["salvaged"].as_u64();
+    assert!(salvaged >= Some(ALONE - DEPTH), "{salvaged:?}\n{status:#}\n{}", rack.log());
     let events = rack.cli(&["events", "--volume", "vol0"]).good().out;
     assert!(events.contains("heads head-2 (were head-1"), "people see what moved: {events}");
     // Its process comes back and has no log; when that is given up another head is filled, and the pair is whole again.
