@@ -1,6 +1,7 @@
 //! The shipping authority under two and three heads, explored whole; then each of its rules broken, and found.
 
 use palisade_control::authority::{Authority, Faults};
+use palisade_control::config::Solo;
 use palisade_model::explore::{Rule, must_break, must_hold};
 use palisade_model::roles::{Bounds, Start};
 
@@ -95,6 +96,46 @@ fn joined_since() -> Bounds {
 #[test]
 fn p04_ma21_a_head_that_joined_since_the_copy_and_went_on_alone_is_heard() {
     must_hold("joins and a known put-back", joined_since(), 3000, &[ACKED, SETTLED]);
+}
+
+/// Heads go alone with copies on sleds, and are followed from them.
+fn copies() -> Bounds {
+    Bounds { solo: Solo::Sleds, salvages: 1, proposals: 1, writes: 2, ..Bounds::default() }
+}
+
+const SALVAGED: &str = "a lone head is salvaged";
+
+#[test]
+fn p30_ma20_lone_heads_are_salvaged_from_their_copies() {
+    must_hold("salvages", copies(), 3000, &[ACKED, MOVED, SALVAGED]);
+    let bounds = Bounds { reboots: 1, writes: 1, ..copies() };
+    must_hold("salvages and reboots", bounds, 3000, &[ACKED, SALVAGED]);
+    let bounds = Bounds { replaced: 1, writes: 1, ..copies() };
+    must_hold("salvages and replaced logs", bounds, 1000, &[ACKED, SALVAGED]);
+    let bounds = Bounds { proposals: 2, writes: 1, grants: 2, ..copies() };
+    must_hold("salvages and proposals after them", bounds, 3000, &[ACKED, MOVED, SALVAGED]);
+    let bounds = Bounds { crashes: 1, writes: 1, ..copies() };
+    must_hold("salvages and deaths of control", bounds, 1000, &[ACKED, SALVAGED]);
+    let bounds = Bounds { restores: 1, mark_kept: true, writes: 1, ..copies() };
+    must_hold("salvages and a known put-back", bounds, 3000, &[ACKED, SALVAGED, SETTLED]);
+}
+
+#[test]
+fn canary_p30_a_salvage_without_claims_is_found() {
+    let bounds = Bounds { salvage_unclaimed: true, ..copies() };
+    must_break("P-30: unclaimed", bounds, &[Rule::AckedIsDurable]);
+}
+
+#[test]
+fn canary_p30_a_salvage_of_copies_on_too_few_sleds_is_found() {
+    let bounds = Bounds { copies_short: true, ..copies() };
+    must_break("P-30: m copies", bounds, &[Rule::AckedIsDurable]);
+}
+
+#[test]
+fn canary_p30_a_salvage_that_reads_no_copies_is_found() {
+    let bounds = Bounds { copies_unread: true, ..copies() };
+    must_break("P-30: copies unread", bounds, &[Rule::AckedIsDurable]);
 }
 
 #[test]

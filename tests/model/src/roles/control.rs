@@ -242,6 +242,11 @@ impl Control {
         self.authority.is_awaited(node_of(head))
     }
 
+    /// Whether the lone head came back behind the one that was to follow it.
+    pub(super) fn is_back(&self) -> bool {
+        self.volume().is_back()
+    }
+
     /// Heads that can take over from the copies of a lone one.
     pub(super) fn heirs(&self) -> Vec<Seat> {
         let alone = self.volume().alone.iter().filter(|alone| alone.copies);

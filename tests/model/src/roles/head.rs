@@ -4,6 +4,9 @@ use super::{Bounds, Mark, Msg, Pair, Rack, Role, Seat, Wish};
 use crate::explore::Rule;
 use palisade_control::config::Solo;
 
+/// Sleds that whoever salvages may miss: the parity of the code.
+const PARITY: u8 = 2;
+
 impl Rack {
     /// Hands over a message; control may die of a proposal before its decision is durable.
     pub(super) fn deliver(&mut self, bounds: &Bounds, msg: &Msg, dies: bool) {
@@ -67,27 +70,53 @@ impl Rack {
         self.head(other).follows == Some(mark)
     }
 
-    pub(super) fn can_reconcile(&self, at: u8) -> bool {
+    pub(super) fn can_reconcile(&self, bounds: &Bounds, at: u8) -> bool {
         let head = self.head(at);
         let follow = |seat: &Seat| seat.head == at || self.follows(seat.head, head.pair.mark);
-        head.role == Role::Reconciles && head.pair.seats.iter().all(follow)
+        let claimed = !head.pair.salvage || bounds.salvage_unclaimed || !self.can_claim(at);
+        head.role == Role::Reconciles && claimed && head.pair.seats.iter().all(follow)
     }
 
-    /// Every member holds what the new primary holds, and nothing else; then it serves (P-13).
+    /// Whether a head has to claim sleds before it reads the copies of another one.
+    pub(super) fn can_claim(&self, at: u8) -> bool {
+        let head = self.head(at);
+        head.role == Role::Reconciles && head.pair.salvage && self.claimed < head.pair.mark.number()
+    }
+
+    /// All sleds but `m` at most take nothing of older numbers any more (EF-15).
+    pub(super) fn claim(&mut self, at: u8) {
+        self.claimed = self.head(at).pair.mark.number();
+    }
+
+    /// What whoever salvages finds on sleds: nothing that only those hold that it does not reach.
+    fn found(&self, bounds: &Bounds) -> u8 {
+        let copies = if bounds.copies_short { PARITY } else { PARITY + 1 };
+        if bounds.copies_unread || copies <= PARITY { 0 } else { self.copied }
+    }
+
+    /// The log that a new primary goes on with: its own, unless another member's was written under a newer pair, as
+    /// that of a lone head is which came back behind it (P-01).
+    fn longest(&self, at: u8) -> u8 {
+        let own = self.head(at);
+        let members = own.pair.seats.iter().map(|seat| self.head(seat.head));
+        let newest = members.max_by_key(|head| head.held.number());
+        newest.filter(|head| head.held.number() > own.held.number()).map_or(own.holds, |head| head.holds)
+    }
+
+    /// Every member holds what the new primary goes on with, and nothing else; then it serves (P-13).
     pub(super) fn reconcile(&mut self, bounds: &Bounds, at: u8) {
         let Pair { mark, copies, salvage, .. } = self.head(at).pair;
         let several = self.head(at).pair.seats.len() > 1;
-        if salvage {
-            (self.claimed, self.salvaged) = (self.claimed.max(mark.number()), true);
-        }
-        let holds = self.head(at).holds | if salvage { self.copied } else { 0 };
+        self.salvaged |= salvage;
+        let holds = self.longest(at) | if salvage { self.found(bounds) } else { 0 };
         if several || !copies {
             // Everybody who serves has it in his log.
             self.copied = 0;
         }
         self.head_mut(at).kept = None;
         for seat in self.head(at).pair.seats.clone() {
-            self.head_mut(seat.head).holds = holds;
+            let head = self.head_mut(seat.head);
+            (head.holds, head.held) = (holds, bounds.remembers(mark));
         }
         self.head_mut(at).role = Role::Serves;
         self.net.insert(Msg::Served { by: at, mark });
@@ -96,7 +125,9 @@ impl Rack {
         if twin {
             self.breaks(Rule::NumbersRise);
         }
-        if self.acked & !holds != 0 && !self.forgot(bounds) {
+        // Sleds vouch for no read of a lone head under a number that they have seen the end of (P-12).
+        let vouched = several || !copies || self.claimed <= mark.number();
+        if self.acked & !holds != 0 && vouched && !self.forgot(bounds) {
             self.breaks(Rule::AckedIsDurable);
         }
     }
@@ -126,7 +157,7 @@ impl Rack {
         let holds =
             |other: &u8| self.follows(*other, head.pair.mark) && head.holds & !self.head(*other).holds == 0;
         let lone = head.pair.seats.len() == 1;
-        let alone = head.pair.copies && self.claimed <= head.pair.mark.number() || bounds.solo == Solo::Local;
+        let alone = head.pair.copies && head.holds & !self.copied == 0 || bounds.solo == Solo::Local;
         head.role == Role::Serves
             && head.holds & !self.acked != 0
             && (!lone || alone)
@@ -134,19 +165,28 @@ impl Rack {
     }
 
     pub(super) fn acknowledge(&mut self, at: u8) {
+        self.acked |= self.head(at).holds;
+    }
+
+    /// A lone head whose number sleds take may send what they do not hold yet.
+    pub(super) fn can_copy_out(&self, at: u8) -> bool {
         let head = self.head(at);
-        let (holds, mark, copies) = (head.holds, head.pair.mark, head.pair.copies);
-        self.acked |= holds;
-        if copies {
-            (self.copied, self.claimed) = (self.copied | holds, mark.number());
-        }
+        let leads = head.role == Role::Serves && head.pair.copies && head.pair.seats.len() == 1;
+        leads && self.claimed <= head.pair.mark.number() && head.holds & !self.copied != 0
+    }
+
+    pub(super) fn copy_out(&mut self, at: u8) {
+        let head = self.head(at);
+        let (holds, number) = (head.holds, head.pair.mark.number());
+        (self.copied, self.claimed) = (self.copied | holds, number);
     }
 
     /// A primary fills a head that is no member (MA-21): it follows from now on, and leads nothing.
-    pub(super) fn fill(&mut self, at: u8, to: u8) {
+    pub(super) fn fill(&mut self, bounds: &Bounds, at: u8, to: u8) {
         let (pair, holds) = (self.head(at).pair.clone(), self.head(at).holds);
         let head = self.head_mut(to);
-        (head.follows, head.holds, head.role) = (Some(pair.mark), holds, Role::Idle);
+        (head.follows, head.held, head.role) = (Some(pair.mark), bounds.remembers(pair.mark), Role::Idle);
+        head.holds = holds;
         (head.pair, head.wish) = (pair, None);
     }
 

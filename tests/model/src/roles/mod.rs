@@ -9,9 +9,12 @@
 //! primary's word that it serves. An answer that control was about to give when it died is one that never
 //! arrives; a proposal that it was about to record is one that arrives later.
 //!
-//! Copies on sleds are a set of values, and the number of who claimed the sleds last: a lone head acknowledges
-//! with copies while nobody claimed above it, and whoever salvages claims and takes the copies in one step (the
-//! [`crate::solo`] model takes that apart). A group of several that serves gives the copies back.
+//! Copies on sleds are a set of values, and the number of who claimed the sleds last: a lone head sends copies
+//! while nobody claimed above it, and acknowledges what they hold, later. Whoever salvages claims the sleds, and
+//! takes what copies hold into its log in a later step, when it reconciles; between the two, and before, the lone
+//! head may live on. Sleds are counted, not named: `m` of them are out of reach of whoever salvages, and those are
+//! the ones with copies, if there are not more (the [`crate::solo`] model names them). A group of several that
+//! serves gives the copies back.
 //!
 //! A store is put back with the authority knowing it (by its mark, or by the word of people), or not: then only
 //! heads that hold newer numbers show it. What control said before reaches a head before it is asked what it holds.
@@ -84,6 +87,12 @@ pub struct Bounds {
     pub solo: Solo,
     /// Lone heads that are followed from their copies.
     pub salvages: u8,
+    /// P-30 broken: who follows a lone head reads its copies without a claim before.
+    pub salvage_unclaimed: bool,
+    /// P-30 broken: a lone head acknowledges with copies on `m` sleds.
+    pub copies_short: bool,
+    /// P-30 broken: who follows a lone head serves without its copies.
+    pub copies_unread: bool,
     /// Members that control leaves out.
     pub leave_outs: u8,
     /// Heads that are chosen to become members.
@@ -122,6 +131,9 @@ impl Default for Bounds {
             told_early: false,
             solo: Solo::Local,
             salvages: 0,
+            salvage_unclaimed: false,
+            copies_short: false,
+            copies_unread: false,
             leave_outs: 0,
             choices: 0,
             joins: false,
@@ -131,6 +143,14 @@ impl Default for Bounds {
             asks_once: false,
             breaks: |_| {},
         }
+    }
+}
+
+impl Bounds {
+    /// Under which pair a log was written decides only where a lone head is salvaged: without that a primary has
+    /// everything itself, and there are fewer states.
+    fn remembers(&self, mark: Mark) -> Mark {
+        if self.salvages > 0 { mark } else { Mark::default() }
     }
 }
 
@@ -225,6 +245,8 @@ pub struct Head {
     pair: Pair,
     /// The pair before one that it salvages for.
     kept: Option<Pair>,
+    /// The pair under which its log was last made the same as the primary's.
+    held: Mark,
     /// The pair whose primary its log follows, in this boot.
     follows: Option<Mark>,
     role: Role,
@@ -306,6 +328,12 @@ impl Rack {
         self.spent.restores > 0 && !bounds.mark_kept
     }
 
+    /// Whether the primary of a pair has everything that it had to take from copies, or from the lone head that is
+    /// back behind it: it counts on its own log from then on.
+    fn took_over(&self, pair: &Pair) -> bool {
+        pair.seats.first().is_some_and(|seat| self.head(seat.head).held == pair.mark)
+    }
+
     /// `AckedIsDurable` of groups: whoever may become the primary holds everything that was acknowledged, or takes
     /// it over from copies.
     fn judge(&mut self, bounds: &Bounds) {
@@ -314,7 +342,8 @@ impl Rack {
             return;
         }
         let (eligible, newest) = (self.control.eligible(), self.control.newest());
-        let copied = if newest.salvage { self.copied } else { 0 };
+        let takes_over = (newest.salvage || self.control.is_back()) && !self.took_over(&newest);
+        let copied = if takes_over { self.copied } else { 0 };
         let lacks =
             |seat: &Seat| self.is_log_of(seat) && self.acked & !(self.head(seat.head).holds | copied) != 0;
         if eligible.iter().any(lacks) {

@@ -56,7 +56,10 @@ impl Rack {
             }
         }
         for at in (0..bounds.heads).filter(|at| lives(*at)) {
-            if self.can_reconcile(at) {
+            if self.can_claim(at) {
+                self.claim(at);
+            }
+            if self.can_reconcile(bounds, at) {
                 self.reconcile(bounds, at);
             }
         }

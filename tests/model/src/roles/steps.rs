@@ -14,10 +14,14 @@ pub enum Step {
     Write(u8),
     /// A primary's log is copied to one that follows it.
     Copy(u8, u8),
+    /// A lone head's log is copied to sleds.
+    CopyOut(u8),
     /// A primary acknowledges what everybody holds.
     Acknowledge(u8),
     /// A new primary makes every member hold what it holds, and serves.
     Reconcile(u8),
+    /// One that follows a lone head claims the sleds with its copies.
+    Claim(u8),
     /// A primary fills a head that is no member.
     Fill(u8, u8),
     /// A message arrives.
@@ -57,6 +61,8 @@ impl fmt::Display for Step {
         match self {
             Self::Write(at) => write!(f, "a write reaches head {at}"),
             Self::Copy(at, to) => write!(f, "head {to} holds what head {at} wrote"),
+            Self::CopyOut(at) => write!(f, "sleds hold what head {at} wrote alone"),
+            Self::Claim(at) => write!(f, "head {at} claims the sleds"),
             Self::Acknowledge(at) => write!(f, "head {at} acknowledges"),
             Self::Reconcile(at) => write!(f, "head {at} reconciles and serves"),
             Self::Fill(at, to) => write!(f, "head {at} fills head {to}"),
@@ -161,7 +167,13 @@ impl Rack {
         if self.can_acknowledge(bounds, at) {
             steps.push(Step::Acknowledge(at));
         }
-        if self.can_reconcile(at) {
+        if self.can_copy_out(at) {
+            steps.push(Step::CopyOut(at));
+        }
+        if self.can_claim(at) {
+            steps.push(Step::Claim(at));
+        }
+        if self.can_reconcile(bounds, at) {
             steps.push(Step::Reconcile(at));
         }
         if bounds.joins {
@@ -221,9 +233,11 @@ impl Rack {
         match step {
             Step::Write(at) => self.write(at),
             Step::Copy(at, to) => self.copy(at, to),
+            Step::CopyOut(at) => self.copy_out(at),
+            Step::Claim(at) => self.claim(at),
             Step::Acknowledge(at) => self.acknowledge(at),
             Step::Reconcile(at) => self.reconcile(bounds, at),
-            Step::Fill(at, to) => self.fill(at, to),
+            Step::Fill(at, to) => self.fill(bounds, at, to),
             Step::Arrive(msg) => self.deliver(bounds, &msg, false),
             Step::AnswerFirst(msg) => self.deliver(bounds, &msg, true),
             Step::Propose(wish) => self.propose(wish),
