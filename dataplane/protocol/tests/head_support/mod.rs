@@ -10,6 +10,7 @@ use palisade_protocol::wire::*;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+pub mod alone;
 mod client;
 mod copies;
 mod disk;
