@@ -174,6 +174,8 @@ pub(super) struct Job {
 pub(super) enum JobKind {
     /// Stripe units.
     Append { permit: Option<ColumnPermit>, stamp: Stamp, first: u32, crcs: SmallVec<[u32; 4]> },
+    /// A unit that had rotted, as it was.
+    Rewrite { permit: ColumnPermit, unit: u32 },
     /// A new owner.
     Reserve { permit: ReservePermit, next: ColumnRecord },
     /// No owner any more.

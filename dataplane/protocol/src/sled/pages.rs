@@ -246,6 +246,17 @@ impl Device {
                     super::write::answer(asker, status, out);
                 }
             }
+            JobKind::Rewrite { permit, unit } => {
+                if status.is_ok() {
+                    self.forget_rot(job.column, unit);
+                    let what = format!("device {} column {} stripe {unit}", self.device_id(), job.column);
+                    out.events.push(Event::Repaired { place: "column", what });
+                }
+                permit.leave(&self.parts[gate_of].gate);
+                if let Some(asker) = job.asker {
+                    super::write::answer(asker, status, out);
+                }
+            }
             JobKind::Reserve { permit, next } => {
                 let column = self.reserve_done(ctx, job.column, job.part, next, status.is_ok());
                 permit.leave(&self.parts[gate_of].gate);

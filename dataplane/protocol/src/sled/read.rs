@@ -148,6 +148,7 @@ impl Device {
             record.extent
         );
         corrupt("column", what, out);
+        self.note_rot(column, unit);
         false
     }
 }

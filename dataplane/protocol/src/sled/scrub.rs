@@ -38,10 +38,15 @@ pub(super) struct Scrub {
     works: bool,
     /// A unit that was read well: read again when a pass ends in doubt, to see whether the device works.
     proof: Option<Scrubbing>,
+    /// Units that did not match their checksums or could not be read: column, generation, unit. These may be
+    /// written again, as they were.
+    rotten: Vec<(u32, u32, u32)>,
 }
 
 /// Rotten columns that wait for a head; the next pass finds the rest.
 const UNTOLD_MAX: usize = 256;
+/// Rotten units that are remembered; the next pass finds the rest.
+const ROTTEN_MAX: usize = 256;
 
 /// A unit being read.
 #[derive(Clone, Copy, Debug)]
@@ -150,6 +155,7 @@ impl Device {
                     self.device_id()
                 );
                 corrupt("column", what, out);
+                self.note_rot(column, unit);
                 false
             }
             Err(BlockError::Io) if self.scrub.doubts.len() < UNTOLD_MAX => {
@@ -163,6 +169,30 @@ impl Device {
         if !good && self.scrub.untold.len() < UNTOLD_MAX && !self.scrub.untold.contains(&word) {
             self.scrub.untold.push(word);
         }
+    }
+
+    /// Remembers that a unit has rotted.
+    pub(super) fn note_rot(&mut self, column: u32, unit: u32) {
+        let columns = &self.columns;
+        let stands = |at: u32, generation: u32| columns[at as usize].record.generation == generation;
+        let word = (column, columns[column as usize].record.generation, unit);
+        if self.scrub.rotten.len() == ROTTEN_MAX {
+            self.scrub.rotten.retain(|&(at, generation, _)| stands(at, generation));
+        }
+        if self.scrub.rotten.len() < ROTTEN_MAX && !self.scrub.rotten.contains(&word) {
+            self.scrub.rotten.push(word);
+        }
+    }
+
+    /// Whether a unit is known to have rotted.
+    pub(super) fn has_rotted(&self, column: u32, unit: u32) -> bool {
+        let generation = self.columns[column as usize].record.generation;
+        self.scrub.rotten.contains(&(column, generation, unit))
+    }
+
+    /// A rotten unit was written again.
+    pub(super) fn forget_rot(&mut self, column: u32, unit: u32) {
+        self.scrub.rotten.retain(|&(at, _, rotten)| (at, rotten) != (column, unit));
     }
 
     /// When to look again between two passes: at the next one, or sooner while a head is to be told of rot.

@@ -3,7 +3,8 @@
 //!
 //! Columns are append-only by stripe (P-24): a unit that the table knows is never written again. The same
 //! units with the same checksums answer `Ok` without a write (a doubled message); others are refused with
-//! `BadRequest`, whoever asks. A head that cannot complete a stripe seals the extent and writes elsewhere.
+//! `BadRequest`, whoever asks. Only a unit that is known to have rotted is written when it comes once more, alone and
+//! with bytes that the table's checksum names: it is what it was then, and table and record stay as they are. A head that cannot complete a stripe seals the extent and writes elsewhere.
 //! A unit whose data was written but whose table entry was not is unknown after a restart, and free to be
 //! written.
 
@@ -69,6 +70,14 @@ impl Device {
                 order.stripe += fresh.start as u32;
                 order.units = order.units.drain(fresh.clone()).collect();
                 order.crcs = order.crcs.drain(fresh).collect();
+            }
+            Ok(_) if self.makes_good(&order) => {
+                let Some(bufs) = aligned(ctx, &order.units) else {
+                    gate(self, permit);
+                    return Err(Status::Retry);
+                };
+                self.rewrite(ctx, permit, part, asker, order.stripe, bufs, out);
+                return Ok(true);
             }
             Ok(_) => {
                 gate(self, permit);
@@ -152,6 +161,33 @@ impl Device {
         Ok(())
     }
 
+    /// Whether it is one unit that has rotted, as it was: its checksum is the table's, and its bytes are compared
+    /// with that here, whoever vouches for the way that they came.
+    fn makes_good(&self, order: &Order) -> bool {
+        let ([unit], [crc]) = (order.units.as_slice(), order.crcs.as_slice()) else { return false };
+        self.has_rotted(order.column.column, order.stripe) && crc32c(unit) == *crc
+    }
+
+    /// Writes a rotten unit again.
+    #[expect(clippy::too_many_arguments, reason = "the permit and what it permits, nothing to bundle")]
+    fn rewrite(
+        &mut self,
+        ctx: &mut Ctx,
+        permit: ColumnPermit,
+        part: u32,
+        asker: Asker,
+        unit: u32,
+        bufs: SmallVec<[Buf; 4]>,
+        out: &mut Out,
+    ) {
+        let (layout, column) = (self.layout(), permit.column());
+        let offset = layout.column_data(column) + u64::from(unit) * u64::from(layout.unit_bytes);
+        let (asker, kind) = (Some(asker), JobKind::Rewrite { permit, unit });
+        let job = self.start_job(Job { asker, part, column, kind, pages_left: 0, failed: false });
+        let io = Io::Data { dev: self.place, job };
+        ctx.submit(self.spec.ix, io, BlockOp::Write { offset, bufs, fua: true }, out);
+    }
+
     /// Hands the units to the device. The permit in the signature is what makes this a checked write.
     #[expect(clippy::too_many_arguments, reason = "the permit and what it permits, nothing to bundle")]
     fn submit_units(
@@ -187,6 +223,10 @@ impl Device {
             return;
         };
         let column = job.column;
+        if matches!(job.kind, JobKind::Rewrite { .. }) {
+            job.failed = !good;
+            return self.finish(ctx, key, out);
+        }
         let JobKind::Append { stamp, first, crcs, .. } = &job.kind else {
             return;
         };

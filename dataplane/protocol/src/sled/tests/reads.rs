@@ -156,6 +156,60 @@ fn p23_the_head_that_holds_a_partition_is_told_of_what_scrub_finds() {
     assert_eq!(told(&rig).len(), before.len() + 1, "once to a head with a grant");
 }
 
+/// The unit as it was takes the place of a rotten one, and only that; also under a newer number, which leaves the
+/// record of the column as it is.
+#[test]
+fn p23_p24_a_rotten_unit_is_written_again_as_it_was_and_not_otherwise() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    let msg = head.write(&rig.pool, column, 1, 0, &[1, 2, 3]);
+    assert_eq!(rig.status(&head, msg), Status::Ok);
+    let at = rig.layout.column_data(column.column) as usize + UNIT + 17;
+    rig.media[0].durable[at] ^= 4;
+    assert_eq!(rig.write(&mut head, column, 1, 1, 2), Status::Ok);
+    assert_eq!(rig.read(&mut head, column, 1, 1).0, Status::Corrupt, "nobody knew: it was a doubled message");
+    assert_eq!(rig.write(&mut head, column, 1, 1, 7), Status::BadRequest, "other bytes");
+    let mut lie = head.write(&rig.pool, column, 1, 1, &[7]);
+    if let Msg::ColumnWrite { crcs, .. } = &mut lie {
+        crcs[0] = palisade_isal::crc32c(&[2; UNIT]);
+    }
+    rig.status(&head, lie);
+    assert_eq!(rig.read(&mut head, column, 1, 1).0, Status::Corrupt, "other bytes under its checksum");
+    let mut newer = Head::new(3, 6);
+    assert_eq!(rig.reserve(&mut newer), Status::Ok);
+    assert_eq!(rig.write(&mut head, column, 1, 1, 2), fenced(6), "EF-16");
+    assert_eq!(rig.read(&mut newer, column, 1, 1).0, Status::Corrupt);
+    assert_eq!(rig.write(&mut newer, column, 1, 1, 2), Status::Ok);
+    assert_eq!(rig.read(&mut newer, column, 0, 3).0, Status::Ok);
+    assert_eq!(rig.read(&mut newer, column, 1, 1).1, vec![2; UNIT]);
+    let mended = |event: &Event| matches!(event, Event::Repaired { place: "column", .. });
+    assert_eq!(rig.events.iter().filter(|event| mended(event)).count(), 1);
+    let (req, device, partition) = (newer.next(), newer.device, newer.stamp.partition);
+    let list = Msg::ColumnList { req, device, partition, from: 0 };
+    let Msg::ColumnListed { columns, .. } = rig.one(&newer, list) else { panic!("a list") };
+    assert_eq!(columns.iter().map(|owned| owned.number.counter).collect::<Vec<_>>(), [5]);
+    // It is whole: what comes once more is a doubled message again.
+    rig.fail = Box::new(|cmd| matches!(cmd.op, BlockOp::Write { .. }).then_some(BlockError::Io));
+    assert_eq!(rig.write(&mut newer, column, 1, 1, 2), Status::Ok);
+}
+
+/// A rotten unit that cannot be written stays rotten, and is written when that goes again.
+#[test]
+fn p23_a_rotten_unit_that_cannot_be_written_stays_rotten() {
+    let mut rig = Rig::new();
+    let (mut head, column) = rig.granted(5);
+    assert_eq!(rig.write(&mut head, column, 1, 0, 9), Status::Ok);
+    let at = rig.layout.column_data(column.column) as usize;
+    rig.media[0].durable[at] ^= 1;
+    assert_eq!(rig.read(&mut head, column, 0, 1).0, Status::Corrupt);
+    rig.fail = Box::new(|cmd| matches!(cmd.op, BlockOp::Write { .. }).then_some(BlockError::Io));
+    assert_eq!(rig.write(&mut head, column, 1, 0, 9), Status::DeviceError);
+    rig.fail = Box::new(|_| None);
+    assert_eq!(rig.read(&mut head, column, 0, 1).0, Status::Corrupt);
+    assert_eq!(rig.write(&mut head, column, 1, 0, 9), Status::Ok);
+    assert_eq!(rig.read(&mut head, column, 0, 1), (Status::Ok, vec![9; UNIT]));
+}
+
 /// A read error is no checksum mismatch, but the bytes are as lost (P-23). A device that fails as a whole tells
 /// nothing of its columns.
 #[test]
