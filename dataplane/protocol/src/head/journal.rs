@@ -23,7 +23,6 @@
 use super::core::Core;
 use super::extent::PAUSE;
 use super::part::{MakeColumn, Part, Phase};
-use super::slab::Id;
 use super::sleds::{Ask, What};
 use super::unit::{Deed, Filling, Piece, Place, encode_other, named};
 use crate::wire::limits::BLOCK;
@@ -372,46 +371,7 @@ impl Core {
         self.busy = true;
     }
 
-    /// Answer to a unit. A refused token waits for a new claim, as in `batch` (P-22).
-    pub(super) fn on_unit_written(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        req: ReqId,
-        status: Status,
-        out: &mut Out,
-    ) {
-        let id = Id(req.0);
-        let Some(ask) = self.asks.get_mut(id).filter(|ask| ask.to == from) else { return };
-        let What::JournalWrite { chapter, unit, at } = ask.what else { return };
-        let (p, device, sent) = (ask.part, ask.device, ask.sent);
-        match status {
-            Status::Ok => {
-                self.asks.remove(id);
-                self.devices.good(now, device, sent, false);
-                self.copy_durable(p, chapter, unit, at);
-            }
-            Status::Retry => {}
-            Status::NoToken => {
-                ask.held = true;
-                self.reclaim(now, p, device);
-            }
-            Status::Fenced { number, grant, .. } | Status::StaleNumber { number, grant } => {
-                ask.held = true;
-                let partition = self.parts[p].id();
-                self.fenced(now, p, device, Stamp { partition, number, grant }, out);
-            }
-            _ => {
-                if let (Some(ask), Status::DeviceError) = (self.asks.remove(id), status) {
-                    self.judge(now, &ask, status);
-                }
-                self.suspect(now, p, device);
-                self.copy_refused(now, p, chapter);
-            }
-        }
-    }
-
-    fn copy_durable(&mut self, p: usize, chapter: u32, unit: u32, at: usize) {
+    pub(super) fn copy_durable(&mut self, p: usize, chapter: u32, unit: u32, at: usize) {
         let wanted = self.copies(p);
         let journal = &mut self.parts[p].journal;
         if journal.chapter != chapter {

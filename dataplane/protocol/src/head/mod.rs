@@ -74,6 +74,7 @@ mod upkeep;
 mod vouch;
 mod wish;
 mod write;
+mod written;
 
 pub use config::{
     DeviceTarget, FlushConfig, HeadConfig, HeadLog, LogStart, PartitionConfig, RetryConfig, Solo,

@@ -7,7 +7,6 @@ use super::config::DeviceTarget;
 use super::core::Core;
 use super::page::{Filling, Place, named, next_granule};
 use super::part::{MakeColumn, Part, Phase};
-use super::slab::Id;
 use super::sleds::{Ask, What};
 use crate::wire::checkpoint::CHECKPOINT_COLUMNS_MAX;
 use crate::wire::limits::BLOCK;
@@ -229,46 +228,7 @@ impl Core {
         self.busy = true;
     }
 
-    /// Answer to a page. A refused token waits for a new claim, as in `batch` (P-22).
-    pub(super) fn on_page_written(
-        &mut self,
-        now: Time,
-        from: NodeId,
-        req: ReqId,
-        status: Status,
-        out: &mut Out,
-    ) {
-        let id = Id(req.0);
-        let Some(ask) = self.asks.get_mut(id).filter(|ask| ask.to == from) else { return };
-        let What::PageWrite { generation, page, at } = ask.what else { return };
-        let (p, device, sent) = (ask.part, ask.device, ask.sent);
-        match status {
-            Status::Ok => {
-                self.asks.remove(id);
-                self.devices.good(now, device, sent, false);
-                self.page_durable(p, generation, page, at);
-            }
-            Status::Retry => {}
-            Status::NoToken => {
-                ask.held = true;
-                self.reclaim(now, p, device);
-            }
-            Status::Fenced { number, grant, .. } | Status::StaleNumber { number, grant } => {
-                ask.held = true;
-                let partition = self.parts[p].id();
-                self.fenced(now, p, device, Stamp { partition, number, grant }, out);
-            }
-            _ => {
-                if let (Some(ask), Status::DeviceError) = (self.asks.remove(id), status) {
-                    self.judge(now, &ask, status);
-                }
-                self.suspect(now, p, device);
-                self.page_refused(now, p, generation);
-            }
-        }
-    }
-
-    fn page_durable(&mut self, p: usize, generation: u32, page: u32, at: usize) {
+    pub(super) fn page_durable(&mut self, p: usize, generation: u32, page: u32, at: usize) {
         let copies = u32::from(self.parts[p].cfg.geometry.m) + 1;
         let Some(writing) = self.parts[p].copy.checkpoints.writing.as_deref_mut() else { return };
         if writing.generation != generation {

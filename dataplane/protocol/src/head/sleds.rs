@@ -229,7 +229,7 @@ impl Core {
                     self.on_page_column(now, &ask, status, column, out);
                 }
             }
-            Msg::ColumnWritten { req, status } => self.on_page_written(now, from, req, status, out),
+            Msg::ColumnWritten { req, status } => self.on_unit_written(now, from, req, status, out),
             Msg::ColumnData { req, status, data } => {
                 let fits = |what: &What| matches!(what, What::BasisRead { .. });
                 if let Some(ask) = self.answered(now, from, req, status, fits) {
@@ -451,20 +451,13 @@ impl Core {
                 self.on_page_column(now, &ask, Status::DeviceError, ColumnRef::default(), out);
                 self.list_again(now, ask.part, ask.device);
             }
-            What::PageWrite { generation, .. } => {
-                self.suspect(now, ask.part, ask.device);
-                self.page_refused(now, ask.part, generation);
-            }
+            What::PageWrite { .. } | What::JournalWrite { .. } => self.unit_refused(now, &ask),
             What::BasisRead { .. } => {
                 self.sleds.entry(ask.to).or_default().silent_until = quiet;
                 self.on_basis_read(now, &ask, Status::DeviceError, None, out);
             }
             What::JournalColumn { .. } => {
                 self.on_journal_column(now, &ask, Status::DeviceError, ColumnRef::default(), out);
-            }
-            What::JournalWrite { chapter, .. } => {
-                self.suspect(now, ask.part, ask.device);
-                self.copy_refused(now, ask.part, chapter);
             }
             What::Vouch { .. } => self.on_vouched(now, &ask, Status::DeviceError, out),
             What::Survey => self.on_surveyed(now, &ask, Status::Retry, &[], None, out),
