@@ -59,34 +59,6 @@ fn p30_rotten_copies_are_passed_over_while_one_is_whole() {
     }
 }
 
-/// Scrub finds a rotten copy of what was acknowledged alone: people hear of it once, and with the rotten one and a
-/// sled more than that lost, all is salvaged from the third.
-#[test]
-fn p30_rot_in_a_copy_that_scrub_finds_is_told_and_leaves_enough_to_salvage() {
-    let mut rack = rack(9, |shape| shape.scrub_gap = Duration::from_micros(500));
-    rack.workload(10, 100, 4);
-    alone(&mut rack);
-    rack.workload(40, 200, 8);
-    let sled = (0..6).find(|&at| rack.rot(2 + at, 1) > 0).expect("a sled with copies");
-    // The scrub of a sled that starts anew begins at once.
-    rack.restart(2 + sled);
-    let told = |rack: &Rack| {
-        let of = |event: &&Event| matches!(event, Event::Attention(text) if text.contains("acknowledged alone has rotted"));
-        rack.events.iter().filter(of).count()
-    };
-    rack.run_until("word of the rot", |rack| told(rack) > 0);
-    let (first, copies) = (told(&rack), rack.counters().corrupt);
-    assert!(copies > 0, "counted");
-    rack.run_for(Duration::from_secs(3));
-    assert!(told(&rack) <= first + 3, "each copy is told once: {}", told(&rack));
-    rack.verify();
-    bring_back(&mut rack, 1);
-    rack.crash(0);
-    rack.crash(2 + (sled + 1) % 6);
-    rack.salvage_to(1, 1);
-    rack.verify();
-}
-
 #[test]
 fn p30_a_hole_in_what_was_acknowledged_stops_the_head_and_old_data_is_never_served() {
     let mut rack = rack(7, |_| {});

@@ -335,8 +335,8 @@ impl Core {
         out: &mut Out,
     ) {
         let Some(p) = self.parts.find(partition) else { return };
-        if chapter_of(extent, position).is_some() {
-            return self.copy_rotten(p, column, out);
+        if let Some(chapter) = chapter_of(extent, position) {
+            return self.copy_rotten(p, column, extent, chapter, out);
         }
         if super::page::is_page(extent, position) {
             self.parts[p].page_rotten(column);
@@ -349,27 +349,6 @@ impl Core {
         if known.is_some_and(|known| known.desc.columns.get(at) == Some(&Some(*column))) {
             self.mark_rot(now, p, extent, at, "found by scrub", out);
         }
-    }
-
-    /// A copy of what was acknowledged alone is rotten. One of `m + 1` may be, as any sled may be lost: it is passed
-    /// over by whoever needs it. It is not made anew, because what it holds need not be in memory any more, and
-    /// goes when two heads serve again (P-28, P-30); people hear that there is one less to lose until then.
-    fn copy_rotten(&mut self, p: usize, column: &ColumnRef, out: &mut Out) {
-        let part = &mut self.parts[p];
-        if !part.journal.on || part.members.len() != 1 || !part.journal.met_rot(*column) {
-            return;
-        }
-        part.stats.counters.corrupt += 1;
-        let what =
-            format!("partition {} copy of what was acknowledged alone: found by scrub", part.cfg.partition);
-        out.events.push(Event::Corrupt { place: "journal", what });
-        out.events.push(Event::Attention(format!(
-            "partition {}: one of {} copies of writes that were acknowledged alone has rotted on device {}: bring a \
-             second head back, which makes them needless",
-            part.cfg.partition,
-            part.cfg.geometry.m + 1,
-            column.device
-        )));
     }
 
     /// A column is rotten or gone: count it once, and have the extent rewritten (OP-27, EF-22).

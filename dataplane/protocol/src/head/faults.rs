@@ -39,6 +39,8 @@ switches! {
     salvage_unclaimed,
     /// Breaks P-01: trusts units of an older number beyond where a newer one begins.
     salvage_trusts_older,
+    /// Breaks P-30: a rotten copy of what was acknowledged alone is left as it is.
+    copy_rot_left,
     /// Breaks P-28: gives journal columns back while one head is still alone.
     journal_given_back,
     /// Breaks P-30: a log that went another way is not cut.

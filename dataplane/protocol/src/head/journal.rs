@@ -22,6 +22,7 @@
 
 use super::core::Core;
 use super::extent::PAUSE;
+use super::mend::Rot;
 use super::part::{MakeColumn, Part, Phase};
 use super::sleds::{Ask, What};
 use super::unit::{Deed, Filling, Piece, Place, encode_other, named};
@@ -53,12 +54,9 @@ pub(super) struct Journal {
     again_at: Time,
     /// There are too few sleds for a chapter, and that was told.
     pub(super) waits: bool,
-    /// Columns of copies that rotted, as far as they are told one by one.
-    rotten: SmallVec<[ColumnRef; 1]>,
+    /// Copies that rotted, and how far they are made good.
+    pub(super) rot: Rot,
 }
-
-/// Rotten columns that are remembered; more are not told.
-const ROTTEN: usize = 64;
 
 /// A unit under way.
 #[derive(Debug)]
@@ -73,15 +71,6 @@ impl Journal {
     /// Begins behind `committed`, which every member of the pair before holds.
     pub(super) fn begin(&mut self, committed: Op) {
         *self = Self { on: self.on, put: committed, acked: committed, ..Self::default() };
-    }
-
-    /// Whether a column's rot is news.
-    pub(super) fn met_rot(&mut self, column: ColumnRef) -> bool {
-        let news = self.rotten.len() < ROTTEN && !self.rotten.contains(&column);
-        if news {
-            self.rotten.push(column);
-        }
-        news
     }
 
     fn ready(&self) -> bool {
@@ -182,6 +171,7 @@ impl Core {
         if !part.journal.on || !leads || part.members.len() != 1 {
             return;
         }
+        self.step_mend(now, p, out);
         while self.parts[p].journal.put < self.parts[p].tail {
             let part = &self.parts[p];
             let (journal, geometry) = (&part.journal, part.cfg.geometry);

@@ -8,9 +8,9 @@
 //! The side that follows is `secondary`; how a pair is taken over is `assign`, after `probe` has found where
 //! the log ends; `peers` are the other members; `held` keeps what they may lack; `solo` is a group of one,
 //! `journal` its copies on sleds (`unit` is their format), `vouch` how it knows that it was not superseded, and
-//! `salvage` and `take` how another head takes over from those copies. `failover` notices silent peers
-//! and proposes another group, `wish` says which, and `health` is what it judges by; `medium` watches the own
-//! log's device.
+//! `salvage` and `take` how another head takes over from those copies, `mend` how rotten ones are made good.
+//! `failover` notices silent peers and proposes another group, `wish` says which, and `health` is what it judges by;
+//! `medium` watches the own log's device.
 //! A head that cannot follow from its log, or is no member yet, is filled: `copy` gives, `join` takes, and
 //! `guest` is the way from there to a member. So that it need not be told the whole index, the primary writes
 //! checkpoints of it to sleds: `checkpoint` says when, `pages` writes them, `page` is their format, and `basis` is what
@@ -46,6 +46,7 @@ mod isolate;
 mod join;
 mod journal;
 mod medium;
+mod mend;
 mod merge;
 mod page;
 mod pages;

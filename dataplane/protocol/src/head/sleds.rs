@@ -4,6 +4,7 @@
 
 use super::core::Core;
 use super::devices::Bad;
+use super::mend::Step;
 use super::slab::Id;
 use super::stats::Stage;
 use crate::wire::*;
@@ -62,6 +63,8 @@ pub(super) enum What {
     Vouch { round: u64 },
     /// Columns that a device holds, for a salvage.
     Survey,
+    /// A rotten copy of what was acknowledged alone, which is made good.
+    Mend(Step),
     /// A unit for a salvage: the copy `copy` of chapter `chapter`, by their places in its table.
     SalvageRead { chapter: usize, unit: u32, copy: usize },
 }
@@ -81,6 +84,7 @@ impl What {
                 | Self::Vouch { .. }
                 | Self::Survey
                 | Self::SalvageRead { .. }
+                | Self::Mend(_)
         )
     }
 }
@@ -250,8 +254,13 @@ impl Core {
                 }
             }
             Msg::ColumnListed { req, status, columns, more } => {
-                if let Some(ask) = self.answered(now, from, req, status, |what| *what == What::Survey) {
-                    self.on_surveyed(now, &ask, status, &columns, more, out);
+                let fits = |what: &What| matches!(what, What::Survey | What::Mend(_));
+                match self.answered(now, from, req, status, fits) {
+                    Some(ask) if ask.what == What::Survey => {
+                        self.on_surveyed(now, &ask, status, &columns, more, out);
+                    }
+                    Some(ask) => self.on_mend_listed(&ask, &columns, more),
+                    None => {}
                 }
             }
             Msg::ColumnReserved { req, status, column } if !self.hold_for_claim(now, from, req, status) => {
@@ -262,9 +271,13 @@ impl Core {
             }
             Msg::ColumnWritten { req, status } => self.on_unit_written(now, from, req, status, out),
             Msg::ColumnData { req, status, data } => {
-                let fits = |what: &What| matches!(what, What::SalvageRead { .. });
-                if let Some(ask) = self.answered(now, from, req, status, fits) {
-                    self.on_salvaged(now, &ask, status, data, out);
+                let fits = |what: &What| matches!(what, What::SalvageRead { .. } | What::Mend(_));
+                match self.answered(now, from, req, status, fits) {
+                    Some(ask) if matches!(ask.what, What::Mend(_)) => {
+                        self.on_mend_read(now, &ask, status, data, out);
+                    }
+                    Some(ask) => self.on_salvaged(now, &ask, status, data, out),
+                    None => {}
                 }
             }
             _ => {}
@@ -451,7 +464,7 @@ impl Core {
                 self.on_page_column(now, &ask, Status::DeviceError, ColumnRef::default(), out);
                 self.list_again(now, ask.part, ask.device);
             }
-            What::PageWrite { .. } | What::JournalWrite { .. } => self.unit_refused(now, &ask),
+            What::PageWrite { .. } | What::JournalWrite { .. } => self.unit_refused(now, &ask, out),
             What::BasisRead { .. } => {
                 self.sleds.entry(ask.to).or_default().silent_until = quiet;
                 self.on_basis_read(now, &ask, Status::DeviceError, None, out);
@@ -459,6 +472,8 @@ impl Core {
             What::JournalColumn { .. } => {
                 self.on_journal_column(now, &ask, Status::DeviceError, ColumnRef::default(), out);
             }
+            What::Mend(Step::List { .. }) => self.on_mend_listed(&ask, &[], None),
+            What::Mend(_) => self.on_mend_read(now, &ask, Status::DeviceError, None, out),
             What::Vouch { .. } => self.on_vouched(now, &ask, Status::DeviceError, out),
             What::Survey => self.on_surveyed(now, &ask, Status::Retry, &[], None, out),
             What::SalvageRead { .. } => self.on_salvaged(now, &ask, Status::DeviceError, None, out),

@@ -1,5 +1,5 @@
-//! Answers to units that are written one by one, outside of stripes: pages of a checkpoint and units of a
-//! journal. Those of stripes are in `batch`.
+//! Answers to units that are written one by one, outside of stripes: pages of a checkpoint, units of a journal, and
+//! such as take the place of rotten ones. Those of stripes are in `batch`.
 
 use super::core::Core;
 use super::slab::Id;
@@ -40,7 +40,7 @@ impl Core {
                 if status == Status::DeviceError {
                     self.judge(now, &ask, status);
                 }
-                self.unit_refused(now, &ask);
+                self.unit_refused(now, &ask, out);
             }
         }
     }
@@ -50,17 +50,19 @@ impl Core {
         match ask.what {
             What::PageWrite { generation, page, at } => self.page_durable(p, generation, page, at),
             What::JournalWrite { chapter, unit, at } => self.copy_durable(p, chapter, unit, at),
+            What::Mend(_) => self.on_mended(ask),
             _ => {}
         }
     }
 
     /// A unit cannot be written there.
-    pub(super) fn unit_refused(&mut self, now: Time, ask: &Ask) {
+    pub(super) fn unit_refused(&mut self, now: Time, ask: &Ask, out: &mut Out) {
         let p = ask.part;
         self.suspect(now, p, ask.device);
         match ask.what {
             What::PageWrite { generation, .. } => self.page_refused(now, p, generation),
             What::JournalWrite { chapter, .. } => self.copy_refused(now, p, chapter),
+            What::Mend(_) => self.on_mend_read(now, ask, Status::DeviceError, None, out),
             _ => {}
         }
     }
