@@ -275,3 +275,85 @@ fn slow_timers_are_ten_times_as_slow() {
     let (_, took) = proposal(&mut rack, 1);
     assert!(took >= Duration::from_millis(750) && took <= Duration::from_millis(2250), "{took:?}");
 }
+
+/// A pair that waits where one copy is not enough, and its secondary's wish to go on without a primary that is cut
+/// off, which is lost on its way; the cut has healed since.
+fn wished_in_vain(seed: u64) -> (Rack, Proposal) {
+    let mut rack = rack(seed, |shape| shape.solo = Solo::Wait);
+    rack.workload(20, 100, 4);
+    rack.nodes[0].cut = true;
+    let (wish, _) = proposal(&mut rack, 1);
+    rack.nodes[0].cut = false;
+    rack.run_for(Duration::from_millis(60));
+    (rack, wish)
+}
+
+#[test]
+fn ma19_i_a_wish_to_go_on_without_a_primary_is_given_up_when_that_one_is_heard_again() {
+    for seed in 0..4 {
+        let (mut rack, wish) = wished_in_vain(seed);
+        let (number, before) = (rack.newest(), rack.proposals(1).len());
+        rack.run_for(Duration::from_secs(2));
+        assert_eq!(rack.proposals(1).len(), before, "a fault that is over moves nothing");
+        let status = rack.head(1).status().partitions.remove(0);
+        assert!(!status.proposing && status.role == RoleState::Following, "{status:?}");
+        rack.workload(20, 100, 4);
+        assert!(rack.serving(number), "nothing moved");
+        // Another fault, another wish.
+        rack.crash(0);
+        rack.run_until("a proposal", |rack| rack.proposals(1).len() > before);
+        let again = rack.proposals(1).pop().expect("the primary is dead");
+        assert_ne!(again.nonce, wish.nonce, "another wish has another name (P-02)");
+        rack.primary = 1;
+        grant(&mut rack, 1, &again);
+        rack.run_until("service", |rack| rack.serving(number + 1));
+    }
+}
+
+#[test]
+fn p02_a_wish_that_was_given_up_and_is_granted_all_the_same_is_followed() {
+    for seed in 0..4 {
+        let (mut rack, wish) = wished_in_vain(seed);
+        rack.primary = 1;
+        rack.decide(&[1]);
+        assert_eq!(rack.assigned.as_ref().map(|pair| pair.members.to_vec()), Some(wish.members.to_vec()));
+        rack.tell(0);
+        rack.tell(1);
+        let number = rack.newest();
+        rack.run_until("service", move |rack| rack.serving(number));
+        assert!(!serving(&mut rack, 0), "one of them");
+        rack.move_to(&[1, 0]);
+        rack.workload(20, 100, 4);
+        rack.verify();
+    }
+}
+
+#[test]
+fn ma19_i_who_waited_for_a_primary_to_come_forward_gives_up_its_wish_when_it_does() {
+    for seed in 0..4 {
+        let mut rack = rack(seed, |shape| shape.solo = Solo::Wait);
+        rack.workload(20, 100, 4);
+        // Only the link between them is cut: the authority tells both that the second leads from now on.
+        rack.nodes[0].cut = true;
+        rack.decide(&[1, 0]);
+        rack.primary = 1;
+        rack.tell(0);
+        rack.tell(1);
+        let (wish, took) = proposal(&mut rack, 0);
+        assert!(took >= Duration::from_millis(500), "it was patient: {took:?}");
+        assert_eq!(
+            (wish.members.len(), Some(wish.expected)),
+            (1, rack.assigned.as_ref().map(|pair| pair.stamp))
+        );
+        rack.nodes[0].cut = false;
+        let number = rack.newest();
+        rack.run_until("service", move |rack| rack.serving(number));
+        let before = rack.proposals(0).len();
+        rack.run_for(Duration::from_secs(2));
+        assert_eq!(rack.proposals(0).len(), before, "it follows: nothing is wished any more");
+        let status = rack.head(0).status().partitions.remove(0);
+        assert!(!status.proposing && status.role == RoleState::Following, "{status:?}");
+        rack.workload(20, 100, 4);
+        rack.verify();
+    }
+}

@@ -5,7 +5,9 @@
 //! go on without it when nothing comes back in time; so it does when a client asks it and the primary's answer
 //! does not satisfy the policy. A primary proposes to go on without a silent secondary (`wish` says with whom).
 //! A proposal is a wish: until its outcome is known it is repeated word for word, nothing else is
-//! proposed, and the head goes on under the old pair, asking its members and the wished ones (P-02).
+//! proposed, and the head goes on under the old pair, asking its members and the wished ones (P-02). Only who
+//! does not lead gives one up, when the primary that it goes without is heard again: a fault that is over moves
+//! nothing (MA-19), however late its wish would come through.
 //! Of several secondaries that propose one wins; the others follow it, and rest before they try again (MA-18).
 //!
 //! A head that was paused itself takes nobody for silent: it begins to listen anew.
@@ -81,6 +83,7 @@ pub(super) struct Decision {
     requester: Option<u64>,
     /// The wish whose outcome is not known, and when it is repeated.
     wish: Option<(Proposal, Time)>,
+    wished_at: Time,
     rest: Time,
     /// A grant of which only control spoke so far.
     pub(super) told: Option<Told>,
@@ -216,6 +219,7 @@ impl Core {
     }
 
     fn look(&mut self, now: Time, p: usize, cfg: &FailoverConfig, out: &mut Out) {
+        self.relent(now, p);
         if self.repeat_wish(now, p, out) || self.parts[p].decision.rest > now {
             return;
         }
@@ -227,6 +231,20 @@ impl Core {
             (Phase::Following, Some(&primary)) => self.look_at_primary(now, p, primary, cfg, out),
             (Phase::Probing | Phase::Announcing | Phase::Serving, _) => self.look_at_peers(now, p, cfg, out),
             _ => {}
+        }
+    }
+
+    /// Gives up the wish to go on without a primary that has been heard since. It may be granted all the same:
+    /// who does not lead has nothing to answer by it until then, and the grant comes as any other (P-02).
+    fn relent(&mut self, now: Time, p: usize) {
+        let part = &self.parts[p];
+        let silence = |wish: &&Proposal| wish.why == Why::Silence && !part.leads();
+        let Some(wish) = part.decision.wished().filter(silence) else { return };
+        let held = part.members.first().filter(|_| part.stamp == wish.expected);
+        let told = part.awaited().filter(|told| told.stamp == wish.expected);
+        let heard = held.or(told.and_then(Assignment::primary)).map(|primary| self.heard_of(now, primary));
+        if heard.is_some_and(|heard| heard > part.decision.wished_at) {
+            self.parts[p].decision.wish = None;
         }
     }
 
@@ -349,7 +367,7 @@ impl Core {
         let part = &mut self.parts[p];
         let (partition, expected) = (part.cfg.partition, part.pair());
         let wish = Proposal { partition, expected, members, nonce, why, caught_up };
-        part.decision.wish = Some((wish.clone(), again));
+        (part.decision.wish, part.decision.wished_at) = (Some((wish.clone(), again)), now);
         (part.decision.asked, part.decision.requester) = (None, None);
         part.stats.counters.proposals += 1;
         out.events.push(Event::Propose(wish));
