@@ -357,3 +357,33 @@ fn ma19_i_who_waited_for_a_primary_to_come_forward_gives_up_its_wish_when_it_doe
         rack.verify();
     }
 }
+
+#[test]
+fn p13_what_was_open_when_a_log_failed_is_asked_again_at_the_head_that_follows_and_nothing_acknowledged_is_lost()
+ {
+    for seed in 0..6 {
+        let mut rack = rack(seed, |shape| shape.solo = Solo::Local);
+        rack.workload(40, 100, 4);
+        let mut tags: Vec<u64> = (0..12).map(|at| rack.write(at * 17, 11)).collect();
+        // Some of them are in both logs by then, some in one, some in none.
+        rack.run_for(Duration::from_micros(40 * seed));
+        rack.nodes[0].disk.dead = true;
+        tags.push(rack.write(300, 8));
+        let heard: Vec<_> = tags.iter().map(|&tag| rack.wait(tag)).collect();
+        let kinds = |heard: &Result<_, _>| matches!(heard, Ok(_) | Err(ClientError::NotServed));
+        assert!(heard.iter().all(kinds) && heard.iter().any(Result::is_err), "{heard:?}");
+        let (wish, took) = proposal(&mut rack, 1);
+        assert!(took <= Duration::from_millis(225), "as fast as after a death: {took:?}");
+        assert_eq!((wish.why, wish.members.len()), (Why::Unhealthy, 1), "its health says so (MA-13)");
+        rack.primary = 1;
+        grant(&mut rack, 1, &wish);
+        let number = rack.newest();
+        rack.run_until("service", move |rack| rack.serving(number));
+        rack.verify();
+        let again: Vec<u64> = (0..12).map(|at| rack.write(at * 17, 11)).collect();
+        rack.wait_all(&again);
+        rack.workload(40, 100, 4);
+        rack.verify();
+        assert!(!serving(&mut rack, 0));
+    }
+}

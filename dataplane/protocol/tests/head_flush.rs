@@ -280,15 +280,43 @@ fn a_cut_between_the_heads_only_delays() {
     assert!(rack.counters().resends > 0);
 }
 
-#[test]
-fn a_failed_log_device_ends_service_and_acknowledges_nothing() {
-    let mut rack = Rack::new(Shape::new(152));
+/// A rack whose primary's log fails with changes, a read and a flush under way; what clients hear of the changes.
+fn log_fails(seed: u64, secondary: bool) -> (Rack, Vec<ClientError>) {
+    let mut rack = Rack::new(Shape { secondary, hot_bytes: 0, ..Shape::new(seed) });
     rack.serve();
     rack.workload(30, 300, 4);
     rack.nodes[0].disk.dead = true;
-    let tag = rack.write(0, 8);
-    assert!(matches!(rack.wait(tag), Err(ClientError::Device)));
+    let verb = ClientVerb::Read { offset: 0, len: 8 * SECTOR as u32 };
+    let (read, flush) = (rack.submit(verb), rack.start_flush());
+    let tags = [rack.write(0, 8), rack.write(17, 3), rack.trim(64, 16)];
+    let heard: Vec<_> = tags.iter().map(|&tag| rack.wait(tag).expect_err("its log is gone")).collect();
+    // Sleds may have given the bytes before.
+    let result = rack.wait(read);
+    assert!(result.is_ok() || matches!(result, Err(ref error) if heard.contains(error)), "{result:?}");
+    assert!(
+        matches!(rack.wait(flush), Err(ClientError::NotServed)),
+        "whoever asked asks the head that follows"
+    );
     assert!(rack.events.iter().any(|event| matches!(event, Event::DeviceFailed { .. })));
+    (rack, heard)
+}
+
+#[test]
+fn p06_a_failed_log_device_ends_service_acknowledges_nothing_and_sends_clients_to_the_other_head() {
+    for seed in 0..4 {
+        let (mut rack, heard) = log_fails(152 + seed, true);
+        assert!(heard.iter().all(|error| *error == ClientError::NotServed), "{heard:?}");
+        let tag = rack.write(0, 8);
+        assert!(matches!(rack.wait(tag), Err(ClientError::NotServed)), "nor what comes later");
+        rack.move_to(&[1]);
+        rack.verify();
+    }
+}
+
+#[test]
+fn a_failed_log_device_is_an_error_of_a_volume_that_never_has_another_head() {
+    let (_, heard) = log_fails(152, false);
+    assert!(heard.iter().all(|error| *error == ClientError::Device), "{heard:?}");
 }
 
 #[test]

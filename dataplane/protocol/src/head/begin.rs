@@ -1,9 +1,9 @@
 //! How a head begins: its log is read, and tried again where what is wrong may pass (EF-07, P-09).
 
 use super::core::Core;
-use super::{Head, HeadConfig, LogStart, State};
+use super::{Head, HeadConfig, LogStart, PartitionConfig, State};
 use crate::log::{FormatAs, LogConfig, LogError, Recovery, RecoveryState};
-use crate::wire::{ClientDone, ClientError, Event, Out, Time, limits};
+use crate::wire::{ClientCmd, ClientDone, ClientError, Event, Out, Time, limits};
 use std::time::Duration;
 
 /// Before a log that cannot be read or written is tried again: the first time, doubled up to the last.
@@ -33,9 +33,16 @@ impl Head {
             out.events.push(Event::Attention(format!("head {node}: {error}; {what}; {help}")));
         }
         (self.state, self.told) = (next, Some(error));
-        for (cmd, _) in self.early.drain(..) {
-            out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::Device) });
+        for (cmd, _) in std::mem::take(&mut self.early) {
+            self.refuse_without_log(&cmd, out);
         }
+    }
+
+    /// A command comes while the log cannot be used.
+    pub(super) fn refuse_without_log(&self, cmd: &ClientCmd, out: &mut Out) {
+        let declared = self.config.partitions.iter().find(|config| config.partition == cmd.partition);
+        let error = declared.map_or(ClientError::NotServed, PartitionConfig::without_log);
+        out.done.push(ClientDone { tag: cmd.tag, result: Err(error) });
     }
 
     pub(super) fn poll_recovery(&mut self, now: Time, out: &mut Out) {

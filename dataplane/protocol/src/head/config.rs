@@ -3,7 +3,7 @@
 use crate::wire::ids::{BootId, DeviceId, LogId, NodeId, PartitionId, RackId};
 use crate::wire::limits::SEGMENT_DEFAULT;
 use crate::wire::ops::Geometry;
-use crate::wire::{DeviceIx, Time};
+use crate::wire::{ClientError, DeviceIx, Time};
 use std::time::Duration;
 
 use super::devices::DeviceWatch;
@@ -133,6 +133,12 @@ pub enum Solo {
 }
 
 impl PartitionConfig {
+    /// What clients hear when the head's own log fails: that they ask another head, which goes on, or which they
+    /// wait for. It is an error of their volume only where there never is another one.
+    pub(super) fn without_log(&self) -> ClientError {
+        if self.heads > 1 { ClientError::NotServed } else { ClientError::Device }
+    }
+
     /// Whether operations are numbered by both heads of a pair or not at all: of three heads two may go on
     /// without the third.
     pub(super) fn never_without_one(&self) -> bool {

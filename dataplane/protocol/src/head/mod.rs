@@ -175,9 +175,7 @@ impl Head {
     pub fn handle_client(&mut self, now: Time, cmd: ClientCmd, out: &mut Out) {
         match &mut self.state {
             State::Ready(core) => core.handle_client(now, cmd, out),
-            State::Waiting(_) | State::Failed => {
-                out.done.push(ClientDone { tag: cmd.tag, result: Err(ClientError::Device) });
-            }
+            State::Waiting(_) | State::Failed => self.refuse_without_log(&cmd, out),
             State::New | State::Recovering(_) if self.early.len() < limits::COMMANDS_MAX => {
                 self.early.push_back((cmd, now));
             }

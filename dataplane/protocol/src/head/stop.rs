@@ -8,10 +8,13 @@ use crate::wire::*;
 use std::collections::VecDeque;
 
 impl Core {
-    /// The own log can take nothing more: what is open fails, and the head goes out of service.
+    /// The own log can take nothing more: the head goes out of service. What is open is acknowledged by nobody, and
+    /// its clients ask the head that follows, as after a lost connection; what of it the others hold already is
+    /// committed there before the first read (P-13).
     pub(super) fn on_log_failed(&mut self, out: &mut Out) {
         for p in 0..self.parts.len() {
-            self.stop(p, "log device failed", ClientError::Device, out);
+            let error = self.parts[p].cfg.without_log();
+            self.stop(p, "log device failed", error, out);
         }
     }
 

@@ -268,7 +268,7 @@ impl Rack {
             columns_min: 0,
             devices: devices.collect(),
             solo: if self.shape.secondary { self.shape.solo } else { Solo::Local },
-            heads: 2 + self.shape.reserves as u8,
+            heads: 1 + u8::from(self.shape.secondary) + self.shape.reserves as u8,
         }
     }
 }
