@@ -95,7 +95,7 @@ messages! {
     36 1 Copy { adopt, session, to }
     37 2 CopyPart { stamp, session, seq, part, data }
     38 1 CopyOps { stamp, session, committed, parts, entries }
-    39 1 Copied { stamp, session, log, parts, durable, covered, whole, broken }
+    39 2 Copied { stamp, session, log, parts, durable, covered, room, whole, broken }
     40 1 IsolationAsk { req, held }
     41 1 Isolation { req, held, isolating, score }
     42 1 CopyAsk { stamp, session, named, from }

@@ -10,8 +10,8 @@
 //!
 //! Parts and operations are bounded by windows, sent again until they are acknowledged, and parts leave clients
 //! their share. A learner that has restarted, falls silent, contradicts itself, or falls behind what is remembered
-//! of operations ([`RECENT_OPS`]) gets another copy, a round. From the second round on clients' changes wait while
-//! it is far behind: so the copy ends under any load.
+//! of operations ([`RECENT_OPS`](crate::log::RECENT_OPS)) gets another copy, a round. From the second round on clients' changes wait while
+//! it is far behind: so the copy ends under any load. How its log may be smaller than what is not flushed is in `room`.
 //!
 //! While a copy is under way columns are given back only when the learner's index does not name them (P-28). When
 //! it says that it is whole it becomes a peer: a member is announced to, another head is a guest (see `guest`)
@@ -19,9 +19,11 @@
 
 mod named;
 mod parts;
+mod room;
 
 use self::named::Named;
 use self::parts::{Next, Taking};
+use self::room::Room;
 use super::checkpoint::Checkpoints;
 use super::core::Core;
 use super::guest::Follows;
@@ -29,7 +31,7 @@ use super::join::Join;
 use super::part::{Part, Phase};
 use super::replicate::{ENTRIES, MESSAGE_BLOCKS, cost};
 use super::stats::FillStatus;
-use crate::log::{Lsn, Origin, RECENT_OPS};
+use crate::log::{Lsn, Origin};
 use crate::wire::*;
 use smallvec::SmallVec;
 use std::collections::VecDeque;
@@ -84,6 +86,7 @@ pub(super) struct Learner {
     /// Operations under way: the last one of each message, and its blocks.
     open: VecDeque<(Op, u64)>,
     open_blocks: u64,
+    room: Room,
     next: Next,
     taking: Option<Taking>,
     /// What it has from checkpoints on sleds.
@@ -109,16 +112,6 @@ impl Part {
     /// Operations above this one may be named by the index of a head that is being filled (P-28).
     pub(super) fn copy_covered(&self) -> Option<Op> {
         self.copy.learner.as_ref().filter(|learner| learner.begun).map(|learner| learner.covered)
-    }
-
-    /// Changes wait: the copy would never end.
-    pub(super) fn copy_presses(&self) -> bool {
-        let behind =
-            |learner: &Learner| self.tail.0.saturating_sub(learner.durable.0) > RECENT_OPS as u64 / 2;
-        self.copy
-            .learner
-            .as_ref()
-            .is_some_and(|learner| learner.begun && learner.rounds > 1 && behind(learner))
     }
 
     /// Whom to fill: a member that cannot follow comes first.
@@ -170,6 +163,7 @@ impl Learner {
             covered: Op(0),
             open: VecDeque::new(),
             open_blocks: 0,
+            room: Room::default(),
             next: Next::Extents(ExtentId(0)),
             taking: None,
             basis: Named::default(),
@@ -197,7 +191,8 @@ impl Learner {
     /// Whether an answer is awaited.
     fn is_open(&self) -> bool {
         let ends = self.next == Next::Done && !self.whole;
-        !self.begun || !self.unacked.is_empty() || !self.open.is_empty() || ends || self.basis.asked.is_some()
+        let asks = self.basis.asked.is_some() || self.room.waits;
+        !self.begun || !self.unacked.is_empty() || !self.open.is_empty() || ends || asks
     }
 
     /// Something was sent: says when it is repeated.
@@ -300,10 +295,10 @@ impl Core {
         part.stats.counters.copies += 1;
     }
 
-    /// Drops the round; another one begins after a pause.
-    fn end_round(&mut self, now: Time, p: usize) {
+    /// Drops the round; another one begins after a pause, of so long at least.
+    fn end_round(&mut self, now: Time, p: usize, least: Duration) {
         let Some(learner) = &mut self.parts[p].copy.learner else { return };
-        let pause = ROUND_PAUSE * (1 << learner.rounds.min(6));
+        let pause = (ROUND_PAUSE * (1 << learner.rounds.min(6))).max(least);
         let (member, lacking, rounds) = (learner.member, learner.lacking, learner.rounds);
         **learner = Learner { rounds, begin_at: now + pause, ..Learner::new(member, lacking, now) };
         self.arm(now + pause);
@@ -316,8 +311,9 @@ impl Core {
         let reached = part.copy.learner.as_ref().is_none_or(|learner| part.reaches(learner.durable));
         let Some(learner) = part.copy.learner.as_mut().filter(|learner| learner.session > 0) else { return };
         let silent = now.since(learner.heard) >= retry.away && learner.is_open();
-        if learner.begun && (silent || !reached) {
-            return self.end_round(now, p);
+        if learner.begun && (silent || !reached || learner.is_stuck(now, retry.away)) {
+            let least = self.end_unfit(now, p, out);
+            return self.end_round(now, p, least);
         }
         let Some(at) = learner.repeat_at.filter(|_| learner.is_open()) else {
             learner.repeat_at = None;
@@ -383,9 +379,12 @@ impl Core {
             out.net.push((to, Msg::CopyOps { stamp, session, committed, parts, entries }));
             sent.push((last, blocks));
         }
-        if !sent.is_empty()
-            && let Some(learner) = &mut self.parts[p].copy.learner
-        {
+        let all = last == part.tail;
+        let Some(learner) = &mut self.parts[p].copy.learner else { return };
+        if all {
+            learner.sent_all();
+        }
+        if !sent.is_empty() {
             (learner.sent, learner.open_blocks) = (last, open);
             learner.open.extend(sent);
             (learner.told, learner.tell_at) = ((committed, parts), None);
@@ -425,6 +424,7 @@ impl Core {
         log: LogId,
         parts: u64,
         (durable, covered): (Op, Op),
+        room: u64,
         (whole, broken): (bool, bool),
     ) {
         let Some(p) = self.parts.find(stamp.partition) else { return };
@@ -439,7 +439,7 @@ impl Core {
         }
         learner.heard = now;
         if broken {
-            return self.end_round(now, p);
+            return self.end_round(now, p, Duration::ZERO);
         }
         let before = (learner.begun, learner.unacked.len(), learner.durable);
         learner.begun = true;
@@ -452,9 +452,11 @@ impl Core {
             learner.open_blocks -= blocks;
         }
         learner.covered = learner.covered.max(covered);
+        learner.takes(room);
         learner.whole |= whole && learner.next == Next::Done && learner.unacked.is_empty();
         if (learner.begun, learner.unacked.len(), learner.durable) != before {
             (learner.gap, learner.repeat_at) = (first, learner.is_open().then_some(now + first));
+            learner.moved(now);
             let upto = learner.durable;
             part.unload_upto(upto);
         }
@@ -465,7 +467,7 @@ impl Core {
     pub(super) fn learner_lost(&mut self, now: Time, p: usize, op: Op) {
         let lacks = |learner: &Learner| learner.begun && learner.durable < op;
         if self.parts[p].copy.learner.as_deref().is_some_and(lacks) {
-            self.end_round(now, p);
+            self.end_round(now, p, Duration::ZERO);
         }
     }
 

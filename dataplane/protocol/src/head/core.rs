@@ -266,9 +266,9 @@ impl Core {
             Msg::CopyOps { stamp, session, committed, parts, entries } => {
                 self.on_copy_ops(now, (from, boot), (stamp, session), (committed, parts), entries);
             }
-            Msg::Copied { stamp, session, log, parts, durable, covered, whole, broken } => {
-                let marks = (durable, covered);
-                self.on_copied(now, (from, boot), (stamp, session), log, parts, marks, (whole, broken));
+            Msg::Copied { stamp, session, log, parts, durable, covered, room, whole, broken } => {
+                let (marks, ends) = ((durable, covered), (whole, broken));
+                self.on_copied(now, (from, boot), (stamp, session), log, parts, marks, room, ends);
             }
             Msg::IsolationAsk { req, held } => self.on_isolation_ask(from, req, held, out),
             Msg::Isolation { req, held, isolating, score } => {

@@ -84,7 +84,7 @@ impl Core {
         }
     }
 
-    fn flushing(&self, p: usize) -> usize {
+    pub(super) fn flushing(&self, p: usize) -> usize {
         let batches = &self.parts[p].batches;
         batches.iter().filter(|&&id| self.batches.get(id).is_some_and(|batch| !batch.collect)).count()
     }
@@ -107,7 +107,7 @@ impl Core {
         let fill = self.fill();
         let cfg = self.cfg.flush;
         let part = &mut self.parts[p];
-        let short = part.peers.iter().any(super::peers::Peer::short);
+        let short = part.learner_short() || part.peers_short();
         let mut aged = false;
         if !cfg.age.is_zero() {
             aged = now.since(part.age.since) >= cfg.age

@@ -55,7 +55,7 @@ pub(super) struct Join {
     /// What the first checkpoint of the whole copy covers.
     covered: Op,
     reply: bool,
-    replied: (u64, Op, Op),
+    replied: (u64, Op, Op, u64),
     broken: bool,
 }
 
@@ -208,7 +208,7 @@ impl Core {
             lsn: Lsn(0),
             covered: Op(0),
             reply: false,
-            replied: (0, Op(0), Op(0)),
+            replied: (0, Op(0), Op(0), 0),
             broken: false,
         }));
     }
@@ -450,7 +450,7 @@ impl Core {
 
     /// Says how far it has come, when that is news or is asked for.
     fn tell_copied(&mut self, p: usize, out: &mut Out) {
-        let log = self.log.id();
+        let Some((log, room)) = self.copy_room(p) else { return };
         let part = &mut self.parts[p];
         let covers = self.log.covers(part.cfg.partition);
         let Some(join) = &mut part.copy.join else { return };
@@ -463,14 +463,14 @@ impl Core {
             Step::Sealed(_) => join.covered,
             _ => part.committed,
         };
-        let news = (join.next, part.local, covered);
+        let news = (join.next, part.local, covered, room);
         if news == join.replied && !join.reply {
             return;
         }
         (join.replied, join.reply) = (news, false);
         let (stamp, session, broken) = (join.stamp(), join.session, join.broken);
         let (parts, durable, whole) = (join.next, part.local, join.step == Step::Whole);
-        let msg = Msg::Copied { stamp, session, log, parts, durable, covered, whole, broken };
+        let msg = Msg::Copied { stamp, session, log, parts, durable, covered, room, whole, broken };
         out.net.push((join.from, msg));
     }
 }
@@ -478,7 +478,7 @@ impl Core {
 /// Says that nothing is left here of a copy.
 fn given_up(stamp: Stamp, session: u64, log: LogId) -> Msg {
     let (durable, covered) = (Op(0), Op(0));
-    Msg::Copied { stamp, session, log, parts: 0, durable, covered, whole: false, broken: true }
+    Msg::Copied { stamp, session, log, parts: 0, durable, covered, room: 0, whole: false, broken: true }
 }
 
 /// What became of a part.

@@ -13,7 +13,7 @@ use crate::wire::*;
 use smallvec::SmallVec;
 use std::time::Duration;
 
-/// A peer's credit below which flushing must make room there, in blocks, however much it can give.
+/// A peer's credit, or a learner's room, below which flushing must make room there, in blocks, however much it can give.
 const CREDIT_LOW: u64 = 1024;
 
 /// The peers of a partition. A pair's and a triple's lie in place.
@@ -117,8 +117,18 @@ impl Peer {
     /// Whether so little of its credit is left that flushing has to make room in its log.
     pub(super) fn short(&self) -> bool {
         let left = self.credit.saturating_sub(self.spent);
-        self.announced && left < (self.window / 4).min(CREDIT_LOW)
+        self.announced && left < low(self.window)
     }
+
+    /// Whether it holds all that it was sent, and never had credit to give: its log is full.
+    fn starved(&self) -> bool {
+        self.announced && self.counts() && self.window == 0 && self.durable == self.sent
+    }
+}
+
+/// Blocks left of `most` below which another log counts as short.
+pub(super) fn low(most: u64) -> u64 {
+    (most / 4).min(CREDIT_LOW)
 }
 
 impl Part {
@@ -157,6 +167,12 @@ impl Part {
     /// Whether every peer may be sent `blocks` more (P-31).
     pub(super) fn credit_for(&self, blocks: u64) -> bool {
         self.counted().all(|peer| peer.spent + blocks <= peer.credit)
+    }
+
+    /// Whether flushing has to make room in the log of a peer.
+    pub(super) fn peers_short(&self) -> bool {
+        let waits = !self.waiting.is_empty();
+        self.peers.iter().any(|peer| peer.short() || (waits && peer.starved()))
     }
 
     /// Every peer holds the whole tail under the durable pair (P-13).

@@ -74,6 +74,8 @@ impl Core {
             }
             self.mark_age(now, p);
             busy |= self.flush(now, p, out);
+            let flushing = self.flushing(p) > 0 || self.parts[p].making.is_some();
+            self.parts[p].learner_helped(flushing);
             self.collect(now, p, out);
             self.mind_checkpoints(now, p);
             self.answer_flushes(now, p, out);

@@ -267,6 +267,7 @@ impl Core {
         for peer in &mut part.peers {
             peer.spent += cost;
         }
+        part.learner_owes(cost);
         part.pending.push_back(Pending {
             entry,
             addr: placed.addr,

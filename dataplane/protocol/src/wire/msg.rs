@@ -235,6 +235,8 @@ pub enum Msg {
         durable: Op,
         /// What its index names may be given back if it was released at or below this operation (P-28).
         covered: Op,
+        /// Blocks that its log takes for this copy beside what it has taken (P-31).
+        room: u64,
         /// A restart of it would find everything up to `durable`.
         whole: bool,
         /// It cannot go on with this copy: another one has to begin.

@@ -194,6 +194,7 @@ fn samples(pool: &Pool) -> Vec<Msg> {
             parts: 5,
             durable: Op(41),
             covered: Op(40),
+            room: 900,
             whole: true,
             broken: false,
         },

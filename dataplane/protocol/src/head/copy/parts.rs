@@ -38,8 +38,9 @@ pub(super) enum Next {
 pub(super) struct Taking {
     part: CopyPart,
     next: Next,
-    /// Blocks in the log or in extents that it stands for.
+    /// Blocks in the log or in extents that it stands for, and those whose bytes go along.
     mapped: u64,
+    pub(super) sent: u64,
 }
 
 impl Core {
@@ -62,8 +63,9 @@ impl Core {
                 return;
             }
             match self.next_part(p) {
-                (taking, wants) if wants.is_empty() => self.send_part(now, p, taking, None, out),
-                (taking, wants) => {
+                None => return self.wait_for_room(now, p),
+                Some((taking, wants)) if wants.is_empty() => self.send_part(now, p, taking, None, out),
+                Some((taking, wants)) => {
                     let Some(learner) = &mut self.parts[p].copy.learner else { return };
                     learner.taking = Some(taking);
                     let owner = ReadOwner::Part(p, learner.session);
@@ -91,8 +93,9 @@ impl Core {
         }
     }
 
-    /// What the index holds next, and which blocks have to be read for it.
-    fn next_part(&self, p: usize) -> (Taking, Vec<(Lba, Mapping)>) {
+    /// What the index holds next, and which blocks have to be read for it; `None` while its first block lies in the
+    /// log, and the learner's log has no room for the bytes.
+    fn next_part(&self, p: usize) -> Option<(Taking, Vec<(Lba, Mapping)>)> {
         let part = &self.parts[p];
         let next = part.copy.learner.as_ref().map_or(Next::Done, |learner| learner.next);
         let mut made = CopyPart { at: part.committed, ..CopyPart::default() };
@@ -100,7 +103,8 @@ impl Core {
         match next {
             Next::Extents(after) => {
                 if let Some(last) = copy_extents(part, after, &mut made) {
-                    return (Taking { part: made, next: Next::Extents(last), mapped: 0 }, Vec::new());
+                    let next = Next::Extents(last);
+                    return Some((Taking { part: made, next, mapped: 0, sent: 0 }, Vec::new()));
                 }
             }
             Next::Blocks(lba) => from = lba,
@@ -109,13 +113,14 @@ impl Core {
         let Some((first, count)) = part.index.next_range(from) else {
             made.last = true;
             made.kept = part.index.kept().clone();
-            return (Taking { part: made, next: Next::Done, mapped: 0 }, Vec::new());
+            return Some((Taking { part: made, next: Next::Done, mapped: 0, sent: 0 }, Vec::new()));
         };
         let mut mapped = 0;
         let trusted = self.cfg.faults.basis_trusted();
         let wants = copy_blocks(part, (first, count), trusted, &mut made, &mut mapped);
         let next = Next::Blocks(Lba(first.0 + u64::from(made.count)));
-        (Taking { part: made, next, mapped }, wants)
+        let sent = wants.len() as u64;
+        (made.count > 0).then_some((Taking { part: made, next, mapped, sent }, wants))
     }
 
     /// The bytes of a part were read, or cannot be. Blocks that nobody can read are told as lost: the volume has
@@ -165,8 +170,12 @@ impl Core {
         let part = &mut self.parts[p];
         let stamp = part.stamp;
         let Some(learner) = &mut part.copy.learner else { return };
-        let Taking { part: made, next, mapped } = taking;
+        let Taking { part: made, next, mapped, .. } = taking;
         learner.next = next;
+        learner.room.waits = false;
+        if learner.unacked.is_empty() {
+            learner.moved(now);
+        }
         let (session, seq) = (learner.session, learner.made);
         learner.made += 1;
         let spared: u64 = made.same.iter().map(|(_, count)| u64::from(*count)).sum();
@@ -206,6 +215,7 @@ fn copy_blocks(
 ) -> Vec<(Lba, Mapping)> {
     let Some(learner) = &part.copy.learner else { return Vec::new() };
     let most = if learner.rereads > REREADS { 1 } else { IO_BLOCKS_MAX };
+    let most = most.min(part.part_room());
     let count = u64::from(count).min(learner.basis.limit().saturating_sub(first.0)) as u32;
     let mut wants = Vec::new();
     let mut had = (u64::MAX, false);
