@@ -96,6 +96,30 @@ fn ef22_a_sled_that_is_silent_for_long_is_rebuilt_and_taken_into_use_again_when_
     rack.verify();
 }
 
+/// A disk without room below a sled that holds nothing yet: heads cannot see by reads that it works. It gets no columns
+/// and is not ill, for as long as that lasts; then it gets some.
+#[test]
+fn ef22_a_device_without_room_that_holds_nothing_is_full_and_not_ill() {
+    let mut rack = Rack::new(Shape { hot_bytes: 0, sleds: 8, columns: 48, ..Shape::new(708) });
+    rack.serve();
+    rack.nodes[2].disk.full = true;
+    for _ in 0..40 {
+        rack.workload(300, 2048, 8);
+        rack.start_flush();
+        rack.run_for(Duration::from_secs(2));
+    }
+    assert!(rack.nodes[2].disk.refused > 2, "it was tried again and again");
+    assert_eq!((thoughts(&rack, 0), on(&mut rack, 0)), (vec![], 0));
+    assert!(whole(&rack.status()), "the others did");
+    rack.nodes[2].disk.full = false;
+    load_until(&mut rack, "new columns", |rack| {
+        rack.flush_all();
+        on(rack, 0) > 0
+    });
+    assert_eq!(thoughts(&rack, 0), []);
+    rack.verify();
+}
+
 /// A short pause makes nobody fail, and what was suspect is good again.
 #[test]
 fn ef22_a_sled_that_pauses_for_some_seconds_is_not_given_up() {

@@ -13,6 +13,8 @@ use std::time::Duration;
 
 /// How long a device that failed is not used for new extents.
 const SUSPECT: Duration = Duration::from_secs(2);
+/// Before a device that had no column to give is asked again how many it has.
+const RECOUNT: Duration = Duration::from_secs(2);
 
 impl Core {
     /// A new number: nothing is claimed yet.
@@ -58,7 +60,8 @@ impl Core {
             let part = &self.parts[p];
             let claim = &part.claims[at];
             let (sled, device) = (claim.target.sled, claim.target.device);
-            if claim.secret.is_none() && claim.asking.is_none() && claim.ask_at <= now {
+            let wanted = claim.secret.is_none() || claim.recount;
+            if wanted && claim.asking.is_none() && claim.ask_at <= now {
                 let msg = Msg::Reserve { req: ReqId(0), device, stamp: part.claims_as() };
                 let id = self.ask(now, Ask::new(p, sled, device, What::Reserve, msg), out);
                 self.parts[p].claims[at].asking = Some(id);
@@ -92,12 +95,14 @@ impl Core {
         }
         let retry = self.cfg.retry;
         let Some(claim) = self.parts[p].claim(ask.device) else { return };
-        claim.asking = None;
-        claim.ask_at = now + retry.last;
+        (claim.asking, claim.recount) = (None, false);
+        claim.ask_at = now + if claim.secret.is_some() { RECOUNT } else { retry.last };
         match status {
+            Status::Ok if claim.secret == Some(secret) => claim.free = free,
             Status::Ok => {
                 claim.secret = Some(secret);
                 claim.free = free;
+                claim.ask_at = now + RECOUNT;
                 claim.suspect_until = Time::ZERO;
                 self.parts[p].lost.clear();
                 self.parts[p].stats.counters.claims += 1;
@@ -113,6 +118,15 @@ impl Core {
             }
             Status::Retry => claim.ask_at = now + retry.first,
             _ => self.suspect(now, p, ask.device),
+        }
+    }
+
+    /// Columns are wanted. How many a device has was said long ago where it has none: others may have given columns
+    /// back there, and one that was full may have room again. The grant stays as it is (P-22).
+    pub(super) fn count_again(&mut self, now: Time, p: usize) {
+        let spare = self.cfg.flush.reserve_columns;
+        for claim in &mut self.parts[p].claims {
+            claim.recount = claim.secret.is_some() && claim.free <= spare && claim.ask_at <= now;
         }
     }
 

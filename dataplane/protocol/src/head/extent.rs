@@ -29,6 +29,8 @@ impl Core {
             return self.choose(now, p, out);
         }
         let (all, least) = (part.cfg.geometry.columns(), self.columns_min(p));
+        self.count_again(now, p);
+        let part = &self.parts[p];
         let found = self.candidates(now, p, reserve, &[]).len();
         let early = now.since(part.service.since) < GRACE;
         if found < least || (found < all && early) {

@@ -271,6 +271,7 @@ impl Core {
             journal.columns = SmallVec::from_elem(MakeColumn::Open, copies);
         }
         let refused = journal.refused.clone();
+        self.count_again(now, p);
         let found = self.candidates(now, p, false, &refused);
         for at in 0..copies {
             let part = &self.parts[p];

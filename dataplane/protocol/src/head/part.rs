@@ -116,7 +116,9 @@ pub(super) struct Claim {
     /// Open reserve.
     pub(super) asking: Option<Id>,
     pub(super) ask_at: Time,
+    /// Columns that can be had, as far as is known; `recount`: that is asked for again.
     pub(super) free: u32,
+    pub(super) recount: bool,
     /// Not used for new extents until then.
     pub(super) suspect_until: Time,
     /// Orphan columns are listed from here on; `None`: done.
@@ -136,6 +138,7 @@ impl Claim {
             asking: None,
             ask_at: Time::ZERO,
             free: 0,
+            recount: false,
             suspect_until: Time::ZERO,
             list_from: None,
             listing: None,

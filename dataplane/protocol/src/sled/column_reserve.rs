@@ -40,7 +40,10 @@ impl Device {
         asker: Asker,
         wish: &Wish,
     ) -> Result<Option<ColumnRef>, Status> {
-        self.serves_changes()?;
+        self.serves_records()?;
+        if self.full.is_some() {
+            return Err(Status::NotFree);
+        }
         let (permit, part) = self.admit_reserve(ctx, wish.stamp, wish.token)?;
         let chosen = self.choose(ctx, asker, wish);
         let column = match chosen {

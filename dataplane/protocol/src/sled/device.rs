@@ -279,6 +279,17 @@ impl Device {
         self.serves_records()
     }
 
+    /// What a change is refused with that asks for room and got none, because a write failed: a device that is full
+    /// has nothing to give, and is not ill for that (EF-22).
+    pub(super) fn not_given(&self) -> Status {
+        if self.full.is_some() { Status::NotFree } else { Status::DeviceError }
+    }
+
+    /// Columns that can be had at present.
+    pub(super) fn free_now(&self) -> u32 {
+        if self.full.is_some() { 0 } else { self.free }
+    }
+
     /// Counts a refusal.
     pub(super) fn refuse(&mut self, status: Status) -> Status {
         self.counters.refused.count(&status);

@@ -234,7 +234,11 @@ impl Device {
             return;
         };
         self.columns[job.column as usize].active.retain(|other| *other != key);
-        let status = if job.failed { self.refuse(Status::DeviceError) } else { Status::Ok };
+        let status = match job.kind {
+            _ if !job.failed => Status::Ok,
+            JobKind::Reserve { .. } => self.refuse(self.not_given()),
+            _ => self.refuse(Status::DeviceError),
+        };
         let gate_of = job.part as usize;
         match job.kind {
             JobKind::Append { permit, first, crcs, .. } => {

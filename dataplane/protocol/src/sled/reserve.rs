@@ -140,7 +140,7 @@ impl Device {
         }
         match part.live {
             Some(live) if !faults.dup_reserve_voids() => {
-                push(self.device_id(), asker, stamp, Status::Ok, live.secret, self.free, out);
+                push(self.device_id(), asker, stamp, Status::Ok, live.secret, self.free_now(), out);
             }
             // Restarted since, or a claim was given up: what is durable already need not be written again.
             _ => self.start_claim(ctx, place, asker, stamp, out),
@@ -282,7 +282,7 @@ impl Device {
 
     /// The page write that carried the claim's record failed.
     pub(super) fn claim_failed(&mut self, place: u32, out: &mut Out) {
-        self.cancel_claim(place, Status::DeviceError, out);
+        self.cancel_claim(place, self.not_given(), out);
     }
 
     /// Everything older has ended and the record is durable: tokens may leave.
@@ -301,8 +301,9 @@ impl Device {
         part.stuck = false;
         part.gate.open();
         self.counters.grants += 1;
+        let free = self.free_now();
         for asker in claim.askers {
-            push(device, asker, stamp, Status::Ok, secret, self.free, out);
+            push(device, asker, stamp, Status::Ok, secret, free, out);
         }
     }
 

@@ -335,7 +335,7 @@ fn p24_a_device_without_room_takes_no_new_data_until_there_is() {
     for stripe in 2..5 {
         assert_eq!(rig.write(&mut head, column, 1, stripe, 9), Status::DeviceError);
     }
-    assert_eq!(rig.column(&mut head, 2, 0).0, Status::DeviceError, "no column for a new extent");
+    assert_eq!(rig.column(&mut head, 2, 0).0, Status::NotFree, "no column for a new extent");
     assert_eq!(rig.done.len(), before, "refused without a try");
     let told = |rig: &Rig| {
         rig.events
@@ -384,4 +384,36 @@ fn p24_a_page_without_room_is_waited_out() {
     rig.now = rig.now + Duration::from_secs(1);
     rig.pump();
     assert_eq!(rig.state(), DeviceState::Ready);
+}
+
+/// A device that holds nothing and finds no room for the page of its first column has none to give: it is not ill, and
+/// counts none as free until there is room.
+#[test]
+fn ef22_a_device_without_room_for_its_first_column_has_none_to_give() {
+    let mut rig = Rig::new();
+    let mut head = Head::new(1, 1);
+    assert_eq!(rig.reserve(&mut head), Status::Ok);
+    let free = |rig: &mut Rig, head: &mut Head| {
+        let asked = head.reserve();
+        match rig.one(head, asked) {
+            Msg::Reserved { status: Status::Ok, free, .. } => free,
+            other => panic!("answered {other:?}"),
+        }
+    };
+    let before = free(&mut rig, &mut head);
+    assert!(before > 0);
+    let columns = rig.layout.column_slot(0, 0, 0);
+    rig.fail = Box::new(move |cmd: &BlockCmd| match &cmd.op {
+        BlockOp::Write { offset, .. } if *offset >= columns => Some(BlockError::NoSpace),
+        _ => None,
+    });
+    for _ in 0..20 {
+        assert_eq!(rig.column(&mut head, 1, 0).0, Status::NotFree);
+        assert_eq!((rig.state(), free(&mut rig, &mut head)), (DeviceState::Full, 0));
+        rig.now = rig.now + Duration::from_secs(1);
+        rig.pump();
+    }
+    rig.fail = Box::new(|_| None);
+    assert_eq!(free(&mut rig, &mut head), before);
+    assert_eq!(rig.column(&mut head, 1, 0).0, Status::Ok);
 }
