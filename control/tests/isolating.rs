@@ -358,3 +358,94 @@ fn ba02_the_one_that_went_on_alone_stays_a_member_until_another_healthy_head_is_
     call(&socket, "head.rejoin", json!({ "name": "head-1" })).expect("known");
     until(&talkers, "a choice", || (status(&socket).volumes[0].replacement == "head-1").then_some(()));
 }
+
+/// head-1 is alone: head-2 left its group, and head-3 is to take the place.
+fn alone(socket: &Path, talkers: &mut [Talker], pair: &Assignment) {
+    let alone = talkers[0].propose(pair, &[talkers[0].head.member()], Why::Silence);
+    talkers[0].pair = Some((alone, "serving"));
+    talkers[1].pair = None;
+    chosen(socket, talkers, "head-3");
+}
+
+fn chosen(socket: &Path, talkers: &[Talker], head: &str) {
+    until(talkers, "a choice", || (status(socket).volumes[0].replacement == head).then_some(()));
+}
+
+/// It is a member again, as where writes wait for it, or is filled to become one.
+fn taken_back(socket: &Path, talkers: &[Talker], head: &str) {
+    until(talkers, "its return", || {
+        let volume = status(socket).volumes.remove(0);
+        (volume.secondary == head || volume.replacement == head).then_some(())
+    });
+}
+
+#[test]
+fn ba02_a_head_that_isolated_by_itself_and_is_well_is_taken_back_where_a_volume_has_no_other() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let rack = rack(dir.path(), AUTO);
+    let socket = rack.socket();
+    let _control = Control::start(&rack).expect("started");
+    let (mut talkers, pair) = serving(&socket, 3);
+    talkers[1].append_us = SLOW;
+    assert_eq!(until(&talkers, "a mark", || talkers[1].told()), Some(Severity::Warning));
+    alone(&socket, &mut talkers, &pair);
+    talkers[1].append_us = 800;
+    speak(&talkers, Duration::from_secs(4));
+    let seen = node(&status(&socket), 2);
+    assert_eq!((seen.state.as_str(), seen.ailing.as_str()), ("isolating", ""), "head-3 will do");
+    talkers.truncate(2);
+    assert_eq!(
+        until(&talkers, "its word", || talkers[1].told()),
+        None,
+        "its volumes need not leave it any more"
+    );
+    taken_back(&socket, &talkers, "head-2");
+    let why = "is well again, and volume vol0 has no other head to get whole with";
+    assert_eq!((events(&socket, why), node(&status(&socket), 2).isolating.as_str()), (1, ""));
+    // Ill again: it is all there is, and stays.
+    talkers[1].append_us = SLOW;
+    until(&talkers, "a word", || (events(&socket, "it stays") > 0).then_some(()));
+    assert_eq!((talkers[1].told(), node(&status(&socket), 2).isolating.as_str()), (None, ""));
+}
+
+#[test]
+fn ba02_heads_that_are_ill_or_were_marked_by_hand_wait_for_people_though_a_volume_is_alone() {
+    for by_hand in [false, true] {
+        let dir = tempfile::tempdir().expect("temporary directory");
+        let rack = rack(dir.path(), AUTO);
+        let socket = rack.socket();
+        let _control = Control::start(&rack).expect("started");
+        let (mut talkers, pair) = serving(&socket, 3);
+        if by_hand {
+            call(&socket, "head.isolate", json!({ "name": "head-2" })).expect("known");
+        } else {
+            talkers[1].append_us = SLOW;
+        }
+        until(&talkers, "a mark", || talkers[1].told().filter(Option::is_some));
+        alone(&socket, &mut talkers, &pair);
+        talkers.truncate(2);
+        speak(&talkers, Duration::from_secs(4));
+        assert_eq!((node(&status(&socket), 2).state.as_str(), talkers[1].told()), ("isolating", None));
+        call(&socket, "head.rejoin", json!({ "name": "head-2" })).expect("known");
+        taken_back(&socket, &talkers, "head-2");
+    }
+}
+
+#[test]
+fn ba02_the_last_head_that_can_make_a_volume_whole_is_not_marked_while_it_is_filled() {
+    let dir = tempfile::tempdir().expect("temporary directory");
+    let rack = rack(dir.path(), AUTO);
+    let socket = rack.socket();
+    let _control = Control::start(&rack).expect("started");
+    let (mut talkers, pair) = serving(&socket, 3);
+    talkers[1].append_us = SLOW;
+    until(&talkers, "a mark", || talkers[1].told());
+    alone(&socket, &mut talkers, &pair);
+    talkers[2].append_us = SLOW;
+    let stays = "it stays, or volume vol0 had no other head to get whole with";
+    until(&talkers, "a word", || (events(&socket, stays) > 0).then_some(()));
+    speak(&talkers, Duration::from_secs(1));
+    let now = status(&socket);
+    assert_eq!((node(&now, 3).isolating.as_str(), talkers[2].told()), ("", None));
+    assert_eq!(now.volumes[0].replacement, "head-3");
+}

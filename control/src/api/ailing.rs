@@ -27,6 +27,8 @@ const ERRORS_MAX: u64 = 8;
 const ERRORS_WITHIN: Duration = Duration::from_secs(60);
 /// A network to a peer is bad when it is down, or loses so many of a million datagrams.
 const LOSS_PPM: u32 = 50_000;
+/// So often the time doubles for which a head must be well before it is relied on again.
+const RELIED_MAX: u32 = 6;
 /// Fewest peers by which the own networks are judged: with one it may be that one.
 const PEERS_MIN: usize = 2;
 
@@ -59,6 +61,8 @@ pub(super) struct Watch {
     pub(super) found: Vec<Ill>,
     /// Who shows something that has not lasted yet: nobody is to rely on such a head.
     doubtful: Vec<NodeId>,
+    /// How often a head that isolated by itself was relied on again since people forgave it.
+    relied: BTreeMap<u32, u32>,
     looked: Option<Instant>,
 }
 
@@ -69,6 +73,7 @@ struct Known {
     errors: Option<(Instant, u64)>,
     slow: Lasting,
     networks: Lasting,
+    well: Lasting,
     /// People were told what is wrong and why nothing is done about it.
     told: Option<Severity>,
 }
@@ -128,9 +133,11 @@ impl Watch {
             } else {
                 None
             };
-            if known.slow.since.is_some() || known.networks.since.is_some() {
+            let doubtful = known.slow.since.is_some() || known.networks.since.is_some();
+            if doubtful {
                 self.doubtful.push(head);
             }
+            known.well.for_long(now, Some(found.is_none() && !doubtful), patience);
             match found {
                 Some((severity, why)) => self.found.push(Ill { head, severity, why }),
                 None => known.told = None,
@@ -149,6 +156,18 @@ impl Watch {
         !self.is_ill(head) && !self.doubtful.contains(&head)
     }
 
+    /// Whether nothing was known against a head for so long, twice as long with each time that it was relied on again.
+    pub(super) fn proved_well(&self, head: NodeId, now: Instant, span: Duration) -> bool {
+        let times = self.relied.get(&head.0).copied().unwrap_or(0).min(RELIED_MAX);
+        let since = self.known.get(&head.0).and_then(|known| known.well.since);
+        since.is_some_and(|since| now.duration_since(since) >= span * (1 << times))
+    }
+
+    /// A head that isolated by itself is relied on again.
+    pub(super) fn relied_on(&mut self, head: NodeId) {
+        *self.relied.entry(head.0).or_default() += 1;
+    }
+
     /// Whether people are to be told of this; once for each kind of trouble.
     pub(super) fn tell(&mut self, ill: &Ill) -> bool {
         let known = self.known.entry(ill.head.0).or_default();
@@ -158,6 +177,7 @@ impl Watch {
     /// People take a head into use again: what was seen before counts no more.
     pub(super) fn forgive(&mut self, head: NodeId) {
         self.known.remove(&head.0);
+        self.relied.remove(&head.0);
         self.found.retain(|ill| ill.head != head);
     }
 }
@@ -422,5 +442,37 @@ mod tests {
         assert_eq!(rig.run(9), [], "what was seen before counts no more");
         let again = [all[1], all[2], (3, Severity::Warning)];
         assert_eq!(rig.run(2), again, "what goes on does");
+    }
+
+    #[test]
+    fn ba02_a_head_has_to_be_well_twice_as_long_each_time_that_it_is_relied_on_again() {
+        let (mut rig, head, span) = (Rig::new(), NodeId(2), Duration::from_secs(100));
+        let well = |rig: &Rig| rig.watch.proved_well(head, rig.now, span);
+        rig.run(99);
+        assert!(!well(&rig));
+        rig.run(2);
+        assert!(well(&rig));
+        rig.watch.relied_on(head);
+        rig.run(98);
+        assert!(!well(&rig));
+        rig.run(2);
+        assert!(well(&rig));
+        rig.log(1).append_us = Some(120 * MS);
+        rig.run(1);
+        assert!(!well(&rig), "a doubt is enough");
+        rig.log(1).append_us = Some(MS);
+        rig.run(190);
+        assert!(!well(&rig), "it begins anew");
+        rig.run(20);
+        assert!(well(&rig));
+        rig.boots[1] = 2;
+        rig.run(1);
+        assert!(!well(&rig), "so does another process");
+        (0..40).for_each(|_| rig.watch.relied_on(head));
+        rig.run(6401);
+        assert!(well(&rig), "there is a longest time");
+        rig.watch.forgive(head);
+        rig.run(101);
+        assert!(well(&rig), "people forgive");
     }
 }

@@ -4,9 +4,17 @@
 //! well, unless all of them are ill (then the heads settle among themselves who goes on), and another head must
 //! be fit to take the place. Where roles are moved by people, people are told, too.
 //!
-//! A head comes back into use by people only. Volumes that left it show nothing of its health any more: an idle
-//! device answers quickly, and a host that was suspected once would lose and win its volumes for ever, at the
-//! price of a full copy each time.
+//! As long as others will do, a head comes back into use by people only. Volumes that left it show nothing of its
+//! health any more: an idle device answers quickly, and a host that was suspected once would lose and win its volumes
+//! for ever, at the price of a full copy each time.
+//!
+//! But the mark must not keep a volume short for longer than needed (MA-21). What led somewhere when it was made may
+//! lead nowhere later: the head that took the place dies or becomes ill, and the last one that is well is alone among
+//! heads that all isolate. So a head that a short volume has to get whole with, since there is no other, is not marked;
+//! and one that isolated by itself is taken into use again once it was well for long, ever longer each time. It may
+//! be ill still and only idle: then it stays, being all there is, and people are told. A head that people marked waits
+//! for people, and one that is ill is not taken back: its volumes left it for a reason, and a member with a log that
+//! errs is no second copy.
 
 use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
@@ -28,6 +36,8 @@ pub(super) const BY_HAND: &str = "asked for by hand";
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// For how long a head must be ill where nothing is done by itself.
 const TELL_AFTER: Duration = Duration::from_secs(30);
+/// So many times as long as it has to be ill to isolate by itself a head has to be well to end that by itself.
+const WELL_TIMES: u32 = 10;
 
 /// How bad it is that a head isolates for this reason.
 fn severity(why: &str) -> Option<Severity> {
@@ -99,8 +109,56 @@ impl Core {
                 Some(_) => {}
             }
         }
+        marked |= self.end_marks(now)?;
         // All of them first: no volume is to move from one that is ill to the next.
         if marked { self.look_now() } else { Ok(()) }
+    }
+
+    /// Takes heads into use again that isolated by themselves, are well for long, and are missed; says whether there
+    /// was one.
+    fn end_marks(&mut self, now: Instant) -> Result<bool, RpcError> {
+        let Some(patience) = self.isolates_after() else { return Ok(false) };
+        let by_itself = |node: &&NodeRecord| !node.isolating.is_empty() && node.isolating != BY_HAND;
+        let marked: Vec<NodeId> = self.authority.nodes().filter(by_itself).map(|node| node.node).collect();
+        let mut ended = false;
+        for head in marked {
+            if !self.ailing.proved_well(head, now, patience * WELL_TIMES) {
+                continue;
+            }
+            let Some(volume) = self.missed_by(head) else { continue };
+            let name = self.authority.name_of(head);
+            self.ailing.relied_on(head);
+            self.event(
+                &name,
+                false,
+                format!("is well again, and volume {volume} has no other head to get whole with"),
+            );
+            ended |= self.mark(&name, "")?;
+        }
+        Ok(ended)
+    }
+
+    /// A volume that lacks a member, which no head but this one can become.
+    fn missed_by(&self, head: NodeId) -> Option<String> {
+        let missed = |volume: &&VolumeRecord| {
+            self.is_short(volume)
+                && !volume.has_member(head)
+                && self.unfit(head, volume).is_none()
+                && !self.has_others(volume, head)
+        };
+        self.authority.living().find(missed).map(|volume| volume.name.clone())
+    }
+
+    /// Whether a volume has fewer members than it was declared with.
+    fn is_short(&self, volume: &VolumeRecord) -> bool {
+        let settled = volume.state == VolumeState::Active && !volume.in_doubt() && !volume.members.is_empty();
+        settled && volume.members.len() < volume.wanted()
+    }
+
+    /// Whether another head than this one is well and can become a member.
+    fn has_others(&self, volume: &VolumeRecord, head: NodeId) -> bool {
+        let fit = |other: &NodeId| self.ailing.is_well(*other) && self.unfit(*other, volume).is_none();
+        self.authority.candidates(volume, Some(head)).iter().filter(|other| **other != head).any(fit)
     }
 
     /// How long a head must be ill before it isolates by itself; none: it does not.
@@ -114,6 +172,9 @@ impl Core {
         if self.isolates_after().is_none() {
             let name = self.authority.name_of(ill.head);
             return Some(format!("`palisade head isolate {name}` moves its volumes to other heads"));
+        }
+        if let Some(volume) = self.missed_by(ill.head) {
+            return Some(format!("it stays, or volume {volume} had no other head to get whole with"));
         }
         let of_it = |volume: &&VolumeRecord| {
             volume.state == VolumeState::Active && volume.wanted() > 1 && volume.has_member(ill.head)
@@ -134,9 +195,8 @@ impl Core {
         if !left && !all_ill {
             return Some(format!("it stays, or volume {name} had no member that is well"));
         }
-        let fit = |other: &NodeId| self.ailing.is_well(*other) && self.unfit(*other, volume).is_none();
-        let another = self.authority.candidates(volume, Some(head)).iter().any(fit);
-        (!another).then(|| format!("it stays: no other head can take its place in volume {name}"))
+        (!self.has_others(volume, head))
+            .then(|| format!("it stays: no other head can take its place in volume {name}"))
     }
 
     /// What is wrong with heads at present, for people.
