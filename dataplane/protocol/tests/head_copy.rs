@@ -434,7 +434,7 @@ fn p31_a_copy_ends_though_the_pool_is_empty_at_times() {
 fn small(seed: u64, change: impl FnOnce(&mut Shape)) -> Rack {
     let mut rack = alone(seed, |shape| {
         (shape.blocks, shape.flush.fill_low, shape.log_segments) = (4096, 95, 120);
-        (shape.flush.fill_high, shape.flush.age) = (98, Duration::from_secs(3600));
+        (shape.flush.fill_high, shape.flush.age, shape.columns) = (98, Duration::from_secs(3600), 64);
         change(shape);
     });
     let tags: Vec<u64> = (0..60).map(|at| rack.write(at * 512, 512)).collect();
