@@ -472,7 +472,7 @@ fn p31_writes_go_on_while_a_head_with_a_smaller_log_is_filled() {
             let mut tags = Vec::new();
             for _ in 0..8 {
                 next = (next + 7) % 60;
-                tags.push(rack.write(next * 512, 512));
+                tags.push(rack.write(next * 512, 128));
             }
             rack.wait_all(&tags);
             rounds += 1;

@@ -42,7 +42,7 @@ pub(super) struct Room {
     fresh: u64,
     /// A part waits for room.
     pub(super) waits: bool,
-    /// It is short, and there is nothing left here whose flush would help.
+    /// It is short, and nothing is under way to it nor left here whose flush would help.
     helpless: bool,
     /// When it went on last.
     moved: Time,
@@ -111,10 +111,11 @@ impl Part {
         self.copy.learner.as_ref().is_some_and(|learner| learner.begun && presses(learner))
     }
 
-    /// Whether anything is being flushed at present.
+    /// Looks whether waiting helps: `flushing` says whether anything is being flushed at present.
     pub(in crate::head) fn learner_helped(&mut self, flushing: bool) {
         if let Some(learner) = &mut self.copy.learner {
-            learner.room.helpless = !flushing && learner.short();
+            let under_way = learner.room.fresh > 0 || learner.open_blocks > 0;
+            learner.room.helpless = !flushing && !under_way && learner.short();
         }
     }
 
