@@ -4,6 +4,7 @@
 mod head_support;
 
 use head_support::*;
+use palisade_dma::SLOT_CLASSES;
 use palisade_protocol::head::{Left, PartitionStatus};
 use palisade_protocol::wire::*;
 use std::time::Duration;
@@ -204,6 +205,31 @@ fn rebuild_time(share: u8) -> Duration {
 fn ef22_a_rebuild_keeps_to_its_share_while_clients_are_at_work() {
     let (much, little) = (rebuild_time(100), rebuild_time(5));
     assert!(little > much * 3, "with all of the time {much:?}, with a twentieth of it {little:?}");
+}
+
+#[test]
+fn p31_batches_of_a_rebuild_leave_buffers_for_what_they_have_to_read() {
+    let mut shape = Shape { hot_bytes: 0, sleds: 8, columns: 48, ..Shape::new(707) };
+    shape.flush.rebuild_batches = 12;
+    let mut rack = Rack::new(shape);
+    rack.serve();
+    for lba in (0..4096).step_by(16) {
+        let tag = rack.write(lba * 8, 16 * 8);
+        rack.wait_all(&[tag]);
+    }
+    rack.flush_all();
+    // Somebody else has most of the buffers for stripe units: four batches would take all the others.
+    let mut elsewhere = Vec::new();
+    for (class, left) in [(2, 0), (1, 110)] {
+        while rack.pool.stats().free[class] > left {
+            elsewhere.push(rack.pool.alloc(SLOT_CLASSES[class]).expect("one is free"));
+        }
+    }
+    rack.nodes[2].disk.dead = true;
+    load_until(&mut rack, "failure", |rack| thoughts(rack, 0).contains(&DeviceHealth::Failed));
+    load_until(&mut rack, "rebuild", |rack| whole(&rack.status()));
+    drop(elsewhere);
+    rack.verify();
 }
 
 /// Tells the primary which sleds are being drained.

@@ -196,7 +196,10 @@ impl DrillRack {
                 command
             }
         };
-        command.arg("up").arg(self.file()).arg("--processes");
+        command.arg("up").arg(self.file());
+        if !self.shape.large {
+            command.arg("--processes");
+        }
         Ok(command)
     }
 

@@ -85,11 +85,7 @@ impl FabricService {
                     self.fabric.add_peer_on(node, addresses.len() as u8);
                     self.peers.insert(node, addresses);
                 }
-                FabricOrder::Status => {
-                    let talked_to = |path: &PathStatus| self.fabric.peer_boot(path.peer).is_some();
-                    let paths = self.fabric.paths().filter(talked_to).collect();
-                    self.reporter.send(Report::Paths(self.node, paths));
-                }
+                FabricOrder::Status => self.show_paths(),
             }
             count += 1;
         }
@@ -143,9 +139,18 @@ impl FabricService {
         self.transmit();
     }
 
+    fn show_paths(&mut self) {
+        let talked_to = |path: &PathStatus| self.fabric.peer_boot(path.peer).is_some();
+        let paths = self.fabric.paths().filter(talked_to).collect();
+        self.reporter.send(Report::Paths(self.node, paths));
+    }
+
     /// Tells of networks that went down or came up. With one network it is the peer that comes and goes, which
-    /// others tell of.
+    /// others tell of. The node's next report says it too: control takes no head back by what was before (MA-15).
     fn tell(&mut self) {
+        if !self.out.paths.is_empty() {
+            self.show_paths();
+        }
         for (peer, path, state) in self.out.paths.drain(..) {
             let mut others = self.fabric.paths().filter(|other| other.peer == peer && other.path != path);
             if self.peers.get(&peer).is_some_and(|addresses| addresses.len() > 1) {

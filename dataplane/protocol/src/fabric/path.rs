@@ -158,7 +158,8 @@ impl Path {
         self.answers = self.answers.saturating_add(1);
         match self.state {
             PathState::Up => None,
-            PathState::Down if self.answers < ANSWERS_TO_RISE => None,
+            // The only one carries all the same: nobody waits for more than one answer, which might be all there is.
+            PathState::Down if self.answers < ANSWERS_TO_RISE && !self.alone => None,
             PathState::Suspect | PathState::Down => self.rise(),
         }
     }
@@ -322,6 +323,16 @@ mod tests {
         assert_eq!(path.prove(late), None);
         assert_eq!(path.prove(late), None);
         assert_eq!(path.prove(late), Some(PathState::Up));
+    }
+
+    #[test]
+    fn the_only_path_rises_with_its_first_answer() {
+        let config = Config::default();
+        let mut path = Path::new(true, &config);
+        path.depart(Time(1_000_000));
+        let late = Time(1_000_000) + config.down_after;
+        assert_eq!(path.look(late, &config), Some(PathState::Down));
+        assert_eq!(path.prove(late), Some(PathState::Up), "there may be nothing more to answer");
     }
 
     #[test]

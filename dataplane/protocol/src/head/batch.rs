@@ -13,7 +13,7 @@ use super::stats::Stage;
 use crate::log::{AHEAD, Loc, Mapping};
 use crate::wire::limits::BLOCK;
 use crate::wire::*;
-use palisade_dma::{Buf, BufMut};
+use palisade_dma::{Buf, BufMut, SLOT_CLASSES};
 use smallvec::SmallVec;
 
 /// A gathered block.
@@ -72,6 +72,9 @@ impl Core {
         let geometry = open.desc.geometry;
         let stripes = (items.len() as u32).div_ceil(geometry.stripe_blocks());
         let unit = usize::from(geometry.unit_blocks) * BLOCK;
+        if !self.may_take(stripes as usize * geometry.columns(), unit) {
+            return false;
+        }
         let mut room = Vec::with_capacity(stripes as usize * geometry.columns());
         for _ in 0..stripes as usize * geometry.columns() {
             let Some(buf) = self.pool.alloc(unit) else { return false };
@@ -109,6 +112,15 @@ impl Core {
         // Its first stripe is the next turn's.
         self.busy = true;
         true
+    }
+
+    /// Whether a batch may have so many units of so many bytes. Beside others it leaves a quarter of the pool to what
+    /// they have to read: batches that hold all buffers would wait for one another (P-31).
+    fn may_take(&self, units: usize, bytes: usize) -> bool {
+        let stats = self.pool.stats();
+        let fits = SLOT_CLASSES.iter().position(|slot| *slot >= bytes);
+        let enough = |class: usize| stats.free[class] >= units + stats.total[class] / 4;
+        self.batches.is_empty() || fits.is_some_and(enough)
     }
 
     /// All stripes are encoded: each column gets its units.

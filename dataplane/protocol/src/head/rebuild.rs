@@ -201,12 +201,13 @@ impl Core {
     /// A batch of a rebuild ended: while clients are at work the one in its place waits for its share of the time.
     pub(super) fn rebuilt(&mut self, now: Time, p: usize, took: Duration) {
         let share = u32::from(self.cfg.flush.rebuild_share.clamp(1, 100));
-        let places = u32::from(self.cfg.flush.rebuild_batches.max(1));
         let done: u64 = self.parts.iter().map(|part| part.stats.counters.answered()).sum();
         let open = self.parts.iter().any(|part| part.active > 0 || !part.waiting.is_empty());
         let clients = open || std::mem::replace(&mut self.done_then, done) != done;
-        // All places together keep to a small share as one batch would; a large one leaves most of them at work.
-        let pause = (took * (100 - share) * places / share).min(PAUSE_MAX);
+        // All places together keep to a small share as one batch would; with a large one each keeps to it, and all do
+        // about that share of what they would without clients.
+        let places = 100 + (u32::from(self.cfg.flush.rebuild_batches.max(1)) - 1) * (100 - share);
+        let pause = (took * (100 - share) / share * places / 100).min(PAUSE_MAX);
         let pause = if clients { pause } else { Duration::ZERO };
         if !pause.is_zero() {
             self.rebuild_pauses.push(now + pause);
