@@ -32,6 +32,11 @@ impl SlotHead {
         Self { count: AtomicU32::new(0), slot, class, pool: UnsafeCell::new(None) }
     }
 
+    /// Handles that there are; a moment later it may be others.
+    pub(crate) fn handles(&self) -> u32 {
+        self.count.load(Ordering::Acquire)
+    }
+
     /// Gives up one handle; the last one returns the slot to its free list and lets go of the pool.
     ///
     /// # Safety

@@ -208,6 +208,13 @@ impl Pool {
     }
 }
 
+impl Pool {
+    /// For those who keep the memory alive.
+    pub(crate) fn shared(&self) -> Arc<Shared> {
+        Arc::clone(&self.shared)
+    }
+}
+
 impl std::fmt::Debug for Pool {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Pool").field("backing", &self.backing()).field("stats", &self.stats()).finish()

@@ -65,6 +65,13 @@ impl Region {
         Self { base, bytes }
     }
 
+    /// Keeps its pages in memory, at the addresses that they have now.
+    pub(crate) fn lock(&self) -> io::Result<()> {
+        // SAFETY: the range is our own mapping; locking changes no contents.
+        let result = unsafe { libc::mlock(self.base.as_ptr().cast(), self.bytes) };
+        if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
+    }
+
     /// First byte of the mapping; aligned to at least 4 KiB.
     pub(crate) fn base(&self) -> NonNull<u8> {
         self.base
