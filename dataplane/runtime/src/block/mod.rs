@@ -9,6 +9,7 @@
 mod cache;
 pub mod fault;
 mod mem;
+pub mod nvme;
 mod open;
 mod record;
 mod uring;

@@ -1,0 +1,204 @@
+//! Requests become commands: checks, splitting, and the copy of what the device cannot reach.
+
+use super::bringup::Stage;
+use super::command::{self, Command, DataPointer, io};
+use super::driver::NvmeDriver;
+use super::layout::LIST_BYTES;
+use super::ops::{Op, Payload, Piece, Verb};
+use super::pointer::List;
+use crate::block::{BlockCompletion, BlockFault};
+use crate::clock::Nanos;
+use palisade_dma::Buf;
+
+/// Most bytes that one range of Dataset Management names here; its length field has 32 bits of blocks.
+const DEALLOCATE_MAX: u64 = 1 << 30;
+
+/// How far sending got.
+#[derive(PartialEq, Eq)]
+enum Sent {
+    /// Commands were made for all of it, or it failed.
+    All,
+    /// No place for a command, or no memory for a copy.
+    Waits,
+}
+
+/// Why a command could not be made.
+enum Unmade {
+    /// The device was not given the memory.
+    Unreachable,
+    /// The bytes are of no use to it.
+    Fault(BlockFault),
+}
+
+impl NvmeDriver {
+    /// Takes a request. What cannot be right is answered at once.
+    #[inline]
+    pub(super) fn accept(&mut self, key: u64, verb: Verb, offset: u64, bytes: u64, payload: Payload) {
+        let refused = if matches!(self.stage, Stage::Gone) {
+            Some(Err(BlockFault::Gone))
+        } else if !self.is_sound(verb, offset, bytes, &payload) {
+            Some(Err(BlockFault::Range))
+        } else if verb == Verb::Flush && !self.info.volatile_cache {
+            // Base 7.1: without a volatile write cache every completed write is durable already.
+            Some(Ok(crate::block::BlockOk::Done))
+        } else {
+            None
+        };
+        if let Some(result) = refused {
+            self.done.push(BlockCompletion { key, result });
+            return;
+        }
+        let mut op = Op::new(key, verb, offset, bytes, payload);
+        op.queued = true;
+        let at = self.ops.insert(op);
+        self.waiting.push_back(at);
+    }
+
+    fn is_sound(&self, verb: Verb, offset: u64, bytes: u64, payload: &Payload) -> bool {
+        if verb == Verb::Flush {
+            return true;
+        }
+        let inside = u64::from(self.info.block) - 1;
+        let whole = match payload {
+            // Each part must be blocks, so that a request may be cut between any two.
+            Payload::Write(bufs) => bufs.iter().all(|buf| buf.len() as u64 & inside == 0),
+            _ => true,
+        };
+        whole
+            && bytes > 0
+            && (offset | bytes) & inside == 0
+            && offset.checked_add(bytes).is_some_and(|end| end <= self.info.bytes)
+    }
+
+    /// Makes commands of what waits, as long as there are places.
+    #[inline]
+    pub(super) fn pump(&mut self) {
+        while let Some(&piece) = self.again.front() {
+            if self.cids.is_full() {
+                return;
+            }
+            self.again.pop_front();
+            self.resend(piece);
+        }
+        while let Some(&at) = self.waiting.front() {
+            if self.send(at) == Sent::Waits {
+                return;
+            }
+            self.waiting.pop_front();
+            self.ops.get_mut(at).queued = false;
+            self.settle(at);
+        }
+    }
+
+    fn send(&mut self, at: u32) -> Sent {
+        loop {
+            let op = self.ops.get(at);
+            if op.fault.is_some() || op.is_sent() {
+                return Sent::All;
+            }
+            let Some(place) = self.cids.next_place() else { return Sent::Waits };
+            let from = op.sent;
+            match self.make(op, from, place) {
+                Ok((command, len)) => {
+                    let op = self.ops.get_mut(at);
+                    (op.sent, op.parts) = (from + len, op.parts + 1);
+                    let piece = Piece { op: at, from, len, tries: 0, since: Nanos::ZERO, aborting: false };
+                    self.push(command, piece);
+                }
+                Err(Unmade::Fault(fault)) => self.ops.get_mut(at).fault = Some(fault),
+                Err(Unmade::Unreachable) => {
+                    if !self.copy_near(at) {
+                        return Sent::Waits;
+                    }
+                }
+            }
+        }
+    }
+
+    /// Sends a piece once more; its request counts it already.
+    fn resend(&mut self, piece: Piece) {
+        let op = self.ops.get(piece.op);
+        let Some(place) = self.cids.next_place() else { return self.again.push_front(piece) };
+        match self.make(op, piece.from, place) {
+            Ok((command, len)) => {
+                assert_eq!(len, piece.len, "the same bytes make the same command");
+                self.push(command, piece);
+            }
+            Err(_) => unreachable!("what was made once can be made again"),
+        }
+    }
+
+    #[inline]
+    fn push(&mut self, command: Command, piece: Piece) {
+        let cid = self.cids.insert(piece).expect("callers look for a place first");
+        self.io.push(command, cid);
+        self.stats.commands += 1;
+    }
+
+    /// The command for the bytes of a request from `from` on, and how many they are. `place` says whose list
+    /// may be used.
+    fn make(&self, op: &Op, from: u64, place: usize) -> Result<(Command, u64), Unmade> {
+        let (nsid, shift) = (self.namespace.nsid, self.namespace.block_shift);
+        let lba = (op.offset + from) >> shift;
+        let left = op.total - from;
+        let in_memory = self.layout.lists + place * LIST_BYTES;
+        let list = List { memory: &self.memory, at: in_memory, iova: self.base + in_memory as u64 };
+        let none = DataPointer::default();
+        match op.verb {
+            Verb::Flush => Ok((command::flush(nsid), 1)),
+            Verb::Read | Verb::Write { .. } => {
+                let (opcode, flags) = match op.verb {
+                    Verb::Write { fua: true } => (io::WRITE, command::FUA),
+                    Verb::Write { fua: false } => (io::WRITE, 0),
+                    _ => (io::READ, 0),
+                };
+                let carried = self.rules.build(op.bytes(from), &self.map, &list);
+                let carried = carried.ok_or(Unmade::Unreachable)?;
+                let blocks = (carried.bytes >> shift) as u32;
+                if blocks == 0 {
+                    return Err(Unmade::Fault(BlockFault::Range));
+                }
+                let command = command::transfer(opcode, nsid, lba, blocks, carried.pointer, flags);
+                Ok((command, carried.bytes))
+            }
+            Verb::WriteZeroes => {
+                let len = left.min(self.rules.transfer_max);
+                let blocks = (len >> shift) as u32;
+                Ok((command::transfer(io::WRITE_ZEROES, nsid, lba, blocks, none, 0), len))
+            }
+            Verb::Deallocate => {
+                let len = left.min(DEALLOCATE_MAX);
+                for (i, word) in command::dsm_range(lba, (len >> shift) as u32).into_iter().enumerate() {
+                    self.memory.store(in_memory + i * 8, word);
+                }
+                let data = DataPointer { first: list.iova, ..none };
+                Ok((command::deallocate(nsid, data), len))
+            }
+        }
+    }
+
+    /// Copies those parts of a write that lie outside the pool (constant zeroes, say) into it, because the
+    /// device was given nothing else. False when the pool has no room now.
+    fn copy_near(&mut self, at: u32) -> bool {
+        let (map, pool, stats) = (&self.map, &self.pool, &mut self.stats);
+        let op = self.ops.get_mut(at);
+        let Payload::Write(bufs) = &mut op.payload else {
+            op.fault = Some(BlockFault::Range); // a read into memory of another pool
+            return true;
+        };
+        let is_far = |buf: &Buf| map.find(buf).is_none_or(|iova| iova % 4 != 0);
+        for buf in bufs.iter_mut().filter(|buf| !buf.is_empty() && is_far(buf)) {
+            let Some(mut near) = pool.alloc(buf.len()) else {
+                if buf.len() > palisade_dma::SLOT_CLASSES[palisade_dma::SLOT_CLASSES.len() - 1] {
+                    op.fault = Some(BlockFault::Range); // no slot is that large, ever
+                    return true;
+                }
+                return false;
+            };
+            near.copy_from_slice(buf);
+            stats.copied += buf.len() as u64;
+            *buf = near.freeze();
+        }
+        true
+    }
+}
