@@ -82,7 +82,8 @@ impl NvmeDriver {
     /// Goes on with the start.
     pub(super) fn advance(&mut self, now: Nanos, csts: Csts) {
         match self.stage {
-            Stage::Disabling { .. } if !csts.is_ready() => {
+            // A fatal error ends with the reset, too (Base 3.1.3.6); where RDY was 0 before, only that tells.
+            Stage::Disabling { until } if !csts.is_ready() && (!csts.is_fatal() || now >= until) => {
                 // CSTS.RDY 0: the device has stopped and reads and writes no memory any more (Base 3.1.3.6).
                 self.recover();
                 self.enable(now);

@@ -4,7 +4,6 @@ use super::command::Status;
 use super::driver::{IO_QUEUE, NvmeDriver};
 use super::error::{NvmeEvent, ResetReason};
 use super::ops::{Piece, Verb};
-use crate::block::BlockFault;
 use crate::clock::Nanos;
 
 /// Times that a command is sent again when the device says that it may succeed then.
@@ -67,10 +66,6 @@ impl NvmeDriver {
             match op.verb {
                 Verb::Read | Verb::Write { fua: true } => {}
                 Verb::Write { fua: false } | Verb::WriteZeroes | Verb::Deallocate => self.cached += 1,
-                Verb::Flush if self.cache_in_doubt => {
-                    op.fault = op.fault.or(Some(BlockFault::Io));
-                    self.cache_in_doubt = false;
-                }
                 Verb::Flush if op.fault.is_none() => self.flushed = self.flushed.max(op.offset),
                 Verb::Flush => {}
             }

@@ -113,8 +113,10 @@ pub struct NvmeDriver {
     pub(super) cached: u64,
     /// and how many of them a flush has covered.
     pub(super) flushed: u64,
-    /// A reset happened while some were not covered: the next flush must not succeed.
+    /// A reset happened while some were not covered: the next flush must not succeed,
     pub(super) cache_in_doubt: bool,
+    /// and one was answered so.
+    pub(super) doubt_told: bool,
     /// Why it is gone.
     pub(super) failure: Option<NvmeError>,
     /// The device may still reach memory: nothing of it may ever be freed.
@@ -183,6 +185,7 @@ impl NvmeDriver {
             cached: 0,
             flushed: 0,
             cache_in_doubt: false,
+            doubt_told: false,
             failure: None,
             leaked: false,
         };
@@ -351,6 +354,9 @@ impl BlockPort for NvmeDriver {
             self.watch(now);
         }
         self.kick();
+        if self.doubt_told {
+            (self.doubt_told, self.cache_in_doubt) = (false, false);
+        }
         let count = self.done.len();
         out.append(&mut self.done);
         count

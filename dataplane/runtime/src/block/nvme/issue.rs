@@ -38,6 +38,10 @@ impl NvmeDriver {
             Some(Err(BlockFault::Gone))
         } else if !self.is_sound(verb, offset, bytes, &payload) {
             Some(Err(BlockFault::Range))
+        } else if verb == Verb::Flush && self.cache_in_doubt {
+            // Every flush that is asked for before its owner has heard of one that failed covers what was lost.
+            self.doubt_told = true;
+            Some(Err(BlockFault::Io))
         } else if verb == Verb::Flush && !self.info.volatile_cache {
             // Base 7.1: without a volatile write cache every completed write is durable already.
             Some(Ok(crate::block::BlockOk::Done))

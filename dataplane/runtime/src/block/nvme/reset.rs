@@ -41,7 +41,9 @@ impl NvmeDriver {
     /// The device has stopped: ends or queues again what it had.
     pub(super) fn recover(&mut self) {
         let lost = self.info.volatile_cache && self.cached > self.flushed;
-        self.cache_in_doubt |= lost;
+        if lost {
+            (self.cache_in_doubt, self.doubt_told) = (true, false);
+        }
         self.flushed = self.cached;
         let all: Vec<u32> = self.ops.under_way().collect();
         while self.cids.pop().is_some() {}
