@@ -9,8 +9,12 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
     ("palisade-isal", &[]),
     ("palisade-udp", &[]),
     ("palisade-uring", &["palisade-dma"]),
+    ("palisade-vfio", &["palisade-dma"]),
     ("palisade-protocol", &["palisade-dma", "palisade-isal"]),
-    ("palisade-runtime", &["palisade-dma", "palisade-isal", "palisade-udp", "palisade-uring"]),
+    (
+        "palisade-runtime",
+        &["palisade-dma", "palisade-isal", "palisade-udp", "palisade-uring", "palisade-vfio"],
+    ),
     ("palisade-control", &["palisade-protocol"]),
     ("palisade-perf", &["palisade-dma", "palisade-isal", "palisade-protocol", "palisade-runtime"]),
     (

@@ -18,6 +18,7 @@ mod volatile;
 pub use cache::{Survival, WriteCache};
 pub use fault::{FaultDriver, FaultHandle};
 pub use mem::{MemDriver, MemMedia};
+pub use nvme::NvmeDriver;
 pub use open::{CreateFile, OpenError};
 pub use record::{Event, RecordDriver, Recording};
 pub use uring::{UringDriver, UringOptions};
@@ -146,6 +147,8 @@ pub enum BlockDriver {
     Mem(MemDriver),
     /// A file or block device through io_uring.
     Uring(Box<UringDriver>),
+    /// An NVMe controller that this process owns.
+    Nvme(Box<NvmeDriver>),
     /// Another driver that goes wrong on purpose.
     Fault(Box<FaultDriver>),
     /// Memory with a volatile write cache.
@@ -162,6 +165,7 @@ macro_rules! each {
         match $self {
             BlockDriver::Mem($driver) => $call,
             BlockDriver::Uring($driver) => $call,
+            BlockDriver::Nvme($driver) => $call,
             BlockDriver::Fault($driver) => $call,
             BlockDriver::Volatile($driver) => $call,
             BlockDriver::Record($driver) => $call,

@@ -10,6 +10,7 @@
 //! | `layout`, `queue`, `cids`, `pointer`, `ops` | queue memory, queue pair, identifiers, data pointers, requests |
 //! | `bringup`, `admin` | reset to ready as a polled state machine; admin commands, events, health |
 //! | `issue`, `complete` | a request becomes commands, their completions become an answer |
+//! | `vfio` | the PCI function behind [`NvmeDevice`] |
 //! | `watch`, `reset` | time-outs, aborts, fatal states; reset, recovery, the end |
 //!
 //! **Every request is answered exactly once.** A command that takes too long is aborted; if that does not end
@@ -40,6 +41,7 @@ mod pointer;
 mod queue;
 mod registers;
 mod reset;
+mod vfio;
 mod watch;
 
 pub use command::Status;
@@ -49,3 +51,4 @@ pub use error::{NvmeError, NvmeEvent, ResetReason, Unsupported};
 pub use health::{AsyncEvent, Health};
 pub use identify::{ControllerFacts, IdentifyError, NamespaceFacts};
 pub use queue::DoorbellCounts;
+pub use vfio::VfioNvme;
