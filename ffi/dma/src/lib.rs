@@ -16,6 +16,7 @@
 #![allow(unsafe_code)] // Raw slot memory, see the SAFETY reasons at each block.
 
 mod buf;
+mod counting;
 mod free;
 mod memory;
 mod pool;
@@ -28,6 +29,7 @@ mod stream;
 mod sync;
 
 pub use buf::{Buf, BufMut};
+pub use counting::{CountingAllocator, allocations};
 pub use memory::Memory;
 pub use pool::{Backing, Pool, PoolConfig, PoolError, PoolStats, SLOT_CLASSES};
 pub use prefetch::{prefetch, prefetch_value};

@@ -4,6 +4,7 @@ mod encode;
 mod export;
 mod fence;
 mod log;
+mod nvme;
 mod turn;
 
 use super::command::{exists, output};
@@ -83,7 +84,8 @@ pub(crate) struct Work {
 /// All of them.
 fn works() -> Vec<Work> {
     let export = [export::read(), export::write(), export::read_beside(), export::write_beside()];
-    [fence::work(), turn::work()].into_iter().chain(export).collect()
+    let nvme = [nvme::bare(), nvme::read(), nvme::write()];
+    [fence::work(), turn::work()].into_iter().chain(export).chain(nvme).collect()
 }
 
 /// Arguments of `perf micro`.
