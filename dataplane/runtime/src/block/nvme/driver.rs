@@ -140,13 +140,7 @@ impl NvmeDriver {
         let layout = Layout::new(entries, page);
         let memory = DmaMemory::new(layout.bytes, options.huge);
         let memory = memory.map_err(|source| NvmeError::Memory { device: name.clone(), source })?;
-        let mut map = IovaMap::default();
-        let mut give = |range| device.map(range);
-        let base = give(memory.range()).map_err(|source| NvmeError::Map { device: name.clone(), source })?;
-        for range in pool.ranges() {
-            let at = give(range.clone());
-            map.add(&range, at.map_err(|source| NvmeError::Map { device: name.clone(), source })?);
-        }
+        let (base, map) = give(&mut *device, &memory, pool)?;
         let place = QueuePlace {
             id: IO_QUEUE,
             entries,
@@ -303,6 +297,19 @@ fn check(device: &dyn NvmeDevice, cap: Cap, depth: u16) -> Result<u16, NvmeError
         return Err(NvmeError::Registers { device: name(), bytes });
     }
     Ok(entries as u16)
+}
+
+/// Gives the device its queue memory and all of the pool; where it finds the one and the other.
+fn give(device: &mut dyn NvmeDevice, memory: &DmaMemory, pool: &Pool) -> Result<(u64, IovaMap), NvmeError> {
+    let name = device.name().to_owned();
+    let refused = |source| NvmeError::Map { device: name.clone(), source };
+    let base = device.map(memory.range()).map_err(refused)?;
+    let mut map = IovaMap::default();
+    for range in pool.ranges() {
+        let at = device.map(range.clone()).map_err(refused)?;
+        map.add(&range, at);
+    }
+    Ok((base, map))
 }
 
 /// What is known before the device has said anything.

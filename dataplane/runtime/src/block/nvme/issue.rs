@@ -89,11 +89,15 @@ impl NvmeDriver {
                 return;
             }
             self.waiting.pop_front();
-            self.ops.get_mut(at).queued = false;
-            self.settle(at);
+            let op = self.ops.get_mut(at);
+            op.queued = false;
+            if op.parts == 0 {
+                self.settle(at); // it failed, or a reset ended all of it before
+            }
         }
     }
 
+    #[inline]
     fn send(&mut self, at: u32) -> Sent {
         loop {
             let op = self.ops.get(at);
@@ -106,8 +110,12 @@ impl NvmeDriver {
                 Ok((command, len)) => {
                     let op = self.ops.get_mut(at);
                     (op.sent, op.parts) = (from + len, op.parts + 1);
+                    let is_sent = op.is_sent();
                     let piece = Piece { op: at, from, len, tries: 0, since: Nanos::ZERO, aborting: false };
                     self.push(command, piece);
+                    if is_sent {
+                        return Sent::All;
+                    }
                 }
                 Err(Unmade::Fault(fault)) => self.ops.get_mut(at).fault = Some(fault),
                 Err(Unmade::Unreachable) => {
@@ -141,6 +149,7 @@ impl NvmeDriver {
 
     /// The command for the bytes of a request from `from` on, and how many they are. `place` says whose list
     /// may be used.
+    #[inline]
     fn make(&self, op: &Op, from: u64, place: usize) -> Result<(Command, u64), Unmade> {
         let (nsid, shift) = (self.namespace.nsid, self.namespace.block_shift);
         let lba = (op.offset + from) >> shift;
@@ -156,7 +165,10 @@ impl NvmeDriver {
                     Verb::Write { fua: false } => (io::WRITE, 0),
                     _ => (io::READ, 0),
                 };
-                let carried = self.rules.build(op.bytes(from), &self.map, &list);
+                let carried = match op.only_part(from) {
+                    Some(part) => self.rules.build_one(part, &self.map, &list),
+                    None => self.rules.build(op.bytes(from), &self.map, &list),
+                };
                 let carried = carried.ok_or(Unmade::Unreachable)?;
                 let blocks = (carried.bytes >> shift) as u32;
                 if blocks == 0 {

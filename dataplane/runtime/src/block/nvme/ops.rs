@@ -50,6 +50,7 @@ pub(super) struct Op {
 }
 
 impl Op {
+    #[inline]
     pub(super) fn new(key: u64, verb: Verb, offset: u64, total: u64, payload: Payload) -> Self {
         Self {
             key,
@@ -80,6 +81,16 @@ impl Op {
             &buf[cut..]
         });
         std::iter::once(one).chain(many)
+    }
+
+    /// The bytes from `from` on, when they are one part.
+    #[inline]
+    pub(super) fn only_part(&self, from: u64) -> Option<&[u8]> {
+        match &self.payload {
+            Payload::Read(buf) => buf.get(from as usize..),
+            Payload::Write(bufs) if bufs.len() == 1 => bufs[0].get(from as usize..),
+            _ => None,
+        }
     }
 
     /// Whether all of it was sent and has ended, or it failed and nothing of it is under way.
@@ -131,6 +142,7 @@ impl Ops {
         self.list.len() - self.free.len()
     }
 
+    #[inline]
     pub(super) fn insert(&mut self, op: Op) -> u32 {
         match self.free.pop() {
             Some(at) => {
@@ -158,14 +170,16 @@ impl Ops {
     #[inline]
     pub(super) fn finish(&mut self, at: u32) -> BlockCompletion {
         let op = &mut self.list[at as usize];
-        let payload = std::mem::replace(&mut op.payload, Payload::Free);
-        let result = match (op.fault, payload) {
-            (Some(fault), _) => Err(fault),
-            (None, Payload::Read(buf)) => Ok(BlockOk::Read(buf)),
-            (None, _) => Ok(BlockOk::Done),
-        };
         self.free.push(at);
-        BlockCompletion { key: op.key, result }
+        let key = op.key;
+        if op.fault.is_none()
+            && let Payload::Read(_) = op.payload
+            && let Payload::Read(buf) = std::mem::replace(&mut op.payload, Payload::Free)
+        {
+            return BlockCompletion { key, result: Ok(BlockOk::Read(buf)) };
+        }
+        op.payload = Payload::Free; // dropped where it is: a write's list of buffers is long to move
+        BlockCompletion { key, result: op.fault.map_or(Ok(BlockOk::Done), Err) }
     }
 
     /// Those under way.

@@ -47,6 +47,31 @@ pub(super) struct List<'a> {
 }
 
 impl PointerRules {
+    /// Makes a pointer to as many bytes of one part as a command can carry: the way of nearly every request.
+    #[inline]
+    pub(super) fn build_one(&self, part: &[u8], map: &IovaMap, list: &List<'_>) -> Option<Carried> {
+        let iova = map.find(part).filter(|iova| iova % 4 == 0)?;
+        let bytes = self.transfer_max.min(part.len() as u64);
+        let mut pointer = DataPointer { first: iova, second: 0, sgl: false };
+        // The first page that PRP1 does not name.
+        let next = (iova & !(self.page - 1)) + self.page;
+        let end = iova + bytes;
+        if end > next {
+            pointer.second = if end - next <= self.page { next } else { self.list_of(next, end, list) };
+        }
+        Some(Carried { bytes, pointer })
+    }
+
+    /// Lists the pages from `next` to `end`.
+    fn list_of(&self, next: u64, end: u64, list: &List<'_>) -> u64 {
+        let words = list.memory.words(list.at, LIST_WORDS);
+        let pages = (next..end).step_by(self.page as usize);
+        for (word, at) in words.iter().zip(pages) {
+            word.store(at, Ordering::Relaxed);
+        }
+        list.iova
+    }
+
     /// Makes a pointer to as many bytes of `parts` as one command can carry, in order. `None` when the next
     /// byte lies outside what the device was given, or where no pointer can lead (an odd address).
     pub(super) fn build<'a>(
@@ -162,7 +187,16 @@ mod tests {
         fn build(&self, parts: &[&[u8]], sgl: bool) -> Option<Carried> {
             let rules = PointerRules { page: 4096, transfer_max: 256 << 10, sgl };
             let list = List { memory: &self.memory, at: 1024, iova: LIST };
-            rules.build(parts.iter().copied(), &self.map, &list)
+            let carried = rules.build(parts.iter().copied(), &self.map, &list);
+            if let [one] = parts {
+                let count = (one.len() / 4096).max(2);
+                let words = self.list(count);
+                self.memory.clear(1024, 1024);
+                assert_eq!(rules.build_one(one, &self.map, &list), carried, "both ways make the same");
+                let is_listed = carried.is_some_and(|carried| carried.pointer.second == LIST);
+                assert!(!is_listed || self.list(count) == words);
+            }
+            carried
         }
 
         fn list(&self, count: usize) -> Vec<u64> {
