@@ -74,6 +74,11 @@ impl Model {
         self.lock().health = (warning, media_errors);
     }
 
+    /// How many have a handle of it: tests and driver.
+    pub fn handles(&self) -> usize {
+        Arc::strong_count(&self.inner)
+    }
+
     /// The medium, taken out.
     pub fn media(&self) -> Media {
         self.lock().media.clone()

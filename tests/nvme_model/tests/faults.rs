@@ -214,10 +214,12 @@ fn a_device_that_is_pulled_out_answers_everything_as_gone() {
 fn a_device_that_the_host_asks_back_is_given_up() {
     let mut rig = rig();
     let key = rig.read(0, 4096);
+    assert_eq!(rig.model.handles(), 2);
     rig.model.plant(|faults| (faults.stuck, faults.leaving) = (1, true));
     rig.turns(200);
     assert!(matches!(rig.wait(key), Err(BlockFault::Gone) | Ok(_)));
     assert!(matches!(rig.driver.bring_up(rig.now), Err(NvmeError::Leaving { .. })));
+    assert_eq!(rig.model.handles(), 1, "given back though the driver is still there");
     rig.check();
 }
 

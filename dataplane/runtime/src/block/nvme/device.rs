@@ -38,3 +38,25 @@ pub trait NvmeDevice: Send {
         false
     }
 }
+
+/// What is left of a device that was given back.
+pub(super) struct Departed(pub(super) String);
+
+impl NvmeDevice for Departed {
+    fn name(&self) -> &str {
+        &self.0
+    }
+    fn register_bytes(&self) -> usize {
+        0
+    }
+    fn read32(&self, _at: usize) -> u32 {
+        u32::MAX
+    }
+    fn write32(&self, _at: usize, _value: u32) {}
+    fn map(&mut self, _range: DmaRange) -> Result<u64, MapError> {
+        Err(MapError("the device was given back".into()))
+    }
+    fn isolate(&mut self) -> bool {
+        true
+    }
+}

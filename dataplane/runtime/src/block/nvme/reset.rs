@@ -3,6 +3,7 @@
 //! A request is answered, and its buffers given up, only when the device cannot reach them any more.
 
 use super::bringup::Stage;
+use super::device::Departed;
 use super::driver::NvmeDriver;
 use super::error::{NvmeError, NvmeEvent, ResetReason};
 use super::ops::{Payload, Verb};
@@ -79,6 +80,10 @@ impl NvmeDriver {
         self.stage = Stage::Gone;
         self.wants_reset = None;
         self.leaked |= !self.device.isolate();
+        if !self.leaked {
+            // Given back at once, not when somebody drops the driver: the host may wait for it to unplug it.
+            self.device = Box::new(Departed(self.name()));
+        }
         while self.cids.pop().is_some() {}
         self.again.clear();
         self.waiting.clear();
