@@ -52,9 +52,8 @@ impl NvmeDriver {
             self.done.push(BlockCompletion { key, result });
             return;
         }
-        let mut op = Op::new(key, verb, offset, bytes, payload);
-        op.queued = true;
-        let at = self.ops.insert(op);
+        let at = self.ops.claim();
+        self.ops.get_mut(at).begin(key, verb, offset, bytes, payload);
         self.waiting.push_back(at);
     }
 

@@ -50,21 +50,29 @@ pub(super) struct Op {
 }
 
 impl Op {
-    #[inline]
-    pub(super) fn new(key: u64, verb: Verb, offset: u64, total: u64, payload: Payload) -> Self {
+    fn free() -> Self {
         Self {
-            key,
-            verb,
-            offset,
-            total,
+            key: 0,
+            verb: Verb::Flush,
+            offset: 0,
+            total: 0,
             sent: 0,
             parts: 0,
             queued: false,
             resent: false,
             expired: false,
             fault: None,
-            payload,
+            payload: Payload::Free,
         }
+    }
+
+    /// Becomes a new request that waits to be sent. In place: a payload is long to move.
+    #[inline]
+    pub(super) fn begin(&mut self, key: u64, verb: Verb, offset: u64, total: u64, payload: Payload) {
+        (self.key, self.verb, self.offset, self.total) = (key, verb, offset, total);
+        (self.sent, self.parts, self.fault) = (0, 0, None);
+        (self.queued, self.resent, self.expired) = (true, false, false);
+        self.payload = payload;
     }
 
     /// The bytes from `from` on, part by part; some parts may be empty.
@@ -131,10 +139,9 @@ pub(super) struct Ops {
 impl Ops {
     /// Room for `count` requests; more of them take memory once.
     pub(super) fn new(count: usize) -> Self {
-        let empty = || Op::new(0, Verb::Flush, 0, 0, Payload::Free);
         let mut free = Vec::with_capacity(count);
         free.extend((0..count as u32).rev());
-        Self { list: std::iter::repeat_with(empty).take(count).collect(), free }
+        Self { list: std::iter::repeat_with(Op::free).take(count).collect(), free }
     }
 
     /// Requests under way.
@@ -142,18 +149,13 @@ impl Ops {
         self.list.len() - self.free.len()
     }
 
+    /// A free place; the request in it is one that has ended.
     #[inline]
-    pub(super) fn insert(&mut self, op: Op) -> u32 {
-        match self.free.pop() {
-            Some(at) => {
-                self.list[at as usize] = op;
-                at
-            }
-            None => {
-                self.list.push(op);
-                (self.list.len() - 1) as u32
-            }
-        }
+    pub(super) fn claim(&mut self) -> u32 {
+        self.free.pop().unwrap_or_else(|| {
+            self.list.push(Op::free());
+            (self.list.len() - 1) as u32
+        })
     }
 
     #[inline]
@@ -204,26 +206,33 @@ mod tests {
             buf.freeze()
         };
         let bufs = smallvec![buf(512, 1), buf(1024, 2), buf(512, 3)];
-        let op = Op::new(7, Verb::Write { fua: false }, 0, 2048, Payload::Write(bufs));
+        let mut op = Op::free();
+        op.begin(7, Verb::Write { fua: false }, 0, 2048, Payload::Write(bufs));
         for from in 0..=2048u64 {
             let bytes: Vec<u8> = op.bytes(from).flatten().copied().collect();
             assert_eq!(bytes.len() as u64, 2048 - from);
             assert_eq!(bytes.iter().filter(|&&byte| byte == 3).count(), bytes.len().min(512));
         }
-        let read = Op::new(8, Verb::Read, 0, 512, Payload::Read(pool.alloc(512).expect("slot")));
-        assert_eq!(read.bytes(100).map(<[u8]>::len).sum::<usize>(), 412);
+        assert!(op.only_part(0).is_none());
+        op.begin(8, Verb::Read, 0, 512, Payload::Read(pool.alloc(512).expect("slot")));
+        assert_eq!(op.bytes(100).map(<[u8]>::len).sum::<usize>(), 412);
+        assert_eq!(op.only_part(100).map(<[u8]>::len), Some(412));
     }
 
     #[test]
     fn places_are_used_again_and_grow_where_they_must() {
         let mut ops = Ops::new(1);
-        let op = |key| Op::new(key, Verb::Flush, 0, 1, Payload::None);
-        let (a, b) = (ops.insert(op(1)), ops.insert(op(2)));
+        let begin = |ops: &mut Ops, key| {
+            let at = ops.claim();
+            ops.get_mut(at).begin(key, Verb::Flush, 0, 1, Payload::None);
+            at
+        };
+        let (a, b) = (begin(&mut ops, 1), begin(&mut ops, 2));
         assert_eq!((ops.len(), ops.under_way().collect::<Vec<_>>()), (2, vec![a, b]));
         ops.get_mut(a).fault = Some(BlockFault::Io);
         let done = ops.finish(a);
         assert!(matches!((done.key, done.result), (1, Err(BlockFault::Io))));
         assert!(matches!(ops.finish(b).result, Ok(BlockOk::Done)));
-        assert_eq!((ops.len(), ops.insert(op(3))), (0, b));
+        assert_eq!((ops.len(), begin(&mut ops, 3)), (0, b));
     }
 }
