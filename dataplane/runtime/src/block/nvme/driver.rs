@@ -8,7 +8,7 @@ use super::error::{NvmeError, NvmeEvent, ResetReason, Unsupported};
 use super::health::Health;
 use super::identify::{ControllerFacts, NamespaceFacts};
 use super::layout::{Layout, TRANSFER_MAX};
-use super::ops::{Ops, Payload, Piece, Verb};
+use super::ops::{Ops, Piece, Verb};
 use super::pointer::PointerRules;
 use super::queue::{DoorbellCounts, QueuePair, QueuePlace};
 use super::registers::{CAP, Cap, DOORBELLS, INTMS, VS};
@@ -213,7 +213,7 @@ impl NvmeDriver {
         if !self.facts.write_zeroes {
             return Err(Unsupported("Write Zeroes"));
         }
-        self.accept(key, Verb::WriteZeroes, offset, bytes, Payload::None);
+        self.bare(key, Verb::WriteZeroes, offset, bytes);
         Ok(())
     }
 
@@ -222,8 +222,15 @@ impl NvmeDriver {
         if !self.facts.deallocate {
             return Err(Unsupported("Dataset Management"));
         }
-        self.accept(key, Verb::Deallocate, offset, bytes, Payload::None);
+        self.bare(key, Verb::Deallocate, offset, bytes);
         Ok(())
+    }
+
+    /// Takes a request without data.
+    fn bare(&mut self, key: u64, verb: Verb, offset: u64, bytes: u64) {
+        if let Some(at) = self.accept(key, verb, offset, bytes) {
+            self.enqueue(at);
+        }
     }
 
     /// What the controller says of itself.
@@ -334,15 +341,19 @@ impl BlockPort for NvmeDriver {
         let key = request.key;
         match request.verb {
             BlockVerb::Read { offset, buf } => {
-                let bytes = buf.len() as u64;
-                self.accept(key, Verb::Read, offset, bytes, Payload::Read(buf));
+                let Some(at) = self.accept(key, Verb::Read, offset, buf.len() as u64) else { return };
+                self.ops.get_mut(at).read = Some(buf);
+                self.enqueue(at);
             }
             BlockVerb::Write { offset, bufs, fua } => {
-                let bytes = crate::block::total(&bufs);
-                self.accept(key, Verb::Write { fua }, offset, bytes, Payload::Write(bufs));
+                // A length that is no block stands for one part that is none.
+                let bytes = if self.are_blocks(&bufs) { crate::block::total(&bufs) } else { 1 };
+                let Some(at) = self.accept(key, Verb::Write { fua }, offset, bytes) else { return };
+                self.ops.get_mut(at).write = bufs;
+                self.enqueue(at);
             }
             // The length of a flush is one, so that it is sent when something was sent.
-            BlockVerb::Flush => self.accept(key, Verb::Flush, self.cached, 1, Payload::None),
+            BlockVerb::Flush => self.bare(key, Verb::Flush, self.cached, 1),
         }
     }
 

@@ -4,7 +4,7 @@ use super::bringup::Stage;
 use super::command::{self, Command, DataPointer, io};
 use super::driver::NvmeDriver;
 use super::layout::LIST_BYTES;
-use super::ops::{Op, Payload, Piece, Verb};
+use super::ops::{Op, Piece, Verb};
 use super::pointer::List;
 use crate::block::{BlockCompletion, BlockFault};
 use crate::clock::Nanos;
@@ -31,12 +31,13 @@ enum Unmade {
 }
 
 impl NvmeDriver {
-    /// Takes a request. What cannot be right is answered at once.
+    /// Takes a request and says where; its buffers are put there, and then it is [`NvmeDriver::enqueue`]d. What
+    /// cannot be right is answered at once.
     #[inline]
-    pub(super) fn accept(&mut self, key: u64, verb: Verb, offset: u64, bytes: u64, payload: Payload) {
+    pub(super) fn accept(&mut self, key: u64, verb: Verb, offset: u64, bytes: u64) -> Option<u32> {
         let refused = if matches!(self.stage, Stage::Gone) {
             Some(Err(BlockFault::Gone))
-        } else if !self.is_sound(verb, offset, bytes, &payload) {
+        } else if !self.is_sound(verb, offset, bytes) {
             Some(Err(BlockFault::Range))
         } else if verb == Verb::Flush && self.cache_in_doubt {
             // Every flush that is asked for before its owner has heard of one that failed covers what was lost.
@@ -50,27 +51,46 @@ impl NvmeDriver {
         };
         if let Some(result) = refused {
             self.done.push(BlockCompletion { key, result });
-            return;
+            return None;
         }
         let at = self.ops.claim();
-        self.ops.get_mut(at).begin(key, verb, offset, bytes, payload);
-        self.waiting.push_back(at);
+        self.ops.get_mut(at).begin(key, verb, offset, bytes);
+        Some(at)
     }
 
-    fn is_sound(&self, verb: Verb, offset: u64, bytes: u64, payload: &Payload) -> bool {
-        if verb == Verb::Flush {
-            return true;
+    /// Makes commands of a request at once, when nothing waits and there are places; the doorbell is for later.
+    #[inline]
+    pub(super) fn enqueue(&mut self, at: u32) {
+        let is_first = self.waiting.is_empty() && self.again.is_empty() && self.is_ready();
+        if is_first && self.send(at) == Sent::All {
+            self.sent(at);
+        } else {
+            self.ops.get_mut(at).queued = true;
+            self.waiting.push_back(at);
         }
+    }
+
+    /// All commands of a request were made.
+    #[inline]
+    fn sent(&mut self, at: u32) {
+        let op = self.ops.get_mut(at);
+        op.queued = false;
+        if op.parts == 0 {
+            self.settle(at); // it failed before it had any
+        }
+    }
+
+    fn is_sound(&self, verb: Verb, offset: u64, bytes: u64) -> bool {
         let inside = u64::from(self.info.block) - 1;
-        let whole = match payload {
-            // Each part must be blocks, so that a request may be cut between any two.
-            Payload::Write(bufs) => bufs.iter().all(|buf| buf.len() as u64 & inside == 0),
-            _ => true,
-        };
-        whole
-            && bytes > 0
-            && (offset | bytes) & inside == 0
-            && offset.checked_add(bytes).is_some_and(|end| end <= self.info.bytes)
+        let fits = offset.checked_add(bytes).is_some_and(|end| end <= self.info.bytes);
+        verb == Verb::Flush || bytes > 0 && (offset | bytes) & inside == 0 && fits
+    }
+
+    /// Whether each part of a write is blocks, so that it may be cut between any two.
+    #[inline]
+    pub(super) fn are_blocks(&self, bufs: &[Buf]) -> bool {
+        let inside = self.info.block as usize - 1;
+        bufs.iter().all(|buf| buf.len() & inside == 0)
     }
 
     /// Makes commands of what waits, as long as there are places.
@@ -88,11 +108,7 @@ impl NvmeDriver {
                 return;
             }
             self.waiting.pop_front();
-            let op = self.ops.get_mut(at);
-            op.queued = false;
-            if op.parts == 0 {
-                self.settle(at); // it failed, or a reset ended all of it before
-            }
+            self.sent(at);
         }
     }
 
@@ -197,12 +213,12 @@ impl NvmeDriver {
     fn copy_near(&mut self, at: u32) -> bool {
         let (map, pool, stats) = (&self.map, &self.pool, &mut self.stats);
         let op = self.ops.get_mut(at);
-        let Payload::Write(bufs) = &mut op.payload else {
-            op.fault = Some(BlockFault::Range); // a read into memory of another pool
+        if op.read.is_some() {
+            op.fault = Some(BlockFault::Range); // into memory of another pool
             return true;
-        };
+        }
         let is_far = |buf: &Buf| map.find(buf).is_none_or(|iova| iova % 4 != 0);
-        for buf in bufs.iter_mut().filter(|buf| !buf.is_empty() && is_far(buf)) {
+        for buf in op.write.iter_mut().filter(|buf| !buf.is_empty() && is_far(buf)) {
             let Some(mut near) = pool.alloc(buf.len()) else {
                 if buf.len() > palisade_dma::SLOT_CLASSES[palisade_dma::SLOT_CLASSES.len() - 1] {
                     op.fault = Some(BlockFault::Range); // no slot is that large, ever

@@ -15,17 +15,6 @@ pub(super) enum Verb {
     Deallocate,
 }
 
-/// What a request owns until it ends: the device may read or write it at any time.
-#[derive(Debug)]
-pub(super) enum Payload {
-    /// The place is free.
-    Free,
-    /// Nothing.
-    None,
-    Read(BufMut),
-    Write(SmallVec<[Buf; 4]>),
-}
-
 /// A request.
 #[derive(Debug)]
 pub(super) struct Op {
@@ -46,7 +35,12 @@ pub(super) struct Op {
     pub(super) expired: bool,
     /// The first thing that went wrong.
     pub(super) fault: Option<BlockFault>,
-    pub(super) payload: Payload,
+    /// The place is in use.
+    busy: bool,
+    /// What it owns until it ends, because the device may read or write it at any time: the buffer of a read,
+    /// those of a write. Beside one another and not in an enum, which would be moved as a whole.
+    pub(super) read: Option<BufMut>,
+    pub(super) write: SmallVec<[Buf; 4]>,
 }
 
 impl Op {
@@ -62,28 +56,26 @@ impl Op {
             resent: false,
             expired: false,
             fault: None,
-            payload: Payload::Free,
+            busy: false,
+            read: None,
+            write: SmallVec::new(),
         }
     }
 
-    /// Becomes a new request that waits to be sent. In place: a payload is long to move.
+    /// Becomes a new request that is not sent yet, without buffers.
     #[inline]
-    pub(super) fn begin(&mut self, key: u64, verb: Verb, offset: u64, total: u64, payload: Payload) {
+    pub(super) fn begin(&mut self, key: u64, verb: Verb, offset: u64, total: u64) {
         (self.key, self.verb, self.offset, self.total) = (key, verb, offset, total);
         (self.sent, self.parts, self.fault) = (0, 0, None);
-        (self.queued, self.resent, self.expired) = (true, false, false);
-        self.payload = payload;
+        (self.queued, self.resent, self.expired) = (false, false, false);
+        self.busy = true;
     }
 
     /// The bytes from `from` on, part by part; some parts may be empty.
     pub(super) fn bytes(&self, from: u64) -> impl Iterator<Item = &[u8]> + Clone {
         let mut skip = from as usize;
-        let (one, many): (&[u8], &[Buf]) = match &self.payload {
-            Payload::Read(buf) => (&buf[skip..], &[]),
-            Payload::Write(bufs) => (&[], bufs),
-            Payload::None | Payload::Free => (&[], &[]),
-        };
-        let many = many.iter().map(move |buf| {
+        let one: &[u8] = self.read.as_deref().map_or(&[], |buf| &buf[skip..]);
+        let many = self.write.iter().map(move |buf| {
             let cut = skip.min(buf.len());
             skip -= cut;
             &buf[cut..]
@@ -94,9 +86,9 @@ impl Op {
     /// The bytes from `from` on, when they are one part.
     #[inline]
     pub(super) fn only_part(&self, from: u64) -> Option<&[u8]> {
-        match &self.payload {
-            Payload::Read(buf) => buf.get(from as usize..),
-            Payload::Write(bufs) if bufs.len() == 1 => bufs[0].get(from as usize..),
+        match (&self.read, &self.write[..]) {
+            (Some(buf), _) => buf.get(from as usize..),
+            (None, [buf]) => buf.get(from as usize..),
             _ => None,
         }
     }
@@ -174,19 +166,19 @@ impl Ops {
         let op = &mut self.list[at as usize];
         self.free.push(at);
         let key = op.key;
-        if op.fault.is_none()
-            && let Payload::Read(_) = op.payload
-            && let Payload::Read(buf) = std::mem::replace(&mut op.payload, Payload::Free)
-        {
-            return BlockCompletion { key, result: Ok(BlockOk::Read(buf)) };
-        }
-        op.payload = Payload::Free; // dropped where it is: a write's list of buffers is long to move
-        BlockCompletion { key, result: op.fault.map_or(Ok(BlockOk::Done), Err) }
+        op.busy = false;
+        op.write.clear();
+        let result = match (op.fault, op.read.take()) {
+            (Some(fault), _) => Err(fault),
+            (None, Some(buf)) => Ok(BlockOk::Read(buf)),
+            (None, None) => Ok(BlockOk::Done),
+        };
+        BlockCompletion { key, result }
     }
 
     /// Those under way.
     pub(super) fn under_way(&self) -> impl Iterator<Item = u32> + '_ {
-        let used = self.list.iter().enumerate().filter(|(_, op)| !matches!(op.payload, Payload::Free));
+        let used = self.list.iter().enumerate().filter(|(_, op)| op.busy);
         used.map(|(at, _)| at as u32)
     }
 }
@@ -207,14 +199,16 @@ mod tests {
         };
         let bufs = smallvec![buf(512, 1), buf(1024, 2), buf(512, 3)];
         let mut op = Op::free();
-        op.begin(7, Verb::Write { fua: false }, 0, 2048, Payload::Write(bufs));
+        op.begin(7, Verb::Write { fua: false }, 0, 2048);
+        op.write = bufs;
         for from in 0..=2048u64 {
             let bytes: Vec<u8> = op.bytes(from).flatten().copied().collect();
             assert_eq!(bytes.len() as u64, 2048 - from);
             assert_eq!(bytes.iter().filter(|&&byte| byte == 3).count(), bytes.len().min(512));
         }
         assert!(op.only_part(0).is_none());
-        op.begin(8, Verb::Read, 0, 512, Payload::Read(pool.alloc(512).expect("slot")));
+        op.write.clear();
+        op.read = pool.alloc(512);
         assert_eq!(op.bytes(100).map(<[u8]>::len).sum::<usize>(), 412);
         assert_eq!(op.only_part(100).map(<[u8]>::len), Some(412));
     }
@@ -224,7 +218,7 @@ mod tests {
         let mut ops = Ops::new(1);
         let begin = |ops: &mut Ops, key| {
             let at = ops.claim();
-            ops.get_mut(at).begin(key, Verb::Flush, 0, 1, Payload::None);
+            ops.get_mut(at).begin(key, Verb::Flush, 0, 1);
             at
         };
         let (a, b) = (begin(&mut ops, 1), begin(&mut ops, 2));

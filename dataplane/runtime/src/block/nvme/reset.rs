@@ -6,7 +6,7 @@ use super::bringup::Stage;
 use super::device::Departed;
 use super::driver::NvmeDriver;
 use super::error::{NvmeError, NvmeEvent, ResetReason};
-use super::ops::{Payload, Verb};
+use super::ops::Verb;
 use super::registers::{CC, CC_SHN_NORMAL, CSTS, Csts, cc_enable};
 use crate::block::BlockFault;
 use crate::clock::{Clock, MonoClock, Nanos};
@@ -92,7 +92,7 @@ impl NvmeDriver {
             op.fault = op.fault.or(Some(BlockFault::Gone));
             if self.leaked {
                 // It may still write there: these slots are lost, which is better than memory that changes.
-                std::mem::forget(std::mem::replace(&mut op.payload, Payload::None));
+                std::mem::forget((op.read.take(), std::mem::take(&mut op.write)));
             }
             let done = self.ops.finish(at);
             self.done.push(done);
