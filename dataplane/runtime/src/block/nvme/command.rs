@@ -62,6 +62,7 @@ pub(super) struct DataPointer {
     pub(super) sgl: bool,
 }
 
+#[inline(always)]
 fn entry(opcode: u8, nsid: u32, data: DataPointer, cdw10: u32, cdw11: u32) -> Command {
     let mut command = [0; COMMAND_WORDS];
     command[0] = u64::from(opcode) | u64::from(nsid) << 32 | if data.sgl { PSDT_SGL } else { 0 };
@@ -129,6 +130,7 @@ pub(super) fn flush(nsid: u32) -> Command {
 }
 
 /// Read, write or write zeroes of `blocks` from `lba` on (NVM 3.2.4, 3.2.6, 3.2.8): NLB is 0's based.
+#[inline(always)]
 pub(super) fn transfer(
     opcode: u8,
     nsid: u32,

@@ -346,8 +346,7 @@ impl BlockPort for NvmeDriver {
                 self.enqueue(at);
             }
             BlockVerb::Write { offset, bufs, fua } => {
-                // A length that is no block stands for one part that is none.
-                let bytes = if self.are_blocks(&bufs) { crate::block::total(&bufs) } else { 1 };
+                let bytes = self.length(&bufs);
                 let Some(at) = self.accept(key, Verb::Write { fua }, offset, bytes) else { return };
                 self.ops.get_mut(at).write = bufs;
                 self.enqueue(at);

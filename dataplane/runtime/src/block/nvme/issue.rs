@@ -86,11 +86,12 @@ impl NvmeDriver {
         verb == Verb::Flush || bytes > 0 && (offset | bytes) & inside == 0 && fits
     }
 
-    /// Whether each part of a write is blocks, so that it may be cut between any two.
+    /// Bytes of a write; 1, which is refused, unless each part is blocks, so that it may be cut between any two.
     #[inline]
-    pub(super) fn are_blocks(&self, bufs: &[Buf]) -> bool {
-        let inside = self.info.block as usize - 1;
-        bufs.iter().all(|buf| buf.len() & inside == 0)
+    pub(super) fn length(&self, bufs: &[Buf]) -> u64 {
+        let (sum, bits) = bufs.iter().fold((0, 0), |(sum, bits), buf| (sum + buf.len(), bits | buf.len()));
+        let are_blocks = bits & (self.info.block as usize - 1) == 0;
+        if are_blocks { sum as u64 } else { 1 }
     }
 
     /// Makes commands of what waits, as long as there are places.
@@ -143,6 +144,7 @@ impl NvmeDriver {
     }
 
     /// Sends a piece once more; its request counts it already.
+    #[cold]
     fn resend(&mut self, piece: Piece) {
         let op = self.ops.get(piece.op);
         let Some(place) = self.cids.next_place() else { return self.again.push_front(piece) };
@@ -164,7 +166,7 @@ impl NvmeDriver {
 
     /// The command for the bytes of a request from `from` on, and how many they are. `place` says whose list
     /// may be used.
-    #[inline]
+    #[inline(always)] // its answer is a whole entry, which would go through memory twice
     fn make(&self, op: &Op, from: u64, place: usize) -> Result<(Command, u64), Unmade> {
         let (nsid, shift) = (self.namespace.nsid, self.namespace.block_shift);
         let lba = (op.offset + from) >> shift;

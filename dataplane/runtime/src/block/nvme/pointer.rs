@@ -48,7 +48,7 @@ pub(super) struct List<'a> {
 
 impl PointerRules {
     /// Makes a pointer to as many bytes of one part as a command can carry: the way of nearly every request.
-    #[inline]
+    #[inline(always)]
     pub(super) fn build_one(&self, part: &[u8], map: &IovaMap, list: &List<'_>) -> Option<Carried> {
         let iova = map.find(part).filter(|iova| iova % 4 == 0)?;
         let bytes = self.transfer_max.min(part.len() as u64);
