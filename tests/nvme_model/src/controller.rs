@@ -136,6 +136,10 @@ impl Controller {
         if self.config.eager {
             self.step();
         }
+        let noise = self.faults.chance.registers;
+        if noise > 0 && self.below(10_000) < noise {
+            return self.random.next_u32();
+        }
         match at {
             0x00 => self.config.cap as u32,
             0x04 => (self.config.cap >> 32) as u32,
@@ -366,10 +370,10 @@ impl Controller {
         let planted = if self.faults.status.is_empty() { None } else { Some(self.faults.status.remove(0)) };
         let by_chance = chance.status > 0 && self.below(10_000) < chance.status;
         let status = match planted {
-            Some(status) => status,
+            Some(status) if status != 0 => status,
             // Internal error that may pass, the same for good, unrecovered read error.
             None if by_chance => [0x0006, 0x4006, 0x4281][self.below(3) as usize],
-            None => self.io(&command),
+            _ => self.io(&command),
         };
         self.complete(&command, 0, status);
     }

@@ -51,7 +51,7 @@ pub struct Faults {
 
     /// I/O commands that are never answered.
     pub stuck: u32,
-    /// I/O commands that end with this status.
+    /// I/O commands that end with this status; 0 is carried out.
     pub status: Vec<u16>,
     /// I/O commands whose completion is bad.
     pub bad: Vec<BadCompletion>,
@@ -59,7 +59,7 @@ pub struct Faults {
     pub chance: Chances,
 }
 
-/// Chances in 10,000 for each I/O command.
+/// Chances in 10,000 for each I/O command, but for the last.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Chances {
     /// Never answered.
@@ -70,4 +70,6 @@ pub struct Chances {
     pub bad: u32,
     /// A fatal state.
     pub fatal: u32,
+    /// For each read of a register: any value.
+    pub registers: u32,
 }

@@ -146,3 +146,24 @@ fn floods_of_events_hold_up_nobody() {
     rig.turns(2000);
     rig.check();
 }
+
+#[test]
+fn random_register_values_hang_nobody_and_answer_everything_once() {
+    let (mut resets, mut served) = (0, 0);
+    for seed in 0..300 {
+        let model = Model::new(ModelConfig { blocks: 256, seed, ..ModelConfig::default() });
+        model.plant(|faults| faults.chance.registers = 1 + seed as u32 % 300);
+        let Ok(mut rig) = Rig::on(model, Rig::options()) else { continue };
+        for i in 0..400u64 {
+            if rig.driver.in_flight() < 60 {
+                rig.read((i % 200) * 4096, 4096);
+                rig.write((i % 199) * 4096, &[i as u8; 4096], i % 3 == 0);
+            }
+            rig.turn();
+        }
+        rig.drain();
+        resets += rig.driver.stats().resets;
+        served += u32::from(!rig.driver.is_gone());
+    }
+    assert!(resets > 100 && served > 10, "{resets} resets, {served} devices were served to the end");
+}

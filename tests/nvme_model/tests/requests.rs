@@ -84,6 +84,21 @@ fn memory_that_the_device_was_not_given_is_copied_near_and_counted() {
 }
 
 #[test]
+fn a_part_that_is_sent_again_stays_what_it_was_when_its_neighbour_was_copied_near() {
+    static ZEROES: [u8; 4096] = [0; 4096];
+    let mut rig = Rig::new(ModelConfig { delay_steps: 0, ..config(12) });
+    let parts = smallvec![rig.buf(&[1; 4096]), Buf::from_static(&ZEROES), rig.buf(&[3; 4096])];
+    rig.model.plant(|faults| faults.status = vec![0x0006]);
+    let key = rig.write_parts(0, parts, false);
+    assert_eq!(rig.wait(key), Ok(None));
+    assert_eq!((rig.driver.stats().retries, rig.driver.stats().copied), (1, 4096));
+    let key = rig.read(0, 12288);
+    let data = rig.wait(key).expect("reads").expect("data");
+    assert_eq!([0, 4096, 8192].map(|at| data[at]), [1, 0, 3]);
+    rig.check();
+}
+
+#[test]
 fn a_read_into_another_pool_is_refused() {
     let mut rig = Rig::new(config(12));
     let other = Rig::pool();

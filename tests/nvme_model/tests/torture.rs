@@ -117,6 +117,16 @@ impl Torture {
             self.asked.insert(key, Asked::Read { lba, blocks });
             return;
         }
+        if self.below(8) == 0 {
+            // Zeroes are what a block held before anything was written: version 0.
+            for block in &mut self.blocks[lba as usize..(lba + blocks) as usize] {
+                block.allowed.push(0);
+                block.sure = None;
+            }
+            let key = self.rig.write_zeroes(offset, blocks * self.block as u64);
+            self.asked.insert(key, Asked::Write { lba, blocks, version: 0, durable: !self.cache });
+            return;
+        }
         self.versions += 1;
         let (version, fua) = (self.versions, self.below(4) == 0);
         let mut bytes = vec![0; blocks as usize * self.block];
@@ -270,7 +280,7 @@ fn random_work_survives_fatal_states_and_bad_completions() {
 
 #[test]
 fn random_work_survives_everything_at_once() {
-    let chance = Chances { stuck: 10, status: 100, bad: 10, fatal: 10 };
+    let chance = Chances { stuck: 10, status: 100, bad: 10, fatal: 10, ..Chances::default() };
     let (resets, failures) = torture(300..340, chance);
     assert!(resets > 10 && failures > 10, "{resets} resets, {failures} failures");
 }

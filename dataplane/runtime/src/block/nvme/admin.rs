@@ -43,7 +43,9 @@ pub(super) struct Admin {
     cids: Cids<Sent>,
     asking: bool,
     health_due: Nanos,
-    log_wanted: Option<u8>,
+    /// Log pages that events named and that were not read yet, a bit each: an event is told again only when
+    /// its page was read.
+    logs_wanted: [u64; 4],
     namespace_wanted: bool,
 }
 
@@ -61,7 +63,7 @@ impl Admin {
             cids: Cids::new(usize::from(ADMIN_ENTRIES) - 1),
             asking: false,
             health_due: Nanos::ZERO,
-            log_wanted: None,
+            logs_wanted: [0; 4],
             namespace_wanted: false,
         }
     }
@@ -70,11 +72,23 @@ impl Admin {
     pub(super) fn restart(&mut self) {
         self.queue.restart(None);
         while self.cids.pop().is_some() {}
-        (self.asking, self.log_wanted, self.namespace_wanted) = (false, None, false);
+        (self.asking, self.logs_wanted, self.namespace_wanted) = (false, [0; 4], false);
     }
 
     pub(super) fn ask_health(&mut self, now: Nanos) {
         self.health_due = now;
+    }
+
+    fn want_log(&mut self, log: u8) {
+        self.logs_wanted[usize::from(log / 64)] |= 1 << (log % 64);
+    }
+
+    /// Takes the lowest of the wanted log pages.
+    fn next_log(&mut self) -> Option<u8> {
+        let (at, word) = self.logs_wanted.iter_mut().enumerate().find(|(_, word)| **word != 0)?;
+        let bit = word.trailing_zeros();
+        *word &= *word - 1;
+        Some((at as u32 * 64 + bit) as u8)
     }
 
     /// Aborts under way.
@@ -145,7 +159,7 @@ impl NvmeDriver {
         if event.log == log::HEALTH {
             self.admin.health_due = now;
         } else {
-            self.admin.log_wanted = Some(event.log);
+            self.admin.want_log(event.log);
         }
         self.admin.namespace_wanted |= event.is_namespace_change();
         self.tell(NvmeEvent::Async(event));
@@ -158,16 +172,16 @@ impl NvmeDriver {
             return;
         }
         let log_page = self.base + self.layout.log as u64;
-        if let Some(log) = self.admin.log_wanted.take() {
-            self.send_admin(Use::Log, command::get_log(log, HEALTH_BYTES as u32, log_page), now);
-        } else if std::mem::take(&mut self.admin.namespace_wanted) {
+        let get_log = |log| command::get_log(log, HEALTH_BYTES as u32, log_page);
+        if std::mem::take(&mut self.admin.namespace_wanted) {
             let identity = self.base + self.layout.identity as u64;
             let command = command::identify(cns::ACTIVE_NAMESPACES, 0, identity);
             self.send_admin(Use::Namespaces, command, now);
         } else if now >= self.admin.health_due {
             self.admin.health_due = now + self.options.health_every;
-            let command = command::get_log(log::HEALTH, HEALTH_BYTES as u32, log_page);
-            self.send_admin(Use::Health, command, now);
+            self.send_admin(Use::Health, get_log(log::HEALTH), now);
+        } else if let Some(log) = self.admin.next_log() {
+            self.send_admin(Use::Log, get_log(log), now);
         }
     }
 
@@ -189,5 +203,24 @@ impl NvmeDriver {
             Err(source) => NvmeError::Identify { device: self.name(), source },
         };
         self.give_up(error);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_log_page_that_was_named_is_read_once() {
+        let memory = DmaMemory::new(64 << 10, false).expect("maps");
+        let mut admin = Admin::new(memory, &Layout::new(2, 4096), 4);
+        for log in [255, 0, 64, 63, 255, 2] {
+            admin.want_log(log);
+        }
+        let taken: Vec<u8> = std::iter::from_fn(|| admin.next_log()).collect();
+        assert_eq!(taken, [0, 2, 63, 64, 255]);
+        admin.want_log(7);
+        admin.restart();
+        assert_eq!(admin.next_log(), None);
     }
 }

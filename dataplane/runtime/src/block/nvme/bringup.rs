@@ -20,6 +20,16 @@ const EVENTS_WANTED: u32 = 0x1ff;
 const NAMESPACE_NOTICES: u32 = 1 << 8;
 
 /// Where a controller is.
+///
+/// ```text
+///  start ──► Disabling ──RDY 0──► Enabling ──RDY 1──► Setup: Controller ► Queues ► (Doorbells) ► CompletionQueue
+///            ▲   │                 │    │               ► SubmissionQueue ► Namespaces ► Namespace ► Events ──► Ready
+///  reset ────┘   │ CAP.TO over     │    │ CAP.TO over, fatal, refused, silent                                   │
+///                ▼                 ▼    ▼                                                                       │
+///               Gone ◄── never well, or failed too often; else reset ◄── time-outs, fatal, bad completions ─────┘
+/// ```
+///
+/// A device that is removed, asked back, or has become another one is `Gone` from anywhere.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Stage {
     /// CC.EN is cleared, CSTS.RDY has to follow.

@@ -341,11 +341,21 @@ impl BlockPort for NvmeDriver {
         let key = request.key;
         match request.verb {
             BlockVerb::Read { offset, buf } => {
+                if let Some(at) = self.send_whole(key, Verb::Read, offset, &buf) {
+                    self.ops.get_mut(at).read = Some(buf);
+                    return;
+                }
                 let Some(at) = self.accept(key, Verb::Read, offset, buf.len() as u64) else { return };
                 self.ops.get_mut(at).read = Some(buf);
                 self.enqueue(at);
             }
             BlockVerb::Write { offset, bufs, fua } => {
+                if let [one] = &bufs[..]
+                    && let Some(at) = self.send_whole(key, Verb::Write { fua }, offset, one)
+                {
+                    self.ops.get_mut(at).write = bufs;
+                    return;
+                }
                 let bytes = self.length(&bufs);
                 let Some(at) = self.accept(key, Verb::Write { fua }, offset, bytes) else { return };
                 self.ops.get_mut(at).write = bufs;

@@ -5,7 +5,7 @@ use super::command::{self, Command, DataPointer, io};
 use super::driver::NvmeDriver;
 use super::layout::LIST_BYTES;
 use super::ops::{Op, Piece, Verb};
-use super::pointer::List;
+use super::pointer::{Carried, List, PointerRules};
 use crate::block::{BlockCompletion, BlockFault};
 use crate::clock::Nanos;
 use palisade_dma::Buf;
@@ -33,7 +33,6 @@ enum Unmade {
 impl NvmeDriver {
     /// Takes a request and says where; its buffers are put there, and then it is [`NvmeDriver::enqueue`]d. What
     /// cannot be right is answered at once.
-    #[inline]
     pub(super) fn accept(&mut self, key: u64, verb: Verb, offset: u64, bytes: u64) -> Option<u32> {
         let refused = if matches!(self.stage, Stage::Gone) {
             Some(Err(BlockFault::Gone))
@@ -58,11 +57,38 @@ impl NvmeDriver {
         Some(at)
     }
 
-    /// Makes commands of a request at once, when nothing waits and there are places; the doorbell is for later.
+    /// The short way, of nearly every request: one buffer, one command, nothing that waits. The command is made
+    /// before the request is, from what is at hand; its buffer is put into the place that this gives before
+    /// anything else, so that the device never has memory that nobody holds (the doorbell is for later).
+    /// `None` for the long way, which also answers what cannot be right.
+    #[inline(always)]
+    pub(super) fn send_whole(&mut self, key: u64, verb: Verb, offset: u64, part: &[u8]) -> Option<u32> {
+        let bytes = part.len() as u64;
+        let is_plain = bytes <= self.rules.transfer_max && self.is_sound(verb, offset, bytes);
+        if !is_plain || !self.is_first() {
+            return None;
+        }
+        let list = self.list(self.cids.next_place()?);
+        let carried = self.rules.build_one(part, &self.map, &list)?;
+        let command = self.transfer(verb, offset, carried);
+        let at = self.ops.claim();
+        self.ops.get_mut(at).begin_sent(key, verb, offset, bytes);
+        self.push(
+            command,
+            Piece { op: at, from: 0, len: bytes, tries: 0, since: Nanos::ZERO, aborting: false },
+        );
+        Some(at)
+    }
+
+    /// Whether a request that comes now is the first to be sent.
     #[inline]
+    fn is_first(&self) -> bool {
+        self.waiting.is_empty() && self.again.is_empty() && self.is_ready()
+    }
+
+    /// Makes commands of a request at once, when nothing waits and there are places; the doorbell is for later.
     pub(super) fn enqueue(&mut self, at: u32) {
-        let is_first = self.waiting.is_empty() && self.again.is_empty() && self.is_ready();
-        if is_first && self.send(at) == Sent::All {
+        if self.is_first() && self.send(at) == Sent::All {
             self.sent(at);
         } else {
             self.ops.get_mut(at).queued = true;
@@ -113,7 +139,6 @@ impl NvmeDriver {
         }
     }
 
-    #[inline]
     fn send(&mut self, at: u32) -> Sent {
         loop {
             let op = self.ops.get(at);
@@ -122,7 +147,7 @@ impl NvmeDriver {
             }
             let Some(place) = self.cids.next_place() else { return Sent::Waits };
             let from = op.sent;
-            match self.make(op, from, place) {
+            match self.make(op, from, place, u64::MAX) {
                 Ok((command, len)) => {
                     let op = self.ops.get_mut(at);
                     (op.sent, op.parts) = (from + len, op.parts + 1);
@@ -148,12 +173,15 @@ impl NvmeDriver {
     fn resend(&mut self, piece: Piece) {
         let op = self.ops.get(piece.op);
         let Some(place) = self.cids.next_place() else { return self.again.push_front(piece) };
-        match self.make(op, piece.from, place) {
-            Ok((command, len)) => {
-                assert_eq!(len, piece.len, "the same bytes make the same command");
-                self.push(command, piece);
+        match self.make(op, piece.from, place, piece.len) {
+            Ok((command, len)) if len == piece.len => self.push(command, piece),
+            // What was made once can be made again; if that is wrong, one request fails and not the process.
+            _ => {
+                let op = self.ops.get_mut(piece.op);
+                op.fault = op.fault.or(Some(BlockFault::Io));
+                op.parts -= 1;
+                self.settle(piece.op);
             }
-            Err(_) => unreachable!("what was made once can be made again"),
         }
     }
 
@@ -164,50 +192,62 @@ impl NvmeDriver {
         self.stats.commands += 1;
     }
 
-    /// The command for the bytes of a request from `from` on, and how many they are. `place` says whose list
-    /// may be used.
-    #[inline(always)] // its answer is a whole entry, which would go through memory twice
-    fn make(&self, op: &Op, from: u64, place: usize) -> Result<(Command, u64), Unmade> {
+    /// The command for the bytes of a request from `from` on, `most` of them, and how many they are. `place` says
+    /// whose list may be used.
+    fn make(&self, op: &Op, from: u64, place: usize, most: u64) -> Result<(Command, u64), Unmade> {
         let (nsid, shift) = (self.namespace.nsid, self.namespace.block_shift);
         let lba = (op.offset + from) >> shift;
-        let left = op.total - from;
-        let in_memory = self.layout.lists + place * LIST_BYTES;
-        let list = List { memory: &self.memory, at: in_memory, iova: self.base + in_memory as u64 };
+        let left = most.min(op.total - from);
+        let rules = PointerRules { transfer_max: left.min(self.rules.transfer_max), ..self.rules };
+        let list = self.list(place);
         let none = DataPointer::default();
         match op.verb {
             Verb::Flush => Ok((command::flush(nsid), 1)),
             Verb::Read | Verb::Write { .. } => {
-                let (opcode, flags) = match op.verb {
-                    Verb::Write { fua: true } => (io::WRITE, command::FUA),
-                    Verb::Write { fua: false } => (io::WRITE, 0),
-                    _ => (io::READ, 0),
-                };
                 let carried = match op.only_part(from) {
-                    Some(part) => self.rules.build_one(part, &self.map, &list),
-                    None => self.rules.build(op.bytes(from), &self.map, &list),
+                    Some(part) => rules.build_one(part, &self.map, &list),
+                    None => rules.build(op.bytes(from), &self.map, &list),
                 };
                 let carried = carried.ok_or(Unmade::Unreachable)?;
-                let blocks = (carried.bytes >> shift) as u32;
-                if blocks == 0 {
+                if carried.bytes >> shift == 0 {
                     return Err(Unmade::Fault(BlockFault::Range));
                 }
-                let command = command::transfer(opcode, nsid, lba, blocks, carried.pointer, flags);
-                Ok((command, carried.bytes))
+                Ok((self.transfer(op.verb, op.offset + from, carried), carried.bytes))
             }
             Verb::WriteZeroes => {
-                let len = left.min(self.rules.transfer_max);
+                let len = rules.transfer_max;
                 let blocks = (len >> shift) as u32;
                 Ok((command::transfer(io::WRITE_ZEROES, nsid, lba, blocks, none, 0), len))
             }
             Verb::Deallocate => {
                 let len = left.min(DEALLOCATE_MAX);
                 for (i, word) in command::dsm_range(lba, (len >> shift) as u32).into_iter().enumerate() {
-                    self.memory.store(in_memory + i * 8, word);
+                    self.memory.store(list.at + i * 8, word);
                 }
                 let data = DataPointer { first: list.iova, ..none };
                 Ok((command::deallocate(nsid, data), len))
             }
         }
+    }
+
+    /// The list of a place.
+    #[inline]
+    fn list(&self, place: usize) -> List<'_> {
+        let at = self.layout.lists + place * LIST_BYTES;
+        List { memory: &self.memory, at, iova: self.base + at as u64 }
+    }
+
+    /// The command of a read or write from byte `offset` of the device on.
+    #[inline(always)] // its answer is a whole entry, which would go through memory twice
+    fn transfer(&self, verb: Verb, offset: u64, carried: Carried) -> Command {
+        let (opcode, flags) = match verb {
+            Verb::Write { fua: true } => (io::WRITE, command::FUA),
+            Verb::Write { fua: false } => (io::WRITE, 0),
+            _ => (io::READ, 0),
+        };
+        let (nsid, shift) = (self.namespace.nsid, self.namespace.block_shift);
+        let blocks = (carried.bytes >> shift) as u32;
+        command::transfer(opcode, nsid, offset >> shift, blocks, carried.pointer, flags)
     }
 
     /// Copies those parts of a write that lie outside the pool (constant zeroes, say) into it, because the

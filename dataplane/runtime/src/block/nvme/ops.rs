@@ -71,6 +71,13 @@ impl Op {
         self.busy = true;
     }
 
+    /// Becomes a new request for all of which one command was made.
+    #[inline]
+    pub(super) fn begin_sent(&mut self, key: u64, verb: Verb, offset: u64, total: u64) {
+        self.begin(key, verb, offset, total);
+        (self.sent, self.parts) = (total, 1);
+    }
+
     /// The bytes from `from` on, part by part; some parts may be empty.
     pub(super) fn bytes(&self, from: u64) -> impl Iterator<Item = &[u8]> + Clone {
         let mut skip = from as usize;

@@ -64,10 +64,13 @@ impl PointerRules {
 
     /// Lists the pages from `next` to `end`.
     fn list_of(&self, next: u64, end: u64, list: &List<'_>) -> u64 {
-        let words = list.memory.words(list.at, LIST_WORDS);
-        let pages = (next..end).step_by(self.page as usize);
-        for (word, at) in words.iter().zip(pages) {
+        let mut at = next;
+        for word in list.memory.words(list.at, LIST_WORDS) {
+            if at >= end {
+                break;
+            }
             word.store(at, Ordering::Relaxed);
+            at += self.page;
         }
         list.iova
     }
