@@ -17,6 +17,7 @@ use crate::nbd::target::NbdTarget;
 use crate::nbd::uri::{Place, Uri};
 use crate::report::progress::Progress;
 use crate::report::summary::{Summary, write_files};
+use crate::target::device::Device;
 use crate::target::mem::Memory;
 use crate::target::{Factory, Target, TargetError, Want};
 use crate::units::{seconds, size};
@@ -66,7 +67,7 @@ pub enum PatternArg {
 /// Arguments of `perf run`.
 #[derive(Args, Clone, Debug)]
 pub struct RunArgs {
-    /// nbd://host:port/name, nbd+unix:///name?socket=PATH, mem:SIZE, rack:FILE
+    /// nbd://host:port/name, nbd+unix:///name?socket=PATH, mem:SIZE, rack:FILE, block:PATH, nvme:PCI-ADDRESS
     pub target: String,
     /// Another NBD address of the volume, tried when the first one is gone, silent or does not serve it; repeatable
     #[arg(long, value_name = "TARGET")]
@@ -259,6 +260,9 @@ impl RunArgs {
             let bytes = size(bytes).map_err(unfit)?;
             return Ok(Box::new(Memory::new(bytes, want)));
         }
+        if let Some(device) = Device::open(&self.target, want) {
+            return Ok(Box::new(device.map_err(failed)?));
+        }
         if let Some(target) = factory.open(&self.target, want) {
             return target.map_err(failed);
         }
@@ -413,6 +417,8 @@ mod tests {
             "run mem:4m --depth 4096 --size 32m",
             "run mem:4m --region 8m",
             "run mem:x",
+            "run nvme:ffff:ff:1f.7",
+            "run block:/nonexistent/disk",
             "run ftp://x/y",
             "run mem:4m --rate 0",
             "run mem:4m --core 9999",

@@ -22,7 +22,10 @@ pub enum Place {
 
 /// Why an address is none.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no target: use nbd://host:port/name, nbd+unix:///name?socket=PATH or mem:SIZE")]
+#[error(
+    "`{0}` is no target: use nbd://host:port/name, nbd+unix:///name?socket=PATH, mem:SIZE, \
+     block:PATH or nvme:PCI-ADDRESS"
+)]
 pub struct NotAnAddress(pub String);
 
 impl Uri {

@@ -6,6 +6,7 @@
 //!
 //! A target does not measure; the engine does, from the intended start of a request.
 
+pub mod device;
 pub mod mem;
 
 use hdrhistogram::Histogram;

@@ -115,6 +115,7 @@ pub fn run(verdicts: &mut Verdicts) -> Vec<Figure> {
     println!("\nsmall costs, one core");
     copies(&mut figures);
     erasure(&mut figures);
+    let mut counts = Vec::new();
     for mut work in works() {
         let cost = figures.add(work.name, nanos(&mut work.call), "ns");
         if let Some(goal) = work.goal {
@@ -123,10 +124,12 @@ pub fn run(verdicts: &mut Verdicts) -> Vec<Figure> {
         match instructions(work.name) {
             Ok(count) => {
                 figures.add(&format!("{}, instructions", work.name), count, "");
+                counts.push((work.name, count));
             }
             Err(why) => skip(&format!("instructions of {}", work.name), why),
         }
     }
+    nvme::judge(&counts, verdicts);
     match encode::measure() {
         Ok(encode) => {
             figures.add("encode 4+2 in the flush path's shape, data", encode.flush_gb, "GB/s");

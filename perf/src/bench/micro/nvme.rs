@@ -3,6 +3,7 @@
 //! Both talk to the same null controller, which answers every command of a doorbell at once; what it costs is
 //! in both figures, so their difference is what the driver adds: splitting, pointers, identifiers, requests.
 
+use super::super::verdict::{Goal, Verdicts};
 use super::Work;
 use palisade_dma::{BufMut, DeviceSpace, DmaMemory, DmaRange, Pool, PoolConfig};
 use palisade_runtime::block::nvme::{MapError, NvmeDevice, NvmeDriver, NvmeOptions};
@@ -11,6 +12,8 @@ use palisade_runtime::clock::Nanos;
 use smallvec::smallvec;
 use std::cell::RefCell;
 
+/// Instructions of a request from submission to completion that DESIGN section 6 grants.
+const BUDGET: f64 = 500.0;
 /// Commands of a turn.
 const BATCH: u64 = 32;
 /// Entries of the bare loop's queues.
@@ -229,6 +232,18 @@ pub(super) fn bare() -> Work {
         left -= 1;
     };
     Work { name: "nvme-bare", call: Box::new(call), goal: None }
+}
+
+/// What the driver adds to the bare loop, in instructions, against the budget of DESIGN section 6.
+pub(super) fn judge(counts: &[(&str, f64)], verdicts: &mut Verdicts) {
+    let count = |name: &str| counts.iter().find(|(other, _)| *other == name).map(|(_, count)| *count);
+    let Some(bare) = count("nvme-bare") else { return };
+    for name in ["nvme-read", "nvme-write"] {
+        if let Some(all) = count(name) {
+            let what = format!("{name}, instructions above a bare queue loop");
+            verdicts.add(what, all - bare, Goal::AtMost(BUDGET));
+        }
+    }
 }
 
 #[cfg(test)]
