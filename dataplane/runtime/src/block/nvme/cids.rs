@@ -49,7 +49,7 @@ impl<T> Cids<T> {
     }
 
     /// Takes a place for a command; `None` when all are taken.
-    #[inline]
+    #[inline(always)]
     pub(super) fn insert(&mut self, held: T) -> Option<u16> {
         let place = self.free.pop()?;
         let entry = &mut self.places[usize::from(place)];

@@ -339,6 +339,16 @@ impl BlockPort for NvmeDriver {
 
     fn submit(&mut self, request: BlockRequest) {
         let key = request.key;
+        // Looked at where it lies: a list of buffers is long to move.
+        if let BlockVerb::Write { offset, bufs, fua } = &request.verb
+            && let [one] = &bufs[..]
+            && let Some(at) = self.send_whole(key, Verb::Write { fua: *fua }, *offset, one)
+        {
+            if let BlockVerb::Write { bufs, .. } = request.verb {
+                self.ops.get_mut(at).write = bufs;
+            }
+            return;
+        }
         match request.verb {
             BlockVerb::Read { offset, buf } => {
                 if let Some(at) = self.send_whole(key, Verb::Read, offset, &buf) {
@@ -350,12 +360,6 @@ impl BlockPort for NvmeDriver {
                 self.enqueue(at);
             }
             BlockVerb::Write { offset, bufs, fua } => {
-                if let [one] = &bufs[..]
-                    && let Some(at) = self.send_whole(key, Verb::Write { fua }, offset, one)
-                {
-                    self.ops.get_mut(at).write = bufs;
-                    return;
-                }
                 let bytes = self.length(&bufs);
                 let Some(at) = self.accept(key, Verb::Write { fua }, offset, bytes) else { return };
                 self.ops.get_mut(at).write = bufs;

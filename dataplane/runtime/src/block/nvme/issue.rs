@@ -185,7 +185,7 @@ impl NvmeDriver {
         }
     }
 
-    #[inline]
+    #[inline(always)]
     fn push(&mut self, command: Command, piece: Piece) {
         let cid = self.cids.insert(piece).expect("callers look for a place first");
         self.io.push(command, cid);

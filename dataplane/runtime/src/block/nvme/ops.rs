@@ -149,12 +149,15 @@ impl Ops {
     }
 
     /// A free place; the request in it is one that has ended.
-    #[inline]
+    #[inline(always)]
     pub(super) fn claim(&mut self) -> u32 {
-        self.free.pop().unwrap_or_else(|| {
-            self.list.push(Op::free());
-            (self.list.len() - 1) as u32
-        })
+        self.free.pop().unwrap_or_else(|| self.grow())
+    }
+
+    #[cold]
+    fn grow(&mut self) -> u32 {
+        self.list.push(Op::free());
+        (self.list.len() - 1) as u32
     }
 
     #[inline]

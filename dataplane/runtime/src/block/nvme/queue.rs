@@ -96,7 +96,7 @@ impl QueuePair {
 
     /// Stores a command. Its owner has fewer than `entries` commands under way, so the entry is free: the
     /// device takes entries in order, and has taken those of every command that ended.
-    #[inline]
+    #[inline(always)]
     pub(super) fn push(&mut self, mut command: Command, cid: u16) {
         set_cid(&mut command, cid);
         let at = self.place.submissions + usize::from(self.tail) * COMMAND_BYTES;
