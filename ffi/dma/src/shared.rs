@@ -69,7 +69,7 @@ impl DmaMemory {
     ///
     /// # Panics
     /// When `at` is no multiple of 8 or the words do not lie in the memory.
-    #[inline]
+    #[inline(always)] // its check folds where the count is a constant
     pub fn words(&self, at: usize, count: usize) -> &[AtomicU64] {
         let fits = at.is_multiple_of(8)
             && count
