@@ -38,7 +38,8 @@ pub(super) struct Shape {
     pub(super) sleds: usize,
     /// The volume has a third member: what two hold is acknowledged when one dies.
     pub(super) reserve: bool,
-    /// A volume of a gibibyte in columns of 8 MiB, where speeds are measured and not pauses.
+    /// A volume of a gibibyte in columns of 8 MiB, all nodes in one process, where speeds are measured and not pauses:
+    /// ten processes on two cores show what the kernel's scheduler does.
     pub(super) large: bool,
     /// Scrub, bytes a second of each device.
     pub(super) scrub: &'static str,

@@ -2,10 +2,12 @@
 //!
 //! One write after another would fail, and each costs a head an extent. So after the first one changes that need
 //! room are refused at once, and heads place their columns elsewhere; reads, claims and releases go on, which write
-//! in place. Who asks for a column hears that none is free, and none is counted as free: a device that is full must not
-//! pass for one that is ill, least of all where it holds nothing by which heads could see that it works (EF-22). After a pause, doubled up to a limit, the units whose write failed are written as zeroes: the table
-//! does not know them, so they mean nothing to anybody, and nobody else writes there meanwhile. When that is done
-//! there is room again. Where it was a page that failed, time alone brings back the next try.
+//! in place. Who asks for a column hears that none is free, and none is counted as free: a device that is full must
+//! not pass for one that is ill, least of all where it holds nothing by which heads could see that it works (EF-22).
+//!
+//! After a pause, doubled up to a limit, the units whose write failed are written as zeroes: the table does not know
+//! them, so they mean nothing to anybody, and nobody else writes there meanwhile. When that is done there is room
+//! again. Where it was a page that failed, time alone brings back the next try.
 
 use super::device::{Device, JobKind};
 use super::{Ctx, Io};

@@ -11,6 +11,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 pub mod alone;
+pub mod blank;
 mod client;
 mod copies;
 mod disk;
