@@ -185,10 +185,10 @@ fn ef22_of_two_lost_at_once_the_extents_that_lost_two_columns_come_first_and_no_
     assert!((1..10).any(two_lost), "no pair had extents of both kinds");
 }
 
-/// Simulated time that a rebuild under load takes with this share.
-fn rebuild_time(share: u8) -> Duration {
+/// Simulated time that a rebuild under load takes with this share and so many batches at once.
+fn rebuild_time(share: u8, batches: u8) -> Duration {
     let mut shape = Shape { hot_bytes: 0, sleds: 8, columns: 48, ..Shape::new(705) };
-    shape.flush.rebuild_share = share;
+    (shape.flush.rebuild_share, shape.flush.rebuild_batches) = (share, batches);
     let mut rack = Rack::new(shape);
     rack.serve();
     for lba in (0..4096).step_by(16) {
@@ -203,8 +203,14 @@ fn rebuild_time(share: u8) -> Duration {
 
 #[test]
 fn ef22_a_rebuild_keeps_to_its_share_while_clients_are_at_work() {
-    let (much, little) = (rebuild_time(100), rebuild_time(5));
+    let (much, little) = (rebuild_time(100, 4), rebuild_time(5, 4));
     assert!(little > much * 3, "with all of the time {much:?}, with a twentieth of it {little:?}");
+}
+
+#[test]
+fn ef22_a_pause_of_a_rebuild_ends_with_its_share_and_not_with_the_next_rest() {
+    let (all, half) = (rebuild_time(100, 1), rebuild_time(50, 1));
+    assert!(!all.is_zero() && half < all * 4, "with all of the time {all:?}, with half of it {half:?}");
 }
 
 #[test]

@@ -29,13 +29,17 @@ pub(super) fn rebuild(verdicts: &mut Verdicts) {
         Err(why) => return skip("rebuild", why),
     };
     println!(
-        "rebuild: {:.1} MiB of clients, {:.1} MiB/s of columns; the disk below takes {:.1} MiB/s from one writer",
+        "rebuild: {:.1} MiB of clients, {:.1} MiB/s of columns written, {:.1} MiB/s read and written; the disk below \
+         takes {:.1} MiB/s from one writer",
         found.bytes as f64 / f64::from(1 << 20),
         found.mib_s,
+        found.moved_mib_s(),
         found.device_mib_s
     );
-    verdicts.add("rebuild / what the disk takes", found.mib_s / found.device_mib_s, Goal::AtLeast(0.8));
+    let ratio = found.moved_mib_s() / found.device_mib_s;
+    verdicts.add("rebuild, read and written / what the disk takes", ratio, Goal::AtLeast(0.8));
     for (what, [calm, meanwhile]) in [("reads", found.read_p99_us), ("writes", found.write_p99_us)] {
+        println!("rebuild: 99 % of {what} within {calm:.0} us before, {meanwhile:.0} us meanwhile");
         verdicts.add(format!("p99 of {what} during a rebuild / before"), meanwhile / calm, Goal::AtMost(2.0));
     }
 }

@@ -29,11 +29,15 @@ const RECONNECT: Duration = Duration::from_secs(120);
 const LOOKS: u32 = 32;
 /// How long it rests then: the generator shares its cores with the rack.
 const REST: Duration = Duration::from_micros(50);
+/// The same at a pace of its own, where it would look in vain most of the time, and what is measured takes longer.
+const PACED_REST: Duration = Duration::from_micros(250);
 
 /// A target that rests while nothing ends.
 struct Eased {
     inner: Follower,
     vain: u32,
+    looks: u32,
+    rest: Duration,
 }
 
 impl Target for Eased {
@@ -53,9 +57,9 @@ impl Target for Eased {
         let before = done.len();
         self.inner.poll(done)?;
         self.vain = if done.len() > before { 0 } else { self.vain + 1 };
-        if self.vain >= LOOKS {
+        if self.vain >= self.looks {
             self.vain = 0;
-            std::thread::sleep(REST);
+            std::thread::sleep(self.rest);
         }
         Ok(())
     }
@@ -124,7 +128,8 @@ fn spec(read_percent: u8, depth: u32, region: u64) -> Spec {
 fn open(uris: &[Uri], spec: &Spec) -> Result<Eased, String> {
     let want = Want { slots: spec.depth, slot_bytes: spec.size as usize, connections: 1, look: true };
     let inner = Follower::open(uris.to_vec(), want).map_err(|e| format!("the load cannot connect: {e}"))?;
-    Ok(Eased { inner, vain: 0 })
+    let (looks, rest) = if spec.pace == Pace::Closed { (LOOKS, REST) } else { (1, PACED_REST) };
+    Ok(Eased { inner, vain: 0, looks, rest })
 }
 
 /// The readers' region, filled.
@@ -184,8 +189,14 @@ fn run(
 }
 
 impl Load {
-    /// Starts both clients with `depth` requests each; they find the volume at any of the addresses.
-    pub(super) fn start(addresses: &[String], depth: u32, origin: Instant) -> Result<Self, String> {
+    /// Starts both clients with `depth` requests each, as fast as they are answered or at a pace of their own; they
+    /// find the volume at any of the addresses.
+    pub(super) fn start(
+        addresses: &[String],
+        depth: u32,
+        pace: Pace,
+        origin: Instant,
+    ) -> Result<Self, String> {
         let uris: Result<Vec<Uri>, _> = addresses.iter().map(|text| Uri::parse(text)).collect();
         let uris = uris.map_err(|e| e.to_string())?;
         let blocks = REGION / u64::from(SIZE);
@@ -200,9 +211,9 @@ impl Load {
         let mut model = Model::new(SIZE, read.offset, blocks, now.as_nanos() as u64);
         read.depth = depth.min(8);
         fill(&uris, &mut model, &read)?;
-        read.depth = depth;
+        (read.depth, read.pace) = (depth, pace);
         let readers = client(read, model, Verb::Read);
-        let write = spec(20, depth, 1);
+        let write = Spec { pace, ..spec(20, depth, 1) };
         let model = Model::new(SIZE, write.offset, blocks, now.as_nanos() as u64 ^ 0x5151);
         let writers = client(write, model, Verb::Write);
         Ok(Self { stop, readers, writers })

@@ -17,6 +17,7 @@ mod scene;
 mod timeline;
 mod write;
 
+use crate::load::spec::Pace;
 use crate::units::seconds;
 use clap::Args;
 use kinds::Fault;
@@ -48,6 +49,9 @@ pub struct FaultArgs {
     /// Requests in flight of each of the two clients
     #[arg(long, default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub depth: u32,
+    /// Requests a second of each of them (default: the next one when one was answered)
+    #[arg(long, value_parser = clap::value_parser!(u32).range(1..))]
+    pub rate: Option<u32>,
     /// Only this drill, or those whose names contain this; repeatable
     #[arg(long)]
     pub only: Vec<String>,
@@ -69,6 +73,11 @@ pub struct FaultArgs {
 }
 
 impl FaultArgs {
+    /// When the clients ask.
+    fn pace(&self) -> Pace {
+        self.rate.map_or(Pace::Closed, |rate| Pace::Open(f64::from(rate)))
+    }
+
     /// Where racks have their files.
     fn folder(&self) -> PathBuf {
         self.dir.clone().unwrap_or_else(std::env::temp_dir)
@@ -95,6 +104,7 @@ impl FaultArgs {
             stops: Vec::new(),
             calm: Duration::from_secs(1),
             depth: 32,
+            rate: None,
             only: Vec::new(),
             dir: None,
             palisade: None,

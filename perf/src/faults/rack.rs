@@ -38,7 +38,7 @@ pub(super) struct Shape {
     pub(super) sleds: usize,
     /// The volume has a third member: what two hold is acknowledged when one dies.
     pub(super) reserve: bool,
-    /// A volume of a gibibyte in columns of 8 MiB, all nodes in one process, where speeds are measured and not pauses:
+    /// A volume of two gibibytes in columns of 8 MiB, all nodes in one process, where speeds are measured and not pauses:
     /// ten processes on two cores show what the kernel's scheduler does.
     pub(super) large: bool,
     /// Scrub, bytes a second of each device.
@@ -72,7 +72,7 @@ impl Shape {
 
     /// Bytes of the volume; of a device and a column, in MiB.
     fn sizes(&self) -> (u64, [u32; 2]) {
-        if self.large { (1 << 30, [1024, 8]) } else { (128 << 20, [256, 1]) }
+        if self.large { (2 << 30, [1024, 8]) } else { (128 << 20, [256, 1]) }
     }
 
     /// Bytes of the volume.

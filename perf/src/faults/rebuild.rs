@@ -10,17 +10,22 @@ use std::io::Write;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-/// Requests in flight of each client meanwhile: a load that leaves room.
-const DEPTH: u32 = 4;
+/// Most requests in flight of each client meanwhile.
+const DEPTH: u32 = 32;
+/// Requests a second of each: a load that leaves room. Clients that ask for all that the processor gives, on two cores
+/// that they share with ten nodes, would say what the processor does and not the rebuild.
+const RATE: u32 = 500;
 /// Calm before, for the latency to compare with.
 const CALM: Duration = Duration::from_secs(4);
 /// Bytes written to see what the disk below the devices gives.
 const PROBE: usize = 512 << 20;
 /// Bytes of one of these writes.
 const CHUNK: usize = 1 << 20;
-/// Bytes of columns for a byte of a client, in code 4+2: one disk takes what goes to all devices of this rack, and
-/// its bandwidth is what the goal is held against.
+/// Bytes of columns written for a byte of a client, in code 4+2.
 const COLUMNS: f64 = 1.5;
+/// Bytes of columns read and written for a byte of a client. One disk is below all devices of this rack: both pass
+/// through it, and it is the slowest device whose bandwidth the goal names.
+const MOVED: f64 = 1.0 + COLUMNS;
 /// The device that is lost.
 const LOST: &str = "sled-2/0";
 
@@ -39,9 +44,16 @@ pub(crate) struct Rebuild {
     pub(crate) write_p99_us: [f64; 2],
 }
 
+impl Rebuild {
+    /// MiB of columns a second that were read or written.
+    pub(crate) fn moved_mib_s(&self) -> f64 {
+        self.mib_s * MOVED / COLUMNS
+    }
+}
+
 /// What the disk below a folder takes from one writer.
 fn disk_mib_s(folder: &Path) -> Result<f64, Trouble> {
-    let path = folder.join("probe");
+    let path = folder.join(format!("palisade-probe-{}", std::process::id()));
     let failed = |e: std::io::Error| format!("{}: {e}", path.display());
     let chunk = vec![0x5a; CHUNK];
     let begin = Instant::now();
@@ -66,18 +78,21 @@ fn rebuilt(status: &Value) -> u64 {
 
 /// Loses a device under load.
 pub(crate) fn measure() -> Result<Rebuild, Trouble> {
-    let args = FaultArgs { depth: DEPTH, calm: CALM, ..FaultArgs::of_bench(0) };
+    let args = FaultArgs { depth: DEPTH, rate: Some(RATE), calm: CALM, ..FaultArgs::of_bench(0) };
     let shape = Shape { sleds: 8, large: true, ..Shape::default() };
+    // Before the rack runs, and not within the calm that latencies are compared with.
+    let device_mib_s = disk_mib_s(&args.folder())?;
     let mut scene = Scene::set(shape, &args)?;
     fill_beyond(&scene.rack.addresses()?, shape.volume_bytes())?;
     let flush = json!({ "name": "vol0", "wait": true, "timeout_s": 120 });
     scene.rack.call("volume.flush", &flush)?;
     scene.rest();
-    let device_mib_s = disk_mib_s(&scene.rack.data())?;
-    let before = rebuilt(&scene.rack.status()?);
     scene.begin();
     scene.rack.call("device.drill", &json!({ "name": LOST, "drill": "error" }))?;
-    scene.rack.wait("the device counts as failed", |status| lost(status)["state"] == "failed")?;
+    let failed =
+        scene.rack.wait("the device counts as failed", |status| lost(status)["state"] == "failed")?;
+    // Reports come once a second: what was done before this one is left out, and the end is seen late.
+    let before = rebuilt(&failed);
     let begin = Instant::now();
     let end = scene.rack.wait("all its columns are elsewhere", |status| {
         let whole = status["volumes"][0]["degraded_extents"] == 0 && status["volumes"][0]["redundancy"] == 2;

@@ -55,7 +55,7 @@ impl Scene {
     pub(super) fn set(shape: Shape, args: &FaultArgs) -> Result<Self, Trouble> {
         let rack = DrillRack::start(args, shape)?;
         let origin = Instant::now();
-        let load = Load::start(&rack.addresses()?, args.depth, origin)?;
+        let load = Load::start(&rack.addresses()?, args.depth, args.pace(), origin)?;
         let scene =
             Self { rack, load, rounds: Vec::new(), notes: Vec::new(), origin, open: None, calm: args.calm };
         scene.rest();

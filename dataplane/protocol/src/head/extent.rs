@@ -262,6 +262,8 @@ impl Core {
         part.stats.counters.extents_created += 1;
         part.no_columns_since = None;
         part.open = Some(OpenExtent { desc, next: 0, repointed: 0, leave: false, reserve });
+        // Whoever asked for it goes on with it: the collector does not rest first.
+        part.collect_at = part.collect_at.min(now);
         self.background_at = now;
     }
 

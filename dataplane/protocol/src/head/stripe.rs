@@ -1,4 +1,4 @@
-//! From gathered blocks to encoded stripes: one stripe a turn, so that no client waits for more than that
+//! From gathered blocks to encoded stripes: a few stripes a turn, so that no client waits for more than those
 //! (EF-09, P-23).
 //!
 //! A stripe's blocks are read and checked against the index, laid out in its data units, encoded; its units'
@@ -24,19 +24,29 @@ pub(super) const LOST_PAUSE: Duration = Duration::from_secs(30);
 const TRIES: u8 = 6;
 const TRY_PAUSE: Duration = Duration::from_secs(5);
 
+/// Stripes of different batches whose reading begins in one turn: encoding all of them takes less than a turn does
+/// in which this many columns are written to files, and one alone would leave the devices idle in such turns.
+const STRIPES_A_TURN: usize = 4;
+
 /// Puts the checksums of blocks together.
 static BLOCKS: Joiner = Joiner::of_power(BLOCK.ilog2());
 /// Checksum of a block of zeroes.
 const ZEROES: u32 = 0x98f9_4189;
 
 impl Core {
-    /// Goes on with the partition's first batch that can.
+    /// Goes on with the partition's first batches that can.
     pub(super) fn step_batches(&mut self, now: Time, p: usize, out: &mut Out) {
-        let waits = |id: &Id| {
-            self.batches.get(*id).is_some_and(|batch| batch.state == State::Reading && !batch.asked)
-        };
-        if let Some(id) = self.parts[p].batches.iter().copied().find(waits) {
-            self.read_stripe(now, p, id, out);
+        let mut left = STRIPES_A_TURN;
+        let mut at = 0;
+        while left > 0
+            && let Some(&id) = self.parts[p].batches.get(at)
+        {
+            at += 1;
+            let waits = |batch: &Batch| batch.state == State::Reading && !batch.asked;
+            if self.batches.get(id).is_some_and(waits) {
+                self.read_stripe(now, p, id, out);
+                left -= 1;
+            }
         }
     }
 

@@ -90,7 +90,14 @@ impl Core {
         self.release_due = true;
         let pause = if busy { BUSY } else { REST };
         let again = std::mem::take(&mut self.flush_again);
-        self.background_at = if again { now } else { now + pause };
+        self.background_at = if again { now } else { self.collects_at(now).min(now + pause) };
+    }
+
+    /// When the collector has something to do again, at the latest: a place of a rebuild whose pause ends does not
+    /// wait for the pass after a rest.
+    fn collects_at(&self, now: Time) -> Time {
+        let collecting = self.parts.iter().filter(|part| part.phase == Phase::Serving && !part.rests());
+        collecting.map(|part| part.collect_at).filter(|at| *at > now).min().unwrap_or(now + REST)
     }
 
     fn mend_later(&mut self, now: Time, p: usize, out: &mut Out) {
