@@ -11,7 +11,7 @@ help:
 	@echo "make faults  real processes hurt in every way under verified load; writes perf/FAULTS.md and perf/faults/"
 	@echo "make sim     SECONDS=n: fresh simulator seeds for that time;  SEED=n [MOVING=1|DENSE=1|LONE=1|REPLACED=1]: replay one"
 	@echo "make lint    format check, clippy and the house rules only"
-	@echo "make guest   kernel-bypass tests in a virtual machine (they come with kernel bypass)"
+	@echo "make guest   the user-space NVMe driver on PCI functions, in a virtual machine that it boots;  ONLY=text: some tests"
 
 deps:
 	@scripts/deps.sh
@@ -47,5 +47,5 @@ sim:
 		cargo run --release -q -p palisade-sim --example sim -- --seconds $(or $(SECONDS),60); \
 	fi
 
-guest:
-	@echo "guest: nothing runs here yet; user-space NVMe and DPDK, which need a guest, come with kernel bypass"
+guest: deps
+	@scripts/guest.sh

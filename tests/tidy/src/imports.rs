@@ -41,6 +41,7 @@ pub const ALLOWED: &[(&str, &[&str])] = &[
     ),
     ("palisade-model", &["palisade-control", "palisade-dma", "palisade-isal", "palisade-protocol"]),
     ("palisade-nvme-model", &["palisade-dma", "palisade-runtime"]),
+    ("palisade-guest", &["palisade-dma", "palisade-runtime"]),
     ("palisade-tidy", &[]),
     ("palisade-e2e", &["palisade-perf"]),
 ];

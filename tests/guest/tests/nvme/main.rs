@@ -1,0 +1,8 @@
+//! The polled NVMe driver on PCI functions through VFIO, in the machine of `make guest`. Each test runs in a process
+//! of its own and binds what it needs.
+
+mod beside;
+mod data;
+mod faults;
+mod fence;
+mod media;
