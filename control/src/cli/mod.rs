@@ -1,5 +1,6 @@
 //! The command line: what people type, and the commands that need only the control socket or a rack file.
-//! `up`, `node`, `control`, `inspect` and `perf` are parsed here and carried out by the binary's crate.
+//! `up`, `node`, `control`, `inspect`, `bind`, `unbind` and `perf` are parsed here and carried out by the binary's
+//! crate.
 
 mod ask;
 mod check;
@@ -65,6 +66,10 @@ pub enum Verb {
     Apply(ApplyArgs),
     /// Show what stands on a device or file, with checksum verdicts. Reads only.
     Inspect(InspectArgs),
+    /// Take an NVMe controller that nobody uses from the kernel, for programs of this host (vfio-pci).
+    Bind(BindArgs),
+    /// Give a controller back to the kernel.
+    Unbind(BindArgs),
     /// Generate load, measure, compare: see `palisade perf --help`.
     #[command(disable_help_flag = true)]
     Perf(PerfArgs),
@@ -426,6 +431,16 @@ pub struct InspectArgs {
     pub json: bool,
 }
 
+/// `bind`, `unbind`.
+#[derive(Clone, Debug, Args)]
+pub struct BindArgs {
+    /// PCI address, such as 0000:01:00.0 (`lspci -D`).
+    pub address: String,
+    /// Only say what would be done.
+    #[arg(long)]
+    pub dry_run: bool,
+}
+
 /// `perf`, passed through.
 #[derive(Clone, Debug, Args)]
 pub struct PerfArgs {
@@ -448,6 +463,7 @@ pub fn run(verb: &Verb) -> Option<u8> {
         Verb::Rack(verb) => upgrade::rack(verb),
         Verb::Release => release(),
         Verb::Up(_) | Verb::Node(_) | Verb::Control(_) | Verb::Inspect(_) | Verb::Perf(_) => return None,
+        Verb::Bind(_) | Verb::Unbind(_) => return None,
         Verb::Check(args) => return Some(check::check(args)),
         Verb::Status(args) => ask::status(args),
         Verb::Volume(verb) => ask::volume(verb),

@@ -1,5 +1,6 @@
 //! Where machines meet drivers: services, the bus between them, and the life of a node.
 
+pub mod binding;
 pub mod bus;
 pub mod exports;
 pub mod host;

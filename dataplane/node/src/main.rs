@@ -3,6 +3,7 @@
 use clap::{Args, Command, FromArgMatches, Parser};
 use palisade_control::cli::{self, Cli, InspectArgs, PerfArgs, Verb};
 use palisade_control::config::Rack;
+use palisade_node::binding::{bind, unbind};
 use palisade_node::inspect::{inspect, table};
 use palisade_node::rack_target::RackFactory;
 use palisade_node::successor::Heritage;
@@ -49,6 +50,8 @@ fn main() -> ExitCode {
             None => ExitCode::FAILURE,
         },
         Verb::Inspect(args) => look(&args),
+        Verb::Bind(args) => ExitCode::from(bind(&args)),
+        Verb::Unbind(args) => ExitCode::from(unbind(&args)),
         Verb::Perf(args) => perf(args),
         _ => unreachable!("every other command was carried out by control's part"),
     }

@@ -16,15 +16,19 @@
 #![allow(unsafe_code)] // System calls on raw structures and device memory, see the SAFETY reasons.
 
 mod bar;
+mod binding;
 mod container;
 mod device;
 mod error;
 mod group;
 mod iova;
 mod sys;
+mod users;
 mod watch;
 
 pub use bar::Bar;
+pub use binding::{BindError, Host, Plan, Step};
 pub use device::VfioDevice;
 pub use error::VfioError;
 pub use group::{Group, Member, find_group};
+pub use users::User;

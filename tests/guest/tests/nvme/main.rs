@@ -2,6 +2,7 @@
 //! of its own and binds what it needs.
 
 mod beside;
+mod binding;
 mod data;
 mod faults;
 mod fence;

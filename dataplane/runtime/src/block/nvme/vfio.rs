@@ -4,6 +4,8 @@ use super::device::{MapError, NvmeDevice};
 use palisade_dma::DmaRange;
 use palisade_vfio::{Bar, VfioDevice, VfioError};
 
+pub use palisade_vfio::{BindError, Host, Plan};
+
 /// A controller that this process has through VFIO.
 pub struct VfioNvme {
     // Registers first: they are unmapped before the device is closed.
