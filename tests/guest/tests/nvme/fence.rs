@@ -4,6 +4,11 @@
 use palisade_guest::{Disk, PLAIN, TWINS, Tampered, WIDE, bind, kernel_log, unbind};
 use palisade_runtime::block::BlockFault;
 use palisade_runtime::block::nvme::{NvmeEvent, NvmeOptions, VfioNvme};
+use rustix::process::{Resource, Rlimit, setrlimit};
+use std::os::unix::fs::chown;
+use std::os::unix::process::CommandExt;
+use std::path::Path;
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
@@ -99,6 +104,39 @@ fn who_is_in_the_way_is_named() {
     }
     bind(PLAIN, "vfio-pci");
     Disk::open(PLAIN, options()).serves(0, 8);
+}
+
+/// `palisade perf run` on the disk by an ordinary user; whether it went well, and what was said.
+fn as_user(depth: &str) -> (bool, String) {
+    let mut command = Command::new(std::env::var("PALISADE_BIN").expect("the machine says where it is"));
+    command.args(["perf", "run", &format!("nvme:{PLAIN}"), "--quiet", "--size", "64k", "--depth", depth]);
+    command.args(["--read", "50", "--verify", "--region", "16m", "--requests", "1000"]);
+    let out = command.uid(1000).gid(1000).output().expect("runs");
+    let said = [out.stdout, out.stderr].map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).concat();
+    println!("{said}");
+    (out.status.success(), said)
+}
+
+#[test]
+#[ignore = "make guest"]
+fn an_ordinary_user_needs_the_file_and_the_right_to_lock_memory() {
+    let lock = |bytes: Option<u64>| {
+        setrlimit(Resource::Memlock, Rlimit { current: bytes, maximum: bytes }).expect("root may set it");
+    };
+    bind(PLAIN, "vfio-pci");
+    let group = std::fs::read_link(format!("/sys/bus/pci/devices/{PLAIN}/iommu_group")).expect("a group");
+    let file = Path::new("/dev/vfio").join(group.file_name().expect("a number"));
+    let (good, said) = as_user("4");
+    assert!(!good && said.contains("run as root, or give the file to the user"), "{said}");
+    chown(&file, Some(1000), Some(1000)).expect("given");
+    lock(Some(4 << 20));
+    let (good, said) = as_user("128");
+    assert!(!good && said.contains("LimitMEMLOCK=infinity"), "{said}");
+    lock(None);
+    let (good, said) = as_user("128");
+    assert!(good, "no more rights are needed: {said}");
+    let mut disk = Disk::open(PLAIN, options());
+    disk.serves(0, 1);
 }
 
 #[test]
