@@ -336,6 +336,29 @@ fn a_flush_that_a_reset_catches_fails_when_it_covered_something() {
 }
 
 #[test]
+fn a_loss_that_a_caught_flush_told_of_is_not_told_again() {
+    let mut rig = Rig::new(ModelConfig { volatile_cache: true, blocks: 1024, ..ModelConfig::default() });
+    rig.model.plant(|faults| faults.reset_loses_cache = true);
+    let key = rig.write(0, &[1; 4096], false);
+    assert_eq!(rig.wait(key), Ok(None));
+    rig.model.plant(|faults| faults.stuck = 2);
+    let caught = [rig.flush(), rig.flush()];
+    rig.turns(20);
+    rig.model.set_fatal();
+    assert_eq!(
+        caught.map(|key| rig.wait(key)),
+        [Err(BlockFault::Io), Err(BlockFault::Io)],
+        "both covered it"
+    );
+    let key = rig.write(0, &[2; 4096], false);
+    assert_eq!(rig.wait(key), Ok(None));
+    let key = rig.flush();
+    assert_eq!(rig.wait(key), Ok(None), "the owner was told and wrote it again");
+    assert_eq!(rig.model.media().read(0)[0], 2);
+    rig.check();
+}
+
+#[test]
 fn events_are_told_asked_for_again_and_their_log_is_read() {
     let mut rig = rig();
     rig.turns(200);

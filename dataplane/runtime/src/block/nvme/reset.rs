@@ -54,9 +54,12 @@ impl NvmeDriver {
             let op = self.ops.get_mut(at);
             let was_sent = op.sent > 0;
             op.parts = 0;
-            if was_sent && (op.resent || op.expired) || lost && op.verb == Verb::Flush {
+            let tells = lost && op.verb == Verb::Flush;
+            if was_sent && (op.resent || op.expired) || tells {
                 op.fault = op.fault.or(Some(BlockFault::Io));
             }
+            // Its owner hears of the loss by this one: it is not told again.
+            self.doubt_told |= tells;
             (op.sent, op.resent) = (0, op.resent | was_sent);
             op.queued = op.fault.is_none();
             if op.queued {
