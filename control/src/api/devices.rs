@@ -58,6 +58,7 @@ fn medium(device: &Device) -> String {
     match &device.kind {
         DeviceKind::File(path) => format!("file {}", path.display()),
         DeviceKind::Block(path) => format!("block {}", path.display()),
+        DeviceKind::Nvme(address) => format!("nvme {address} (polled)"),
         DeviceKind::Memory => "memory (durable for the life of its process)".to_owned(),
     }
 }

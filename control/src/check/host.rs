@@ -34,6 +34,17 @@ pub struct PathFacts {
     pub volatile_cache: bool,
 }
 
+/// What was seen of a PCI function.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct PciFacts {
+    /// It is there.
+    pub exists: bool,
+    /// An IOMMU confines it.
+    pub confined: bool,
+    /// The driver that has it.
+    pub driver: Option<String>,
+}
+
 /// What was seen of a host.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct HostFacts {
@@ -45,6 +56,8 @@ pub struct HostFacts {
     pub huge_bytes: u64,
     /// Devices by path.
     pub paths: BTreeMap<PathBuf, PathFacts>,
+    /// Functions that racks drive themselves, by PCI address.
+    pub functions: BTreeMap<String, PciFacts>,
     /// Addresses that cannot be had, and why.
     pub busy: BTreeMap<String, String>,
 }
@@ -60,6 +73,11 @@ pub fn host(parsed: &Parsed, facts: &HostFacts, running: bool) -> Vec<Finding> {
     for (path, device) in devices(&parsed.rack) {
         if let Some(seen) = device.kind.path().and_then(|at| facts.paths.get(at)) {
             device_facts(&mut judge, &path, device, seen);
+        }
+        if let DeviceKind::Nvme(address) = &device.kind
+            && let Some(seen) = facts.functions.get(address)
+        {
+            function_facts(&mut judge, &path, address, seen);
         }
     }
     judge.findings
@@ -152,7 +170,27 @@ fn device_facts(judge: &mut Judge<'_>, path: &str, device: &Device, seen: &PathF
     match &device.kind {
         DeviceKind::Block(_) => block_facts(judge, path, &name, device.size_bytes, seen),
         DeviceKind::File(_) => file_facts(judge, path, &name, device, seen),
-        DeviceKind::Memory => {}
+        DeviceKind::Nvme(_) | DeviceKind::Memory => {}
+    }
+}
+
+/// Why a node could not have a controller, and what helps.
+fn function_facts(judge: &mut Judge<'_>, path: &str, address: &str, seen: &PciFacts) {
+    let at = format!("{path}.address");
+    if !seen.exists {
+        let what = format!("there is no PCI function {address}");
+        return judge.error(&at, what, "plug it in, or mend the address: `ls /sys/bus/pci/devices`");
+    }
+    if !seen.confined {
+        let what = format!("no IOMMU confines {address}: a device could write anywhere in memory");
+        let remedy = "switch the IOMMU on: in the BIOS (VT-d, AMD-Vi), and with `intel_iommu=on` on the kernel's \
+                      command line where it is an Intel";
+        return judge.error(&at, what, remedy);
+    }
+    let driver = seen.driver.as_deref().unwrap_or("no driver");
+    if driver != "vfio-pci" {
+        let what = format!("{address} is with {driver}, and no program can drive it");
+        judge.error(&at, what, format!("run `palisade bind {address}` as root"));
     }
 }
 
@@ -221,6 +259,9 @@ impl HostFacts {
             if let Some(path) = device.kind.path() {
                 facts.paths.insert(path.clone(), look_at(path));
             }
+            if let DeviceKind::Nvme(address) = &device.kind {
+                facts.functions.insert(address.clone(), look_at_function(Path::new("/sys"), address));
+            }
         }
         for (_, address) in listeners(rack) {
             if let Err(error) = TcpListener::bind(address) {
@@ -278,6 +319,17 @@ fn look_at(path: &Path) -> PathFacts {
         facts.tmpfs = rustix::fs::statfs(home).is_ok_and(|fs| fs.f_type as u64 == TMPFS_MAGIC);
     }
     facts
+}
+
+/// A PCI function in the sysfs at `sys`.
+fn look_at_function(sys: &Path, address: &str) -> PciFacts {
+    let function = sys.join("bus/pci/devices").join(address);
+    let name = |path: PathBuf| Some(path.file_name()?.to_string_lossy().into_owned());
+    PciFacts {
+        exists: !address.is_empty() && function.exists(),
+        confined: function.join("iommu_group").exists(),
+        driver: fs::read_link(function.join("driver")).ok().and_then(name),
+    }
 }
 
 /// What statfs(2) calls a tmpfs.

@@ -11,7 +11,7 @@ mod shape;
 mod volumes;
 
 pub use compare::compare;
-pub use host::{HostFacts, PathFacts, host};
+pub use host::{HostFacts, PathFacts, PciFacts, host};
 
 use crate::config::{Finding, Parsed, Place, Places, Rack, Severity};
 

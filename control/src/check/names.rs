@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::Judge;
 use crate::authority::is_name;
+use crate::config::{Device, DeviceKind};
 
 pub(super) fn judge(judge: &mut Judge<'_>) {
     names(judge);
@@ -77,19 +78,25 @@ fn addresses(judge: &mut Judge<'_>) {
     repeated(judge, "the fabric address", datagrams, "give each node an address of its own");
 }
 
+/// The path or PCI address of a device, and where it stands.
+fn place(device: &Device, at: &str) -> Option<(String, String)> {
+    match &device.kind {
+        DeviceKind::File(path) | DeviceKind::Block(path) => {
+            Some((path.display().to_string(), format!("{at}.path")))
+        }
+        DeviceKind::Nvme(address) => Some((address.clone(), format!("{at}.address"))),
+        DeviceKind::Memory => None,
+    }
+}
+
 fn paths(judge: &mut Judge<'_>) {
     let rack = judge.rack;
-    let mut paths = Vec::new();
-    for (index, head) in rack.heads.iter().enumerate() {
-        let path = head.log.kind.path().map(|path| path.display().to_string());
-        paths.extend(path.map(|path| (path, format!("head[{index}].log.path"))));
-    }
-    for (sled, entry) in rack.sleds.iter().enumerate() {
-        for (index, device) in entry.devices.iter().enumerate() {
-            let path = device.kind.path().map(|path| path.display().to_string());
-            paths.extend(path.map(|path| (path, format!("sled[{sled}].device[{index}].path"))));
-        }
-    }
-    let given = paths.into_iter().filter(|(path, _)| !path.is_empty()).collect();
-    repeated(judge, "the device path", given, "one device is one node's: give each its own path");
+    let heads = rack.heads.iter().enumerate();
+    let logs = heads.filter_map(|(index, head)| place(&head.log, &format!("head[{index}].log")));
+    let sleds = rack.sleds.iter().enumerate().flat_map(|(sled, entry)| {
+        let devices = entry.devices.iter().enumerate();
+        devices.filter_map(move |(index, device)| place(device, &format!("sled[{sled}].device[{index}]")))
+    });
+    let given = logs.chain(sleds).filter(|(path, _)| !path.is_empty()).collect();
+    repeated(judge, "the device", given, "one device is one node's: give each its own");
 }

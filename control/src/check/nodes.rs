@@ -68,7 +68,14 @@ fn device_size(judge: &mut Judge<'_>, path: &str, device: &Device) {
         let what = format!("block device `{}` has no path", device.name);
         judge.error(path, what, "add path = \"/dev/disk/by-id/…\"");
     }
-    let whole = matches!(device.kind, DeviceKind::Block(_));
+    if let DeviceKind::Nvme(address) = &device.kind
+        && !is_pci_address(address)
+    {
+        let what = format!("`{address}` is no PCI address of an NVMe controller");
+        let at = if address.is_empty() { path.to_owned() } else { format!("{path}.address") };
+        judge.error(&at, what, "add address = \"0000:03:00.0\", as `ls /sys/bus/pci/drivers/nvme` shows it");
+    }
+    let whole = matches!(device.kind, DeviceKind::Block(_) | DeviceKind::Nvme(_));
     if device.size_bytes == 0 && !whole {
         let what = format!("device `{}` has no size", device.name);
         judge.error(path, what, "add size = \"2 GiB\"");
@@ -76,6 +83,14 @@ fn device_size(judge: &mut Judge<'_>, path: &str, device: &Device) {
         let what = format!("a size of {} bytes is not a multiple of 4 KiB", device.size_bytes);
         judge.error(&at, what, "give a multiple of 4 KiB");
     }
+}
+
+/// `DOMAIN:BUS:DEVICE.FUNCTION` in hexadecimal digits, as sysfs writes it.
+fn is_pci_address(text: &str) -> bool {
+    let parts: Vec<&str> = text.split([':', '.']).collect();
+    let hex = |part: &str| part.bytes().all(|digit| matches!(digit, b'0'..=b'9' | b'a'..=b'f'));
+    let lengths: Vec<usize> = parts.iter().map(|part| part.len()).collect();
+    lengths == [4, 2, 2, 1] && parts.iter().all(|part| hex(part)) && text.get(10..11) == Some(".")
 }
 
 fn log(judge: &mut Judge<'_>, index: usize) {

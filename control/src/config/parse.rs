@@ -277,12 +277,18 @@ fn sled(reader: &mut Reader, section: &mut Section<'_>, data: &Path, core: usize
 }
 
 fn device(reader: &mut Reader, section: &mut Section<'_>, name: String, data: &Path) -> Device {
-    let kind = reader.word(section, "kind", &[("file", 0), ("block", 1), ("memory", 2)]);
-    let path = reader.string(section, "path").map(PathBuf::from);
-    let kind = match kind {
-        0 => DeviceKind::File(path.unwrap_or_else(|| data.join(&name))),
-        1 => DeviceKind::Block(path.unwrap_or_default()),
-        _ => DeviceKind::Memory,
+    let kinds = [("file", 0), ("block", 1), ("memory", 2), ("nvme", 3)];
+    let kind = match reader.word(section, "kind", &kinds) {
+        // The keys of the others are strange to it, and told.
+        3 => DeviceKind::Nvme(reader.string(section, "address").unwrap_or_default()),
+        kind => {
+            let path = reader.string(section, "path").map(PathBuf::from);
+            match kind {
+                0 => DeviceKind::File(path.unwrap_or_else(|| data.join(&name))),
+                1 => DeviceKind::Block(path.unwrap_or_default()),
+                _ => DeviceKind::Memory,
+            }
+        }
     };
     let size_bytes = reader.size(section, "size").unwrap_or(0);
     let populate = reader.truth(section, "populate");

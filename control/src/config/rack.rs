@@ -244,7 +244,7 @@ pub struct Device {
     pub name: String,
     /// `kind` and `path`.
     pub kind: DeviceKind,
-    /// `size`; 0 for a block device means all of it.
+    /// `size`; 0 for a block device or an NVMe controller means all of it.
     pub size_bytes: u64,
     /// Whether a memory device takes all its memory at the start rather than as it is written.
     pub populate: bool,
@@ -260,16 +260,18 @@ pub enum DeviceKind {
     File(PathBuf),
     /// A block device.
     Block(PathBuf),
+    /// An NVMe controller that its node drives itself, by the PCI address in `address`: no kernel in the way.
+    Nvme(String),
     /// Memory of the process: durable for its life (P-09).
     Memory,
 }
 
 impl DeviceKind {
-    /// Its path, unless it is memory.
+    /// Its path, where it has one.
     pub fn path(&self) -> Option<&PathBuf> {
         match self {
             Self::File(path) | Self::Block(path) => Some(path),
-            Self::Memory => None,
+            Self::Nvme(_) | Self::Memory => None,
         }
     }
 }

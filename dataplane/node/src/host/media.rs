@@ -11,12 +11,14 @@ use palisade_protocol::head::{HeadLog, LogStart};
 use palisade_protocol::log::format as log_format;
 use palisade_protocol::sled::format::{self as sled_format, FormatSpec, Superblock, Verdict};
 use palisade_protocol::wire::{DeviceId, DeviceIx, LogId, RackId};
+use palisade_runtime::block::nvme::{NvmeDriver, NvmeOptions, VfioNvme};
 use palisade_runtime::block::{
     BlockDriver, BlockFault, BlockOk, BlockPort, BlockRequest, BlockVerb, CreateFile, MemDriver, MemMedia,
     OpenError, UringDriver, UringOptions,
 };
 use palisade_runtime::clock::Nanos;
 use smallvec::smallvec;
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 /// Longest wait for one read or write while a device is being opened.
@@ -38,6 +40,14 @@ pub enum MediaError {
         name: String,
         /// The driver's reason, with its remedy.
         source: OpenError,
+    },
+    /// The driver of an NVMe controller said no.
+    #[error("device {name}: {why}")]
+    Nvme {
+        /// Name in the store.
+        name: String,
+        /// The driver's reason, with its remedy.
+        why: String,
     },
     /// A read or write failed, or did not end.
     #[error("device {name}: {what} failed while it was being opened: {why}")]
@@ -154,6 +164,7 @@ impl Opener<'_> {
                 }
                 return Ok(Some(BlockDriver::Mem(MemDriver::new(&device.name, media))));
             }
+            DeviceKind::Nvme(address) => return self.controller(device, address),
             DeviceKind::File(path) => (path, false),
             DeviceKind::Block(path) => (path, true),
         };
@@ -180,6 +191,26 @@ impl Opener<'_> {
             tracing::warn!(device = device.name, path = info.path, note = info.note, "opened");
         }
         Ok(Some(BlockDriver::Uring(Box::new(driver))))
+    }
+
+    /// An NVMe controller, driven by this process; none when it is not plugged in.
+    fn controller(&self, device: &Device, address: &str) -> Result<Option<BlockDriver>, MediaError> {
+        if !Path::new("/sys/bus/pci/devices").join(address).exists() {
+            return Ok(None);
+        }
+        let failed = |why: String| MediaError::Nvme { name: device.name.clone(), why };
+        let function = VfioNvme::open(address).map_err(|error| failed(error.to_string()))?;
+        let driver = NvmeDriver::open(Box::new(function), self.pool, NvmeOptions::default());
+        let driver = driver.map_err(|error| failed(error.to_string()))?;
+        let info = driver.info();
+        tracing::info!(
+            device = device.name,
+            path = info.path,
+            bytes = info.bytes,
+            note = info.note,
+            "opened"
+        );
+        Ok(Some(BlockDriver::Nvme(Box::new(driver))))
     }
 
     fn format_sled(
