@@ -40,6 +40,8 @@ const REGRESSIONS: [(&str, u64); 14] = [
     // Data was called lost by heads that had slept, or did not lead (EF-06).
     ("replaced, groups of three among four", 504_361_043),
     ("failovers, dense, clients astray", 504_361_146),
+    // A head that had lost its log called a sound request out of range before it knew the volume's size.
+    ("replaced, over the fabric", 802_484_719),
 ];
 
 /// Runs a seed twice and adds the first run to the tally.

@@ -74,14 +74,16 @@ impl Core {
             return fail(out, cmd.tag, ClientError::NotServed);
         };
         let part = &mut self.parts[p];
-        if let Err(error) = check(&cmd.verb, part.cfg.blocks * BLOCK as u64) {
-            part.stats.counters.errors += 1;
-            return fail(out, cmd.tag, error);
-        }
         match part.phase {
             Phase::Following | Phase::Stopped(_) => return fail(out, cmd.tag, ClientError::NotServed),
             _ if part.deleting || part.deleted => return fail(out, cmd.tag, ClientError::NotServed),
+            // What a log lost has no size until control declares it again: that is no mistake of the client's.
+            _ if part.cfg.blocks == 0 => return fail(out, cmd.tag, ClientError::NotServed),
             _ => {}
+        }
+        if let Err(error) = check(&cmd.verb, part.cfg.blocks * BLOCK as u64) {
+            part.stats.counters.errors += 1;
+            return fail(out, cmd.tag, error);
         }
         let reads = !changes(&cmd.verb);
         let waits = !part.serving()
