@@ -16,10 +16,10 @@ use palisade_runtime::block::{
     BlockDriver, BlockFault, BlockOk, BlockPort, BlockRequest, BlockVerb, CreateFile, MemDriver, MemMedia,
     OpenError, UringDriver, UringOptions,
 };
-use palisade_runtime::clock::Nanos;
+use palisade_runtime::clock::{Clock, MonoClock};
 use smallvec::smallvec;
 use std::path::Path;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 /// Longest wait for one read or write while a device is being opened.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -324,9 +324,14 @@ fn write(
 fn wait(driver: &mut BlockDriver, verb: BlockVerb) -> Result<BlockOk, String> {
     driver.submit(BlockRequest { key: 0, verb });
     driver.kick();
-    let (start, mut done) = (Instant::now(), Vec::new());
-    while start.elapsed() < PATIENCE {
-        let now = Nanos(start.elapsed().as_nanos() as u64);
+    // The clock of the reactor that polls the driver next, and of a controller's start: a driver that is told an
+    // earlier time than before waits for the later one before it looks after its device.
+    let (start, mut done) = (MonoClock.now(), Vec::new());
+    loop {
+        let now = MonoClock.now();
+        if now.since(start) >= PATIENCE {
+            return Err(format!("no answer within {} s", PATIENCE.as_secs()));
+        }
         if driver.poll(now, &mut done) > 0
             && let Some(completion) = done.pop()
         {
@@ -337,5 +342,30 @@ fn wait(driver: &mut BlockDriver, verb: BlockVerb) -> Result<BlockOk, String> {
         }
         std::thread::sleep(Duration::from_micros(50));
     }
-    Err(format!("no answer within {} s", PATIENCE.as_secs()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use palisade_nvme_model::{Model, ModelConfig, Rig};
+
+    #[test]
+    fn a_controller_that_fails_while_it_is_opened_is_looked_after() {
+        let model = Model::new(ModelConfig { blocks: 1024, ..ModelConfig::default() });
+        let device = model.clone();
+        // Ends with its last user, this test and the driver.
+        std::thread::spawn(move || {
+            while device.handles() > 1 {
+                device.step();
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        });
+        let pool = Rig::pool();
+        let driver = NvmeDriver::open(Box::new(model.clone()), &pool, Rig::options()).expect("it starts");
+        let mut driver = BlockDriver::Nvme(Box::new(driver));
+        write(&mut driver, &pool, 0, &[7; 4096], true, "sled-1/0").expect("it serves");
+        model.set_fatal();
+        let bytes = read(&mut driver, &pool, 4096, "sled-1/0").expect("it was started again");
+        assert_eq!((bytes, model.starts()), (vec![7; 4096], 2));
+    }
 }
