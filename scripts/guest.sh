@@ -41,13 +41,21 @@ disk bad.img 16M
 printf '[inject-error]\nevent = "read_aio"\nerrno = "5"\nsector = "5000"\n' >"$work/bad.conf"
 disk twin-a.img 16M
 disk twin-b.img 16M
+# A rack: the logs of three heads, six sleds.
+rack=()
+slots=(0a 0b 0c 10 11 12 13 14 15)
+for slot in "${slots[@]}"; do
+  disk "rack-$slot.img" 128M
+  rack+=(-drive "file=$work/rack-$slot.img,if=none,id=rack-$slot,format=raw,cache=unsafe"
+    -device "nvme,drive=rack-$slot,serial=palisade-rack-$slot,addr=$slot.0")
+done
 
 # The places of the functions are those of tests/guest/src/lib.rs. The third slot has two controllers that the IOMMU
 # cannot tell apart.
 # One thread for both processors: with a thread each, QEMU (10.0) ends in an assertion (iotlb_to_section) when one of
 # them maps a function's registers while the other one uses registers, and loses timer interrupts under load.
 machine=(
-  -machine q35,kernel-irqchip=split -accel "${ACCEL:-tcg,thread=single}" -cpu max -smp 2 -m 1536
+  -machine q35,kernel-irqchip=split -accel "${ACCEL:-tcg,thread=single}" -cpu max -smp 2 -m 2048
   -nodefaults -no-user-config -no-reboot -display none -serial stdio -monitor none
   -device intel-iommu,intremap=on,caching-mode=on
   -drive "file=$work/plain.img,if=none,id=plain,format=raw,cache=unsafe"
@@ -63,6 +71,7 @@ machine=(
   -device nvme,drive=bad,serial=palisade-bad,addr=08.0
   -drive driver=null-co,if=none,id=slow,size=16M,read-zeroes=on,latency-ns=1500000000
   -device nvme,drive=slow,serial=palisade-slow,addr=09.0
+  "${rack[@]}"
   -kernel "$work/kernel/vmlinuz" -initrd "$work/initramfs"
   -append "console=ttyS0 intel_iommu=on iommu=strict loglevel=3 panic=-1 repeat=${REPEAT:-1}"
 )

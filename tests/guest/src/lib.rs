@@ -27,3 +27,8 @@ pub const BAD_BLOCK: u64 = 5000;
 pub const SLOW: &str = "0000:00:09.0";
 /// Two functions of one device, which share their IOMMU group.
 pub const TWINS: [&str; 2] = ["0000:00:07.0", "0000:00:07.1"];
+/// Three for the logs of a rack's heads.
+pub const LOGS: [&str; 3] = ["0000:00:0a.0", "0000:00:0b.0", "0000:00:0c.0"];
+/// Six for its sleds.
+pub const SLEDS: [&str; 6] =
+    ["0000:00:10.0", "0000:00:11.0", "0000:00:12.0", "0000:00:13.0", "0000:00:14.0", "0000:00:15.0"];

@@ -7,3 +7,4 @@ mod data;
 mod faults;
 mod fence;
 mod media;
+mod rack;
