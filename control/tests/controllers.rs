@@ -23,11 +23,11 @@ fn controller(address: &str) -> String {
 
 #[test]
 fn a_controller_is_named_by_its_address_and_needs_no_size() {
-    let text = rack(&controller("0000:03:00.0"), &controller("10ab:c4:1f.7"));
+    let text = rack(&controller("0000:03:00.0"), &controller("10001:c4:1f.7"));
     let parsed = config::parse(&text, None);
     let mut kinds: Vec<&DeviceKind> = parsed.rack.heads.iter().map(|head| &head.log.kind).collect();
     kinds.extend(parsed.rack.sleds.iter().flat_map(|sled| &sled.devices).map(|device| &device.kind));
-    for address in ["0000:03:00.0", "10ab:c4:1f.7"] {
+    for address in ["0000:03:00.0", "10001:c4:1f.7"] {
         let wanted = DeviceKind::Nvme(address.to_owned());
         assert_eq!(kinds.iter().filter(|kind| ***kind == wanted).count(), 1, "{kinds:?}");
     }
@@ -56,9 +56,12 @@ fn a_controller_of_two_nodes_and_keys_that_it_does_not_have_are_errors() {
     let twice = rack(&controller("0000:03:00.0"), &controller("0000:03:00.0"));
     let found = findings(&twice);
     assert!(found.iter().any(|finding| finding.what.contains("`0000:03:00.0` is used twice")), "{found:#?}");
-    let path = "kind = \"nvme\", path = \"/dev/nvme0\"";
-    let found = findings(&rack(&controller("0000:03:00.0"), path));
-    assert!(found.iter().any(|finding| finding.what.contains("unknown key `path`")), "{found:#?}");
+    for (key, value) in [("path", "\"/dev/nvme0\""), ("size", "\"2 GiB\""), ("sparse", "true")] {
+        let found =
+            findings(&rack(&controller("0000:03:00.0"), &format!("kind = \"nvme\", {key} = {value}")));
+        let what = format!("unknown key `{key}`");
+        assert!(found.iter().any(|finding| finding.what.contains(&what)), "{found:#?}");
+    }
     let address = "kind = \"file\", size = \"2 GiB\", address = \"0000:03:00.0\"";
     let found = findings(&rack(&controller("0000:03:00.0"), address));
     assert!(found.iter().any(|finding| finding.what.contains("unknown key `address`")), "{found:#?}");

@@ -5,7 +5,8 @@ set -euo pipefail
 work=$1
 
 say() { echo "guest: $*"; }
-die() { echo "guest: $*" >&2; exit 1; }
+# What this host cannot have is no failure of what would be tested.
+die() { echo "guest: $*" >&2; exit 77; }
 
 as_root=()
 [ "$(id -u)" -eq 0 ] || as_root=(sudo)
@@ -27,7 +28,8 @@ update() {
 # Debian's QEMU for this release; where the host's qemu-utils come from backports, QEMU must, too.
 install_qemu() {
   command -v apt-get >/dev/null 2>&1 || die "this host has no apt-get; install qemu-system-x86_64 by hand"
-  update
+  (update) || die "QEMU is not here, and package lists cannot be had"
+  updated=1
   local from=()
   if ! apt-get install -s --no-install-recommends --no-remove qemu-system-x86 >/dev/null 2>&1; then
     # shellcheck source=/dev/null
@@ -43,13 +45,14 @@ install_qemu() {
     fi
   fi
   say "apt-get install --no-install-recommends ${from[*]} qemu-system-x86"
-  root apt-get install -q -y --no-install-recommends --no-remove "${from[@]}" qemu-system-x86
+  root apt-get install -q -y --no-install-recommends --no-remove "${from[@]}" qemu-system-x86 ||
+    die "QEMU cannot be installed"
 }
 
 # Downloads a package and unpacks it; the second argument is where to.
 unpack() {
   local package=$1 to=$2
-  apt-cache show "$package" >/dev/null 2>&1 || update
+  apt-cache show "$package" >/dev/null 2>&1 || (update) || die "package lists cannot be had"
   say "downloading $package"
   rm -rf "$to.new" && mkdir -p "$to.new/deb"
   (cd "$to.new/deb" && apt-get download -q "$package" 2>/dev/null) || die "$package cannot be downloaded"
@@ -61,7 +64,7 @@ unpack() {
 command -v qemu-system-x86_64 >/dev/null 2>&1 || install_qemu
 [ -x "$work/busybox/bin/busybox" ] || unpack busybox-static "$work/busybox"
 if [ ! -e "$work/kernel/vmlinuz" ]; then
-  apt-cache show linux-image-amd64 >/dev/null 2>&1 || update
+  apt-cache show linux-image-amd64 >/dev/null 2>&1 || (update) || die "package lists cannot be had"
   image=$(apt-cache depends linux-image-amd64 | sed -n 's/^ *Depends: \(linux-image-[0-9].*\)$/\1/p' | head -1)
   [ -n "$image" ] || die "no package linux-image-amd64: the machine wants a Debian kernel"
   unpack "$image" "$work/kernel"

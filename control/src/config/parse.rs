@@ -279,8 +279,11 @@ fn sled(reader: &mut Reader, section: &mut Section<'_>, data: &Path, core: usize
 fn device(reader: &mut Reader, section: &mut Section<'_>, name: String, data: &Path) -> Device {
     let kinds = [("file", 0), ("block", 1), ("memory", 2), ("nvme", 3)];
     let kind = match reader.word(section, "kind", &kinds) {
-        // The keys of the others are strange to it, and told.
-        3 => DeviceKind::Nvme(reader.string(section, "address").unwrap_or_default()),
+        // It is used whole. The keys of the others are strange to it, and told.
+        3 => {
+            let kind = DeviceKind::Nvme(reader.string(section, "address").unwrap_or_default());
+            return Device { name, kind, size_bytes: 0, populate: false, sparse: false };
+        }
         kind => {
             let path = reader.string(section, "path").map(PathBuf::from);
             match kind {

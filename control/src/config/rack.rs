@@ -244,7 +244,7 @@ pub struct Device {
     pub name: String,
     /// `kind` and `path`.
     pub kind: DeviceKind,
-    /// `size`; 0 for a block device or an NVMe controller means all of it.
+    /// `size`; 0 for a block device means all of it. NVMe controllers are used whole.
     pub size_bytes: u64,
     /// Whether a memory device takes all its memory at the start rather than as it is written.
     pub populate: bool,

@@ -11,14 +11,13 @@ use palisade_protocol::head::{HeadLog, LogStart};
 use palisade_protocol::log::format as log_format;
 use palisade_protocol::sled::format::{self as sled_format, FormatSpec, Superblock, Verdict};
 use palisade_protocol::wire::{DeviceId, DeviceIx, LogId, RackId};
-use palisade_runtime::block::nvme::{NvmeDriver, NvmeOptions, VfioNvme};
+use palisade_runtime::block::nvme::{NvmeDriver, NvmeOptions, VfioError, VfioNvme};
 use palisade_runtime::block::{
     BlockDriver, BlockFault, BlockOk, BlockPort, BlockRequest, BlockVerb, CreateFile, MemDriver, MemMedia,
     OpenError, UringDriver, UringOptions,
 };
 use palisade_runtime::clock::{Clock, MonoClock};
 use smallvec::smallvec;
-use std::path::Path;
 use std::time::Duration;
 
 /// Longest wait for one read or write while a device is being opened.
@@ -195,11 +194,11 @@ impl Opener<'_> {
 
     /// An NVMe controller, driven by this process; none when it is not plugged in.
     fn controller(&self, device: &Device, address: &str) -> Result<Option<BlockDriver>, MediaError> {
-        if !Path::new("/sys/bus/pci/devices").join(address).exists() {
-            return Ok(None);
-        }
         let failed = |why: String| MediaError::Nvme { name: device.name.clone(), why };
-        let function = VfioNvme::open(address).map_err(|error| failed(error.to_string()))?;
+        let function = match VfioNvme::open(address) {
+            Err(VfioError::NoDevice(_)) => return Ok(None),
+            function => function.map_err(|error| failed(error.to_string()))?,
+        };
         let driver = NvmeDriver::open(Box::new(function), self.pool, NvmeOptions::default());
         let driver = driver.map_err(|error| failed(error.to_string()))?;
         let info = driver.info();

@@ -24,8 +24,8 @@ pub(super) const LOST_PAUSE: Duration = Duration::from_secs(30);
 const TRIES: u8 = 6;
 const TRY_PAUSE: Duration = Duration::from_secs(5);
 
-/// Stripes of different batches whose reading begins in one turn: encoding all of them takes less than a turn does
-/// in which this many columns are written to files, and one alone would leave the devices idle in such turns.
+/// Stripes of the collector's batches whose reading begins in one turn. They come from sleds, and where columns are
+/// files a turn takes a millisecond: with one stripe each the devices would be idle most of the time.
 const STRIPES_A_TURN: usize = 4;
 
 /// Puts the checksums of blocks together.
@@ -34,18 +34,18 @@ static BLOCKS: Joiner = Joiner::of_power(BLOCK.ilog2());
 const ZEROES: u32 = 0x98f9_4189;
 
 impl Core {
-    /// Goes on with the partition's first batches that can.
+    /// Goes on with the partition's first batches that can: one of a flush, whose blocks are often in memory and then
+    /// laid out and encoded at once, and some of the collector.
     pub(super) fn step_batches(&mut self, now: Time, p: usize, out: &mut Out) {
-        let mut left = STRIPES_A_TURN;
+        let (mut flushes, mut collects) = (1, STRIPES_A_TURN);
         let mut at = 0;
-        while left > 0
-            && let Some(&id) = self.parts[p].batches.get(at)
-        {
+        while let Some(&id) = self.parts[p].batches.get(at) {
             at += 1;
-            let waits = |batch: &Batch| batch.state == State::Reading && !batch.asked;
-            if self.batches.get(id).is_some_and(waits) {
+            let Some(batch) = self.batches.get(id) else { continue };
+            let left = if batch.collect { &mut collects } else { &mut flushes };
+            if *left > 0 && batch.state == State::Reading && !batch.asked {
+                *left -= 1;
                 self.read_stripe(now, p, id, out);
-                left -= 1;
             }
         }
     }

@@ -51,4 +51,4 @@ pub use error::{NvmeError, NvmeEvent, ResetReason, Unsupported};
 pub use health::{AsyncEvent, Health};
 pub use identify::{ControllerFacts, IdentifyError, NamespaceFacts};
 pub use queue::DoorbellCounts;
-pub use vfio::{BindError, Host, Plan, VfioNvme};
+pub use vfio::{BindError, Host, Plan, VfioError, VfioNvme};

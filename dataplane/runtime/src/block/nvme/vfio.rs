@@ -2,9 +2,9 @@
 
 use super::device::{MapError, NvmeDevice};
 use palisade_dma::DmaRange;
-use palisade_vfio::{Bar, VfioDevice, VfioError};
+use palisade_vfio::{Bar, VfioDevice};
 
-pub use palisade_vfio::{BindError, Host, Plan};
+pub use palisade_vfio::{BindError, Host, Plan, VfioError};
 
 /// A controller that this process has through VFIO.
 pub struct VfioNvme {
