@@ -272,3 +272,25 @@ fn p01_what_both_heads_acknowledged_after_the_solo_run_outlives_copies_of_older_
         rack.verify();
     }
 }
+
+/// Copies that nobody needs any more may be given back, or rot, in any order: they are not read at all.
+#[test]
+fn p30_copies_of_numbers_older_than_the_end_of_the_own_log_are_not_read() {
+    for seed in 0..4 {
+        let mut rack = rack(seed, |_| {});
+        rack.workload(20, 100, 4);
+        alone(&mut rack);
+        rack.workload(30, 200, 8);
+        bring_back(&mut rack, 1);
+        rack.drop_msg = Some(|msg, _, _| matches!(msg, Msg::ColumnRelease { .. }));
+        rack.move_to(&[0, 1]);
+        let tags: Vec<u64> = (0..12).map(|at| rack.write(at * 8, 8)).collect();
+        rack.wait_all(&tags);
+        rack.crash(0);
+        rack.drop_msg = None;
+        let hurt: usize = (0..6).map(|at| rack.rot(2 + at, 1)).sum();
+        rack.salvage_to(1, 1);
+        rack.verify();
+        assert!(hurt > 0, "seed {seed}: there was something to fall over");
+    }
+}

@@ -12,9 +12,10 @@
 //! 3. **Reading.** Each unit comes from any copy that is whole. The own log is compared and cut as the logs of a
 //!    pair are: operation and number name an operation (P-01, P-06), so that every unit says under which number
 //!    the operation before it was given out, and a missing one cannot go unnoticed. Where the own log has an
-//!    operation of a newer number it was refilled before that was given out, and copies of older numbers are
-//!    void from there on. What follows is appended, and committed as it becomes durable: it was, or nobody heard
-//!    of it.
+//!    operation of a newer number it was refilled before that was given out: that number's primary held whatever
+//!    was acknowledged under older ones, and a log has no gaps. So chapters older than the last operation of the
+//!    own log are not read at all; some of their copies may have been given back since. What follows is appended,
+//!    and committed as it becomes durable: it was, or nobody heard of it.
 //! 4. Only then the number goes into the log, and the head reconciles and serves as any other.
 //!
 //! A chapter ends where a copy of it does: that copy was never acknowledged further, so nothing was. A unit that
@@ -136,13 +137,13 @@ impl Salvage {
         (self.at, self.failed, self.silent) = (at, 0, false);
     }
 
-    /// Orders what was found, and begins to read.
-    fn order(&mut self, own: Number) {
+    /// Orders what was found, and begins to read. `vouched`: the own log holds everything of older numbers.
+    fn order(&mut self, vouched: Number, own: Number) {
         let mut found: BTreeMap<(Number, u32), Vec<(ColumnRef, u32)>> = BTreeMap::new();
         for survey in self.surveys.iter().filter(|survey| survey.done) {
             for column in &survey.columns {
                 let Some(chapter) = unit::chapter_of(column.extent, column.position) else { continue };
-                if column.number <= self.base || column.number >= own {
+                if column.number <= self.base || column.number < vouched || column.number >= own {
                     continue;
                 }
                 let place = ColumnRef {
@@ -239,6 +240,7 @@ impl Core {
         let part = &mut self.parts[p];
         let (partition, own, m) =
             (part.cfg.partition, part.claims_as().number, usize::from(part.cfg.geometry.m));
+        let vouched = part.number_of(part.tail);
         let Some(salvage) = &mut part.salvage else { return };
         salvage.surveys.retain(|survey| part.claims.iter().any(|claim| claim.target.device == survey.device));
         let mut asks = Vec::new();
@@ -261,7 +263,7 @@ impl Core {
         let enough = all > m && (done + m >= all || unclaimed && done > m) && done >= salvage.wanted;
         let graced = unclaimed || now.since(salvage.started) >= GRACE;
         if done > m && (done == all || (enough && graced)) {
-            salvage.order(own);
+            salvage.order(vouched, own);
             self.busy = true;
         }
         for ask in asks {
