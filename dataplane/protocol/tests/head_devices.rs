@@ -280,7 +280,8 @@ fn ef23_a_drain_without_room_elsewhere_gives_no_protection_up() {
     rack.run_for(Duration::from_secs(5));
     let status = rack.status();
     assert!(status.leaving.extents > 0 && whole(&status), "{status:?}");
-    assert_eq!(used(&mut rack, 0), before);
+    // What holds data stays; an extent that was only made ready may go.
+    assert!(before - used(&mut rack, 0) <= 1 && used(&mut rack, 0) == status.leaving.extents);
     // New data does without the sled, and gets its column once the sled is in use again.
     rack.workload(100, 512, 8);
     rack.flush_all();

@@ -29,9 +29,10 @@ pub(super) fn rebuild(verdicts: &mut Verdicts) {
         Err(why) => return skip("rebuild", why),
     };
     println!(
-        "rebuild: {:.1} MiB of clients, {:.1} MiB/s of columns written, {:.1} MiB/s read and written; the disk below \
-         takes {:.1} MiB/s from one writer",
+        "rebuild: {:.1} MiB of clients in {:.1} s; {:.1} MiB/s of columns written, {:.1} MiB/s read and written; the disk \
+         below takes {:.1} MiB/s from one writer",
         found.bytes as f64 / f64::from(1 << 20),
+        found.took_s,
         found.mib_s,
         found.moved_mib_s(),
         found.device_mib_s

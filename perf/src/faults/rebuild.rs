@@ -34,8 +34,11 @@ const LOST: &str = "sled-2/0";
 pub(crate) struct Rebuild {
     /// Bytes of clients that were written anew.
     pub(crate) bytes: u64,
-    /// MiB of columns a second, parity too, from when the device counted as failed until nothing lacked a column.
+    /// MiB of columns a second, parity too, while it ran: between the first and the last report that showed more.
     pub(crate) mib_s: f64,
+    /// Seconds from when the device counted as failed until nothing lacked a column, which a report told up to a second
+    /// late.
+    pub(crate) took_s: f64,
     /// MiB a second that the disk takes from one writer, synced at the end.
     pub(crate) device_mib_s: f64,
     /// 99 % of reads: before, and meanwhile, in microseconds.
@@ -76,6 +79,16 @@ fn rebuilt(status: &Value) -> u64 {
     status["volumes"][0]["counters"]["rebuilt_bytes"].as_u64().unwrap_or(0)
 }
 
+/// Bytes a second between the first report and the last but one of those that showed more than the one before: within
+/// the last one's second it ended.
+fn pace(steps: &[(Instant, u64)]) -> f64 {
+    let last = steps.len().saturating_sub(2).max(1);
+    match (steps.first(), steps.get(last)) {
+        (Some(first), Some(last)) => (last.1 - first.1) as f64 / (last.0 - first.0).as_secs_f64().max(1e-9),
+        _ => 0.0,
+    }
+}
+
 /// Loses a device under load.
 pub(crate) fn measure() -> Result<Rebuild, Trouble> {
     let args = FaultArgs { depth: DEPTH, rate: Some(RATE), calm: CALM, ..FaultArgs::of_bench(0) };
@@ -91,10 +104,14 @@ pub(crate) fn measure() -> Result<Rebuild, Trouble> {
     scene.rack.call("device.drill", &json!({ "name": LOST, "drill": "error" }))?;
     let failed =
         scene.rack.wait("the device counts as failed", |status| lost(status)["state"] == "failed")?;
-    // Reports come once a second: what was done before this one is left out, and the end is seen late.
+    // Reports come once a second: what was done before this one is left out.
     let before = rebuilt(&failed);
     let begin = Instant::now();
+    let mut steps = vec![(begin, before)];
     let end = scene.rack.wait("all its columns are elsewhere", |status| {
+        if rebuilt(status) > steps[steps.len() - 1].1 {
+            steps.push((Instant::now(), rebuilt(status)));
+        }
         let whole = status["volumes"][0]["degraded_extents"] == 0 && status["volumes"][0]["redundancy"] == 2;
         whole && lost(status)["held"] == 0
     })?;
@@ -110,12 +127,26 @@ pub(crate) fn measure() -> Result<Rebuild, Trouble> {
     let p99 = |line: &super::timeline::Timeline| {
         [line.quantile(calm.0, calm.1, 0.99), line.quantile(round.from, round.to, 0.99)]
     };
-    let bytes = rebuilt(&end) - before;
     Ok(Rebuild {
-        bytes,
-        mib_s: bytes as f64 * COLUMNS / f64::from(1 << 20) / took.as_secs_f64().max(1e-9),
+        bytes: rebuilt(&end) - before,
+        mib_s: pace(&steps) * COLUMNS / f64::from(1 << 20),
+        took_s: took.as_secs_f64(),
         device_mib_s,
         read_p99_us: p99(&both.reads.timeline),
         write_p99_us: p99(&both.writes.timeline),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_pace_leaves_out_the_second_in_which_a_rebuild_ended() {
+        let begin = Instant::now();
+        let at = |second: u64, bytes| (begin + Duration::from_secs(second), bytes);
+        assert_eq!(pace(&[at(0, 100), at(1, 400), at(2, 700), at(3, 750)]), 300.0);
+        assert_eq!(pace(&[at(0, 0), at(2, 100)]), 50.0, "one report");
+        assert_eq!(pace(&[at(0, 0)]), 0.0, "none");
+    }
 }

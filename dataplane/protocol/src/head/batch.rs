@@ -205,7 +205,6 @@ impl Core {
                 State::Ready => {}
                 State::Reading | State::Writing => return,
             }
-            let end = batch.first + batch.stripes;
             if !self.cfg.log_faults.repoint_unconditional() {
                 batch.forget_changed(&self.parts[p]);
             }
@@ -215,9 +214,6 @@ impl Core {
             }
             if let Some(batch) = self.batches.get_mut(id) {
                 batch.state = State::Numbered;
-            }
-            if let Some(open) = &mut self.parts[p].open {
-                open.repointed = end;
             }
         }
     }
@@ -262,7 +258,7 @@ impl Core {
 
     /// Gives the open extent up: batches that are not numbered are gathered again for another one.
     pub(super) fn fail_extent(&mut self, now: Time, p: usize, _out: &mut Out) {
-        self.parts[p].open = None;
+        (self.parts[p].open, self.parts[p].spare) = (None, None);
         self.parts[p].make_at = now + super::extent::PAUSE;
         let ids = std::mem::take(&mut self.parts[p].batches);
         for id in ids {
@@ -294,7 +290,7 @@ impl Core {
             self.drop_batch(p, id);
         }
         let part = &mut self.parts[p];
-        part.open = None;
+        (part.open, part.spare) = (None, None);
         part.making = None;
         part.copy.checkpoints.writing = None;
         part.gathering.clear();
@@ -379,6 +375,12 @@ impl Batch {
 impl OpenExtent {
     pub(super) fn full(&self) -> bool {
         self.next >= self.desc.geometry.stripes
+    }
+
+    /// So little is left of it that the next one is made.
+    pub(super) fn ends(&self) -> bool {
+        let stripes = self.desc.geometry.stripes;
+        stripes.saturating_sub(self.next) <= stripes / 4
     }
 }
 

@@ -41,6 +41,7 @@ impl Core {
         }
         self.parts[p].collect_at = now + PACE;
         self.leave_unfit_extent(now, p);
+        self.parts[p].turn_extent();
         let mut victims = self.victims(now, p);
         self.release_dead(now, p, &mut victims);
         if victims.is_empty() {
@@ -81,12 +82,18 @@ impl Core {
             self.rebuilding(p, true);
             // The next one is the next turn's.
             (self.parts[p].collect_at, self.flush_again) = (now, true);
+            self.make_next(now, p, out);
         }
     }
 
     /// An open extent that lacks a column takes no more stripes once one with more can be made, and none when
     /// a column of it lies on a device that is ill or to be left; it is sealed and then rewritten.
     fn leave_unfit_extent(&mut self, now: Time, p: usize) {
+        let spare = self.parts[p].spare.as_ref();
+        let ill = |column: &Option<ColumnRef>| column.is_none_or(|it| self.unfit_device(p, it.device));
+        if spare.is_some_and(|spare| spare.desc.columns.iter().any(ill)) {
+            self.parts[p].spare = None;
+        }
         let Some(open) = &self.parts[p].open else { return };
         let found = self.candidates(now, p, true, &[]);
         let better = found.iter().filter(|&&at| !self.unfit(p, at)).count();

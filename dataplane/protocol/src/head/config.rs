@@ -209,7 +209,7 @@ impl Default for FlushConfig {
             collect_below: 50,
             reserve_columns: 1,
             rebuild_share: 80,
-            rebuild_batches: 6,
+            rebuild_batches: 12,
             checkpoint_bytes: 1 << 30,
             checkpoint_age: Duration::from_secs(600),
         }

@@ -3,6 +3,7 @@
 //!
 //! Blocks are checked against the index. When rebuilt blocks do not match, one of the sources was rotten
 //! and its sled could not tell from part of a unit: then whole units are read, which sleds do verify.
+//! What another piece of the same read reads anyway is not asked for again: see `borrow`.
 
 use super::core::Core;
 use super::part::Phase;
@@ -22,20 +23,22 @@ use std::time::Duration;
 #[derive(Clone, Debug)]
 pub(super) struct ColumnRead {
     desc: ExtentDesc,
-    slot: u32,
-    stripe: u32,
-    target: usize,
+    pub(super) slot: u32,
+    pub(super) stripe: u32,
+    pub(super) target: usize,
     /// First block in the unit, and blocks.
-    first: u32,
-    count: u32,
+    pub(super) first: u32,
+    pub(super) count: u32,
     /// A bit per column.
     asked: u16,
-    failed: u16,
-    got: SmallVec<[Option<Buf>; 8]>,
+    pub(super) failed: u16,
+    /// Columns that come, or came, from other pieces of the read.
+    pub(super) borrowed: u16,
+    pub(super) got: SmallVec<[Option<Buf>; 8]>,
     /// Other columns were asked.
-    spread: bool,
+    pub(super) spread: bool,
     /// Whole units are read.
-    whole: bool,
+    pub(super) whole: bool,
     /// Columns of silent sleds: asked when the others do not suffice.
     slow: u16,
     /// Columns marked rotten: asked last of all, since what rotted may be other stripes.
@@ -47,10 +50,17 @@ impl ColumnRead {
         self.desc.id
     }
 
+    /// First block in the extent.
+    pub(super) fn block(&self) -> u32 {
+        let geometry = &self.desc.geometry;
+        let unit = u32::from(geometry.unit_blocks);
+        self.stripe * geometry.stripe_blocks() + self.target as u32 * unit + self.first
+    }
+
     /// From now on whole units are read, anew.
     fn restart_whole(&mut self) {
         self.whole = true;
-        self.asked = 0;
+        (self.asked, self.borrowed) = (0, 0);
         self.got.iter_mut().for_each(|got| *got = None);
     }
 }
@@ -62,7 +72,7 @@ impl Core {
         let desc = extent.desc.clone();
         let (stripe, target, first) = desc.geometry.locate(block);
         let got = SmallVec::from_elem(None, desc.columns.len());
-        let (asked, failed, slow, marked, spread, whole) = (0, 0, 0, 0, false, false);
+        let (asked, failed, borrowed, slow, marked, spread, whole) = (0, 0, 0, 0, 0, false, false);
         Source::Column(Box::new(ColumnRead {
             desc,
             slot,
@@ -72,6 +82,7 @@ impl Core {
             count,
             asked,
             failed,
+            borrowed,
             got,
             spread,
             whole,
@@ -80,7 +91,7 @@ impl Core {
         }))
     }
 
-    fn column_read(&mut self, id: Id) -> Option<(usize, &mut ColumnRead, &SmallVec<[Want; 2]>)> {
+    pub(super) fn column_read(&mut self, id: Id) -> Option<(usize, &mut ColumnRead, &SmallVec<[Want; 2]>)> {
         let piece = self.pieces.get_mut(id)?;
         match &mut piece.source {
             Source::Column(read) => Some((piece.part, read, &piece.wants)),
@@ -152,16 +163,18 @@ impl Core {
     }
 
     /// Asks other columns until k are there or on their way, the target not counted.
-    fn spread(&mut self, now: Time, id: Id, out: &mut Out) {
+    pub(super) fn spread(&mut self, now: Time, id: Id, out: &mut Out) {
+        self.recall(now, id, out);
+        self.borrow(id);
         let Some((_, read, _)) = self.column_read(id) else { return };
-        read.spread = true;
         let k = usize::from(read.desc.geometry.k);
         let counted = if read.whole { u16::MAX } else { !(1u16 << read.target) };
-        let mut coming = (read.asked & !read.failed & counted).count_ones() as usize;
+        let coming = (read.asked | read.borrowed) & !read.failed & counted;
+        let mut coming = coming.count_ones() as usize;
         let mut more: SmallVec<[usize; 8]> = SmallVec::new();
         for at in 0..read.desc.columns.len() {
             let bit = 1u16 << at;
-            if coming < k && (read.asked | read.failed) & bit == 0 && counted & bit != 0 {
+            if coming < k && (read.asked | read.borrowed | read.failed) & bit == 0 && counted & bit != 0 {
                 more.push(at);
                 coming += 1;
             }
@@ -229,7 +242,7 @@ impl Core {
             }
             (Status::Ok, Some(data)) => {
                 read.got[column] = Some(data);
-                if read.got.iter().flatten().count() >= usize::from(read.desc.geometry.k) {
+                if self.rebuildable(id) {
                     self.decode(now, id, out);
                 }
             }
@@ -383,5 +396,6 @@ fn part_k(columns: &[Option<ColumnRef>], extent: Option<&crate::log::Extent>) ->
 }
 
 fn right(bytes: &Buf, wants: &[Want]) -> bool {
-    bytes.chunks_exact(BLOCK).zip(wants).all(|(block, want)| crc32c(block) == want.crc)
+    let block = |want: &Want| want.at as usize * BLOCK..(want.at as usize + 1) * BLOCK;
+    wants.iter().all(|want| crc32c(&bytes[block(want)]) == want.crc)
 }

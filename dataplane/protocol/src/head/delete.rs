@@ -68,7 +68,7 @@ impl Core {
         part.released_op = op;
         part.bad.clear();
         part.rot.clear();
-        part.open = None;
+        (part.open, part.spare) = (None, None);
         part.making = None;
         for claim in &mut part.claims {
             claim.list_from = Some(0);

@@ -4,9 +4,13 @@
 //! its descriptor is numbered; then its columns, one to a sled; then `ExtentCreate`. It is written under
 //! one number only: a takeover, an error or its end seals it at its last indexed stripe, or releases it
 //! when nothing was written.
+//!
+//! While batches fill an extent the next one is made before it is full, where columns are plenty: batches of one
+//! extent need not end before those of the next one begin. Repoints are numbered in the order of the batches, so
+//! that a full extent is sealed behind all of its own.
 
 use super::core::Core;
-use super::part::{Dying, MakeColumn, Making, OpenExtent};
+use super::part::{Dying, MakeColumn, Making, OpenExtent, Part};
 use super::slab::Id;
 use super::sleds::{Ask, What};
 use crate::wire::*;
@@ -19,10 +23,22 @@ const GRACE: Duration = Duration::from_millis(500);
 pub(super) const PAUSE: Duration = Duration::from_millis(200);
 
 impl Core {
-    /// Starts to make an extent, if none is open or in the making.
+    /// Makes the extent that follows the open one, which is nearly full. It never takes of the reserve: what lies
+    /// ready must not be what the collector lacks (P-32).
+    pub(super) fn make_next(&mut self, now: Time, p: usize, out: &mut Out) {
+        let part = &self.parts[p];
+        let ends = part.open.as_ref().is_some_and(|open| open.ends() && !open.leave);
+        let all = part.cfg.geometry.columns();
+        if ends && part.making.is_none() && self.candidates(now, p, false, &[]).len() >= all {
+            self.make_extent(now, p, false, out);
+        }
+    }
+
+    /// Starts to make an extent, if there is none to write to nor one in the making.
     pub(super) fn make_extent(&mut self, now: Time, p: usize, reserve: bool, out: &mut Out) {
         let part = &self.parts[p];
-        if part.open.is_some() || now < part.make_at {
+        let needed = part.spare.is_none() && part.open.as_ref().is_none_or(OpenExtent::ends);
+        if !needed || now < part.make_at {
             return self.arm(part_make_at(part.make_at, now));
         }
         if part.making.is_some() {
@@ -229,7 +245,9 @@ impl Core {
             let extent = making.id;
             part.making = None;
             part.make_at = now + PAUSE;
-            part.no_columns_since.get_or_insert(now);
+            if part.open.is_none() {
+                part.no_columns_since.get_or_insert(now);
+            }
             for column in columns.into_iter().flatten() {
                 self.drop_column(p, extent, column, now);
             }
@@ -261,7 +279,9 @@ impl Core {
         let reserve = part.making.take().is_some_and(|making| making.reserve);
         part.stats.counters.extents_created += 1;
         part.no_columns_since = None;
-        part.open = Some(OpenExtent { desc, next: 0, repointed: 0, leave: false, reserve });
+        let made = OpenExtent { desc, next: 0, leave: false, reserve };
+        let begun = part.open.as_ref().is_some_and(|open| !open.full());
+        *(if begun { &mut part.spare } else { &mut part.open }) = Some(made);
         // Whoever asked for it goes on with it: the collector does not rest first.
         part.collect_at = part.collect_at.min(now);
         self.background_at = now;
@@ -277,7 +297,9 @@ impl Core {
         let mut close: SmallVec<[(ExtentId, u32); 8]> = SmallVec::new();
         for (_, extent) in part.index.extents() {
             let id = extent.desc.id;
-            let open = part.open.as_ref().is_some_and(|open| open.desc.id == id);
+            let open = part.open.iter().chain(&part.spare).any(|open| open.desc.id == id);
+            let batches = || part.batches.iter().filter_map(|&batch| self.batches.get(batch));
+            let open = open || batches().any(|batch| batch.desc.id == id);
             if extent.sealed.is_some() || open || part.closing.contains(&id) || repointing(part, id) {
                 continue;
             }
@@ -304,13 +326,22 @@ impl Core {
             return false;
         }
         let (desc, next) = (extent.desc.clone(), extent.stripes);
-        part.open = Some(OpenExtent { desc, next, repointed: next, leave: false, reserve: false });
+        part.open = Some(OpenExtent { desc, next, leave: false, reserve: false });
         true
     }
 }
 
+impl Part {
+    /// Goes on with the extent that was made ahead when the open one is full. Batches of that may still be under way.
+    pub(super) fn turn_extent(&mut self) {
+        if self.spare.is_some() && self.open.as_ref().is_none_or(OpenExtent::full) {
+            self.open = self.spare.take();
+        }
+    }
+}
+
 /// Whether a repoint to the extent is numbered and not committed.
-fn repointing(part: &super::part::Part, id: ExtentId) -> bool {
+fn repointing(part: &Part, id: ExtentId) -> bool {
     part.pending.iter().any(|pending| match &pending.entry.body {
         Body::Repoint(repoint) => repoint.extent == id,
         _ => false,

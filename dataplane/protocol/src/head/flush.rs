@@ -39,6 +39,7 @@ impl Core {
     pub(super) fn flush(&mut self, now: Time, p: usize, out: &mut Out) -> bool {
         let Some(forced) = self.flush_due(now, p) else { return !self.parts[p].batches.is_empty() };
         self.share_reserve(now, p);
+        self.parts[p].turn_extent();
         // One batch a pass: when all of it is in memory, that is a millisecond of copying and encoding, and
         // clients wait for it. The next pass is the next turn.
         if self.flushing(p) < usize::from(self.cfg.flush.batches) {
@@ -52,6 +53,7 @@ impl Core {
             let items = self.gather(now, p, room, forced);
             let started = !items.is_empty() && self.start_batch(now, p, items, false);
             self.flush_again |= started;
+            self.make_next(now, p, out);
         }
         true
     }
@@ -77,7 +79,7 @@ impl Core {
         let least = self.columns_min(p);
         let found = self.candidates(now, p, false, &[]).len();
         let part = &mut self.parts[p];
-        if found >= least {
+        if found >= least || part.spare.is_some() {
             part.open = None;
         } else {
             part.no_columns_since.get_or_insert(now);

@@ -22,6 +22,7 @@ mod assign;
 mod basis;
 mod batch;
 mod begin;
+mod borrow;
 mod checkpoint;
 mod claims;
 mod collect;

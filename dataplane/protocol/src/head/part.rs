@@ -154,8 +154,6 @@ pub(super) struct OpenExtent {
     pub(super) desc: ExtentDesc,
     /// Next stripe that no batch has.
     pub(super) next: u32,
-    /// Stripes whose repoint is numbered.
-    pub(super) repointed: u32,
     /// Takes no more stripes: a column rotted, or it was made with fewer than there are now.
     pub(super) leave: bool,
     /// Made from the reserve: only the collector may fill it (P-32).
@@ -314,6 +312,8 @@ pub(super) struct Part {
     pub(super) claims: Vec<Claim>,
     pub(super) service: Service,
     pub(super) open: Option<OpenExtent>,
+    /// The next one, made while batches fill the open one.
+    pub(super) spare: Option<OpenExtent>,
     pub(super) making: Option<Making>,
     pub(super) make_at: Time,
     pub(super) no_columns_since: Option<Time>,
@@ -380,6 +380,7 @@ impl Part {
             reads: Unconfirmed::default(),
             service: Service::default(),
             open: None,
+            spare: None,
             making: None,
             make_at: Time::ZERO,
             no_columns_since: None,

@@ -18,14 +18,17 @@ pub(super) struct Want {
     pub(super) lba: Lba,
     pub(super) op: Op,
     pub(super) crc: u32,
+    /// Its place among the blocks that the piece reads.
+    pub(super) at: u32,
 }
 
-/// A run of blocks that is being read.
+/// Blocks that are read at once: a run, or runs of one stripe unit with a few blocks between them that nobody wants.
 #[derive(Debug)]
 pub(super) struct Piece {
     pub(super) read: Id,
-    /// Its place among the read's pieces.
+    /// Place of its first run among those of the read, and how many there are.
     pub(super) slot: u32,
+    pub(super) runs: u32,
     pub(super) part: usize,
     pub(super) wants: SmallVec<[Want; 2]>,
     pub(super) source: Source,

@@ -17,6 +17,8 @@ use smallvec::SmallVec;
 const STATUS_BLOCKS: u64 = 1 << 14;
 /// Most runs of one block-status answer.
 const STATUS_RUNS: usize = 1024;
+/// Blocks between two runs of a stripe unit that are rather read than asked around: a request costs more than these.
+const GAP: u32 = 4;
 /// How often a read starts anew because its blocks moved meanwhile.
 const RESTARTS: u8 = 16;
 
@@ -55,6 +57,9 @@ pub(super) struct Read {
     skip: usize,
     len: usize,
     lba: Lba,
+    pub(super) pieces: SmallVec<[Id; 4]>,
+    /// A piece counts on the column of another one.
+    pub(super) lends: bool,
     /// Blocks and bytes of each piece, in order.
     pub(super) bufs: SmallVec<[(u32, Option<Buf>); 4]>,
     status: Option<Vec<StatusRun>>,
@@ -120,6 +125,9 @@ impl Core {
     fn plan(&mut self, now: Time, p: usize, id: Id, blocks: &[(Lba, Mapping)], out: &mut Out) {
         // Held open while pieces start, so that one that ends at once does not finish the read.
         self.hold(id, 1);
+        if let Some(read) = self.reads.get_mut(id) {
+            read.pieces.clear();
+        }
         let mut at = 0;
         while at < blocks.len() {
             let n = self.run(p, &blocks[at..]);
@@ -133,14 +141,32 @@ impl Core {
             }
             let slot = (read.bufs.len() - 1) as u32;
             read.open += 1;
-            let wants: SmallVec<[Want; 2]> =
-                run.iter().map(|&(lba, map)| Want { lba, op: map.op, crc: map.crc }).collect();
+            let mut wants: SmallVec<[Want; 2]> = wants(run, 0).collect();
+            let mut runs = 1;
+            while let Some((off, n)) = self.next_in_unit(p, run[0].1.loc, &wants, &blocks[at..]) {
+                wants.extend(self::wants(&blocks[at..at + n], off));
+                (runs, at) = (runs + 1, at + n);
+                if let Some(read) = self.reads.get_mut(id) {
+                    read.bufs.push((n as u32, None));
+                }
+            }
             let source = match run[0].1.loc {
                 Loc::Log(addr) => Source::log(addr),
-                Loc::Extent { slot, block } => self.column_source(p, slot, block, n as u32),
+                Loc::Extent { slot, block } => {
+                    let last = wants.last().map_or(0, |want| want.at);
+                    self.column_source(p, slot, block, last + 1)
+                }
                 Loc::Hole | Loc::Cleared | Loc::Lost => Source::Nowhere,
             };
-            let piece = self.pieces.insert(Piece { read: id, slot, part: p, wants, source });
+            let piece = self.pieces.insert(Piece { read: id, slot, runs, part: p, wants, source });
+            if let Some(read) = self.reads.get_mut(id) {
+                read.pieces.push(piece);
+            }
+        }
+        // They begin when all are known: those of one stripe share what they read.
+        let mut next = 0;
+        while let Some(&piece) = self.reads.get(id).and_then(|read| read.pieces.get(next)) {
+            next += 1;
             self.start_piece(now, piece, out);
         }
         self.hold(id, -1);
@@ -185,6 +211,26 @@ impl Core {
         }
     }
 
+    /// The next run behind those of a piece that begins at `first`, if it lies in the same unit, a few blocks behind
+    /// them: how far from the piece's beginning, and its length.
+    fn next_in_unit(
+        &self,
+        p: usize,
+        first: Loc,
+        wants: &[Want],
+        rest: &[(Lba, Mapping)],
+    ) -> Option<(u32, usize)> {
+        let (Loc::Extent { slot, block }, Loc::Extent { slot: other, block: next }) =
+            (first, rest.first()?.1.loc)
+        else {
+            return None;
+        };
+        let end = block + wants.last()?.at + 1;
+        let unit = u32::from(self.parts[p].index.extent(slot)?.desc.geometry.unit_blocks).max(1);
+        let near = slot == other && next / unit == block / unit && next > end && next - end <= GAP;
+        near.then(|| (next - block, self.run(p, rest)))
+    }
+
     /// A run's bytes when they are in memory and right.
     fn at_hand(&self, run: &[(Lba, Mapping)]) -> Option<Buf> {
         match run[0].1.loc {
@@ -201,21 +247,66 @@ impl Core {
 
     /// A piece ended.
     pub(super) fn piece_done(&mut self, now: Time, id: Id, result: Result<Buf, ClientError>, out: &mut Out) {
-        let Some(piece) = self.pieces.remove(id) else { return };
-        if let Source::Log { pin: Some(pin), .. } = piece.source {
+        let Some(mut piece) = self.pieces.remove(id) else { return };
+        if let Source::Log { pin, .. } = &mut piece.source
+            && let Some(pin) = pin.take()
+        {
             self.log.unpin(pin);
+        }
+        if result.is_err() && piece.runs > 1 {
+            return self.part_runs(now, &piece, out);
         }
         let Some(read) = self.reads.get_mut(piece.read) else { return };
         read.open -= 1;
+        let lent = read.lends.then(|| result.as_ref().ok().cloned());
         match result {
-            Ok(bytes) => read.bufs[piece.slot as usize].1 = Some(bytes),
+            Ok(bytes) => {
+                let mut wants = &piece.wants[..];
+                for (blocks, run) in &mut read.bufs[piece.slot as usize..][..piece.runs as usize] {
+                    let from = wants[0].at as usize * BLOCK;
+                    *run = Some(bytes.slice(from..from + *blocks as usize * BLOCK));
+                    wants = &wants[*blocks as usize..];
+                }
+            }
             Err(error) => {
                 let moved =
                     piece.wants.iter().any(|want| self.parts[piece.part].index.get(want.lba).op != want.op);
                 read.failed = Some(if moved { ClientError::NotServed } else { error });
             }
         }
+        if let Some(bytes) = lent {
+            self.lend(now, &piece, bytes.as_ref(), out);
+        }
         self.finish_read(now, piece.read, out);
+    }
+
+    /// Several runs that were read at once cannot be had so: each may by itself, where other blocks rotted.
+    fn part_runs(&mut self, now: Time, piece: &Piece, out: &mut Out) {
+        self.lend(now, piece, None, out);
+        let (Source::Column(column), Some(read)) = (&piece.source, self.reads.get_mut(piece.read)) else {
+            return;
+        };
+        read.open += piece.runs - 1;
+        let runs: SmallVec<[u32; 8]> =
+            read.bufs[piece.slot as usize..][..piece.runs as usize].iter().map(|run| run.0).collect();
+        let (mut wants, mut begin) = (&piece.wants[..], SmallVec::<[Id; 8]>::new());
+        for (slot, blocks) in (piece.slot..).zip(runs) {
+            let (own, rest) = wants.split_at(blocks as usize);
+            wants = rest;
+            let source = self.column_source(piece.part, column.slot, column.block() + own[0].at, blocks);
+            let own = own.iter().zip(0..).map(|(want, at)| Want { at, ..*want }).collect();
+            begin.push(self.pieces.insert(Piece {
+                read: piece.read,
+                slot,
+                runs: 1,
+                part: piece.part,
+                wants: own,
+                source,
+            }));
+        }
+        for piece in begin {
+            self.start_piece(now, piece, out);
+        }
     }
 
     pub(super) fn confirmed(&mut self, now: Time, id: Id, out: &mut Out) {
@@ -335,10 +426,17 @@ impl Read {
             skip: 0,
             len: 0,
             lba: Lba(0),
+            pieces: SmallVec::new(),
+            lends: false,
             bufs: SmallVec::new(),
             status: None,
         }
     }
+}
+
+/// What the index says of blocks that lie together, `first` blocks behind the beginning of a piece.
+fn wants(run: &[(Lba, Mapping)], first: u32) -> impl Iterator<Item = Want> {
+    run.iter().zip(first..).map(|(&(lba, map), at)| Want { lba, op: map.op, crc: map.crc, at })
 }
 
 /// The client's range of the blocks read.

@@ -205,9 +205,10 @@ impl Core {
         let open = self.parts.iter().any(|part| part.active > 0 || !part.waiting.is_empty());
         let clients = open || std::mem::replace(&mut self.done_then, done) != done;
         // All places together keep to a small share as one batch would; with a large one each keeps to it, and all do
-        // about that share of what they would without clients.
-        let places = 100 + (u32::from(self.cfg.flush.rebuild_batches.max(1)) - 1) * (100 - share);
-        let pause = (took * (100 - share) / share * places / 100).min(PAUSE_MAX);
+        // about that share of what they would without clients: the fewer are under way, the faster each is.
+        let rest = 100 - share;
+        let places = 10_000 + (u32::from(self.cfg.flush.rebuild_batches.max(1)) - 1) * rest * rest;
+        let pause = (took * rest / share * places / 10_000).min(PAUSE_MAX);
         let pause = if clients { pause } else { Duration::ZERO };
         if !pause.is_zero() {
             self.rebuild_pauses.push(now + pause);

@@ -134,7 +134,7 @@ impl Core {
         }
         let source = Source::Log { addr, pin: Some(self.log.pin(addr)), bytes: None };
         let wants = SmallVec::from_elem(want, 1);
-        let id = self.pieces.insert(Piece { read: Id::NONE, slot: 0, part, wants, source });
+        let id = self.pieces.insert(Piece { read: Id::NONE, slot: 0, runs: 1, part, wants, source });
         let op = BlockOp::Write { offset: addr.offset(), bufs: SmallVec::from_elem(data, 1), fua: true };
         out.block.push(BlockCmd { device: self.cfg.log.device, key: Self::repair_key(id), op });
     }

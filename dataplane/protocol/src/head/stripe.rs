@@ -26,7 +26,7 @@ const TRY_PAUSE: Duration = Duration::from_secs(5);
 
 /// Stripes of the collector's batches whose reading begins in one turn. They come from sleds, and where columns are
 /// files a turn takes a millisecond: with one stripe each the devices would be idle most of the time.
-const STRIPES_A_TURN: usize = 4;
+const STRIPES_A_TURN: usize = 8;
 
 /// Puts the checksums of blocks together.
 static BLOCKS: Joiner = Joiner::of_power(BLOCK.ilog2());
