@@ -50,13 +50,6 @@ impl ColumnRead {
         self.desc.id
     }
 
-    /// First block in the extent.
-    pub(super) fn block(&self) -> u32 {
-        let geometry = &self.desc.geometry;
-        let unit = u32::from(geometry.unit_blocks);
-        self.stripe * geometry.stripe_blocks() + self.target as u32 * unit + self.first
-    }
-
     /// From now on whole units are read, anew.
     fn restart_whole(&mut self) {
         self.whole = true;
@@ -166,6 +159,9 @@ impl Core {
     pub(super) fn spread(&mut self, now: Time, id: Id, out: &mut Out) {
         self.recall(now, id, out);
         self.borrow(id);
+        if self.rebuildable(id) {
+            return self.decode(now, id, out);
+        }
         let Some((_, read, _)) = self.column_read(id) else { return };
         let k = usize::from(read.desc.geometry.k);
         let counted = if read.whole { u16::MAX } else { !(1u16 << read.target) };

@@ -3,6 +3,7 @@
 //! Clients, merges, flush batches, the peer and repairs all read through here; only clients wait for a
 //! confirm. Every block is checked against the index's checksum before it leaves (`NothingSilent`).
 
+use super::borrow::Kept;
 use super::core::Core;
 use super::piece::{Piece, Source, Want};
 use super::slab::Id;
@@ -60,6 +61,8 @@ pub(super) struct Read {
     pub(super) pieces: SmallVec<[Id; 4]>,
     /// A piece counts on the column of another one.
     pub(super) lends: bool,
+    /// Columns that pieces have read, where there are several.
+    pub(super) kept: SmallVec<[Kept; 4]>,
     /// Blocks and bytes of each piece, in order.
     pub(super) bufs: SmallVec<[(u32, Option<Buf>); 4]>,
     status: Option<Vec<StatusRun>>,
@@ -127,6 +130,7 @@ impl Core {
         self.hold(id, 1);
         if let Some(read) = self.reads.get_mut(id) {
             read.pieces.clear();
+            read.kept.clear();
         }
         let mut at = 0;
         while at < blocks.len() {
@@ -253,12 +257,10 @@ impl Core {
         {
             self.log.unpin(pin);
         }
-        if result.is_err() && piece.runs > 1 {
-            return self.part_runs(now, &piece, out);
-        }
-        let Some(read) = self.reads.get_mut(piece.read) else { return };
+        let read_id = piece.read;
+        let Some(read) = self.reads.get_mut(read_id) else { return };
         read.open -= 1;
-        let lent = read.lends.then(|| result.as_ref().ok().cloned());
+        let lent = (read.pieces.len() > 1).then(|| result.as_ref().ok().cloned());
         match result {
             Ok(bytes) => {
                 let mut wants = &piece.wants[..];
@@ -275,38 +277,9 @@ impl Core {
             }
         }
         if let Some(bytes) = lent {
-            self.lend(now, &piece, bytes.as_ref(), out);
+            self.lend(now, piece, bytes, out);
         }
-        self.finish_read(now, piece.read, out);
-    }
-
-    /// Several runs that were read at once cannot be had so: each may by itself, where other blocks rotted.
-    fn part_runs(&mut self, now: Time, piece: &Piece, out: &mut Out) {
-        self.lend(now, piece, None, out);
-        let (Source::Column(column), Some(read)) = (&piece.source, self.reads.get_mut(piece.read)) else {
-            return;
-        };
-        read.open += piece.runs - 1;
-        let runs: SmallVec<[u32; 8]> =
-            read.bufs[piece.slot as usize..][..piece.runs as usize].iter().map(|run| run.0).collect();
-        let (mut wants, mut begin) = (&piece.wants[..], SmallVec::<[Id; 8]>::new());
-        for (slot, blocks) in (piece.slot..).zip(runs) {
-            let (own, rest) = wants.split_at(blocks as usize);
-            wants = rest;
-            let source = self.column_source(piece.part, column.slot, column.block() + own[0].at, blocks);
-            let own = own.iter().zip(0..).map(|(want, at)| Want { at, ..*want }).collect();
-            begin.push(self.pieces.insert(Piece {
-                read: piece.read,
-                slot,
-                runs: 1,
-                part: piece.part,
-                wants: own,
-                source,
-            }));
-        }
-        for piece in begin {
-            self.start_piece(now, piece, out);
-        }
+        self.finish_read(now, read_id, out);
     }
 
     pub(super) fn confirmed(&mut self, now: Time, id: Id, out: &mut Out) {
@@ -428,6 +401,7 @@ impl Read {
             lba: Lba(0),
             pieces: SmallVec::new(),
             lends: false,
+            kept: SmallVec::new(),
             bufs: SmallVec::new(),
             status: None,
         }
