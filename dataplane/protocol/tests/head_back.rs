@@ -251,3 +251,29 @@ fn ma20_lost_messages_delay_a_guest_and_do_not_hurt_it() {
         serves(&mut rack);
     }
 }
+
+/// It dies while it takes what a lone head acknowledged, and has to cut again when it asks once more: the other one had
+/// let go of what it had sent.
+#[test]
+fn p30_a_new_primary_that_dies_while_it_is_filled_by_a_lone_head_is_filled_again() {
+    let mut amid = 0;
+    for step in 0..60 {
+        let mut rack = rack(40, |_| {});
+        rack.workload(20, 100, 4);
+        rack.crash(1);
+        rack.move_to(&[0]);
+        rack.workload(60, 200, 8);
+        rack.start(1, false);
+        rack.run_until("recovery", |rack| rack.recovered.len() == 2);
+        rack.decide(&[1, 0]);
+        rack.assign();
+        rack.primary = 1;
+        rack.run_for(Duration::from_micros(100 + 40 * step));
+        amid += u64::from(rack.head(1).status().partitions[0].role == RoleState::Reconciling);
+        rack.restart(1);
+        rack.run_until("recovery", |rack| rack.recovered.contains(&rack.nodes[1].id));
+        rack.move_to(&[1, 0]);
+        rack.verify();
+    }
+    assert!(amid > 3, "it died amid that {amid} times");
+}

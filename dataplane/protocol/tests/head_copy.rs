@@ -385,6 +385,11 @@ fn ba01_a_head_that_left_forgets_its_copy_and_its_log_has_room_again() {
     let status = rack.head(1).status();
     assert!(status.log_free > before, "{} of {before}", status.log_free);
     assert_eq!(status.partitions[0].log_blocks, 0);
+    // It may never hear of a number again: who asks here is sent away at once.
+    rack.primary = 1;
+    let read = rack.submit(ClientVerb::Read { offset: 0, len: 4096 });
+    assert!(matches!(rack.wait(read), Err(ClientError::NotServed)));
+    rack.primary = 0;
     assert_eq!(columns, (0..6).map(|at| rack.sled(at).status().devices[0].free).sum::<u32>());
     rack.restart(1);
     rack.run_until("recovery", |rack| rack.recovered.len() == 2);

@@ -151,7 +151,7 @@ impl Core {
         peer.covered = covered;
         peer.progress(now, first);
         let durable = peer.durable;
-        part.loading = Op(0);
+        part.load.upto = Op(0);
         let spent = part.held_after(durable).map(|held| cost(&held.entry.body)).sum();
         let peer = &mut part.peers[at];
         (peer.spent, peer.credit, peer.window) = (spent, 0, 0);

@@ -276,7 +276,7 @@ impl Core {
             return self.arm(at);
         }
         self.copies += 1;
-        part.loading = Op(0);
+        part.load.upto = Op(0);
         let (member, lacking, rounds) = (learner.member, learner.lacking, learner.rounds + 1);
         let (base, all) = (part.committed, part.index.mapped());
         let basis = Named::new(part.index.kept(), rounds);
@@ -330,7 +330,7 @@ impl Core {
             out.net.extend(learner.ask(part.stamp));
             // What is under way goes again, with what follows it.
             learner.sent = learner.durable;
-            (learner.open_blocks, part.loading) = (0, Op(0));
+            (learner.open_blocks, part.load.upto) = (0, Op(0));
             learner.open.clear();
             learner.told = (Op(0), 0);
         } else {

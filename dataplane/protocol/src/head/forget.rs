@@ -26,7 +26,7 @@ impl Part {
         self.bad.clear();
         self.rot.clear();
         self.lost.clear();
-        (self.loading, self.released_op, self.service.from, self.age.upto) = (Op(0), Op(0), Op(0), Op(0));
+        (self.load.upto, self.released_op, self.service.from, self.age.upto) = (Op(0), Op(0), Op(0), Op(0));
     }
 }
 

@@ -30,9 +30,9 @@ impl Part {
     pub(super) fn remember(&mut self, mut pending: Pending) {
         pending.unload();
         let op = pending.entry.op;
-        if self.loading >= op && self.loading != Op(u64::MAX) {
+        if self.load.upto >= op && self.load.upto != Op(u64::MAX) {
             // It was in memory when those before it were asked for, and may not have gone to a guest yet.
-            self.loading = Op(op.0 - 1);
+            self.load.upto = Op(op.0 - 1);
         }
         if self.recent.len() >= RECENT_OPS {
             self.recent.pop_front();
@@ -103,12 +103,12 @@ impl Pending {
 impl Core {
     /// Reads back operations above `after`, a bounded part of them, unless that is under way.
     pub(super) fn load_after(&mut self, now: Time, p: usize, after: Op, out: &mut Out) {
-        let part = &mut self.parts[p];
-        if part.loading > after {
+        if self.parts[p].load.upto > after && !self.unloaded_since(p, after) {
             return;
         }
-        if now < part.load_at {
-            let at = part.load_at;
+        let part = &mut self.parts[p];
+        if now < part.load.at {
+            let at = part.load.at;
             return self.arm(at);
         }
         let (mut blocks, mut upto, mut wanted) = (0, after, Vec::new());
@@ -120,7 +120,7 @@ impl Core {
             upto = held.entry.op;
             wanted.extend(held.logged());
         }
-        part.loading = upto;
+        part.load.upto = upto;
         for (op, number, blocks) in wanted {
             let gone = |(_, mapping): &(Lba, Mapping)| match mapping.loc {
                 Loc::Log(addr) => !self.log.holds(addr),
@@ -129,11 +129,23 @@ impl Core {
             if blocks.first().is_some_and(gone) {
                 // Its segment was given back, and it will not come again.
                 self.loaded(now, p, (op, number), Err(ClientError::Device), out);
-                self.parts[p].loading = Op(u64::MAX);
+                self.parts[p].load.upto = Op(u64::MAX);
                 return;
             }
             self.read_blocks(now, p, ReadOwner::Load(p, op, number), &blocks, out);
         }
+    }
+
+    /// Whether the operation behind `after` was in memory once, and is neither there nor on its way any more: whoever
+    /// was sent it asks for it again, because its log was cut since.
+    fn unloaded_since(&self, p: usize, after: Op) -> bool {
+        let part = &self.parts[p];
+        let next = part.held_after(after).next().filter(|held| !held.loaded).map(|held| held.entry.op);
+        let loads = |op: Op| {
+            let mut owners = self.reads.iter().map(|(_, read)| read.owner);
+            owners.any(|owner| matches!(owner, ReadOwner::Load(of, at, _) if (of, at) == (p, op)))
+        };
+        part.load.upto != Op(u64::MAX) && next.is_some_and(|op| !loads(op))
     }
 
     /// Bytes of the operation `op` of the pair `number` were read back, or cannot be had. They may come late:
@@ -162,10 +174,10 @@ impl Core {
             held.loaded = true;
             return;
         }
-        part.loading = Op(0);
+        part.load.upto = Op(0);
         if op <= part.committed || part.copy.learner.is_some() {
             // It is wanted as long as another head lacks it: whoever asks at once again asks without end.
-            part.load_at = now + RELOAD;
+            part.load.at = now + RELOAD;
         }
         if part.owed.is_some() {
             self.refuse_probe(p, out);

@@ -160,6 +160,15 @@ pub(super) struct OpenExtent {
     pub(super) reserve: bool,
 }
 
+/// Operations that are read back from the own log.
+#[derive(Debug, Default)]
+pub(super) struct Load {
+    /// Up to here they are in memory or on their way there.
+    pub(super) upto: Op,
+    /// Nothing is read back before.
+    pub(super) at: Time,
+}
+
 /// An extent in the making.
 #[derive(Debug)]
 pub(super) struct Making {
@@ -293,10 +302,7 @@ pub(super) struct Part {
     pub(super) pending: VecDeque<Pending>,
     /// The last committed operations, up to `committed` without a gap.
     pub(super) recent: VecDeque<Pending>,
-    /// Bytes of operations up to here are being read back.
-    pub(super) loading: Op,
-    /// None are read back before: the last ones could not be read.
-    pub(super) load_at: Time,
+    pub(super) load: Load,
     /// The other members of the pair, while this head leads.
     pub(super) peers: Peers,
     /// Copies on sleds while it is alone, and whether sleds vouch for its reads then (P-30).
@@ -367,8 +373,7 @@ impl Part {
             local: Op(0),
             pending: VecDeque::new(),
             recent: VecDeque::new(),
-            loading: Op(0),
-            load_at: Time::ZERO,
+            load: Load::default(),
             peers: Peers::new(),
             journal: Journal::default(),
             vouch: Vouch::default(),

@@ -64,7 +64,7 @@ impl Core {
         part.phase = Phase::Probing;
         part.adoption = None;
         part.owed = None;
-        part.loading = Op(0);
+        part.load.upto = Op(0);
         part.follow.early.clear();
         (part.copy.learner, part.copy.outdone) = (None, false);
         let probed = skip.then_some(Probed { end: part.tail, whole: false });
@@ -217,7 +217,7 @@ impl Core {
         let same_history = part.stamp.number >= held.number && !part.deleted;
         let end = if same_history { part.local } else { Op(0) };
         part.owed = Some(Owed { to: from, stamp, next: Op(adopt.tail.0 + 1), end });
-        part.loading = part.loading.min(part.tail);
+        part.load.upto = part.load.upto.min(part.tail);
         if part.damaged || !part.reaches(adopt.tail) {
             return self.refuse_probe(p, out);
         }

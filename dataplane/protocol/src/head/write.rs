@@ -79,6 +79,8 @@ impl Core {
             _ if part.deleting || part.deleted => return fail(out, cmd.tag, ClientError::NotServed),
             // What a log lost has no size until control declares it again: that is no mistake of the client's.
             _ if part.cfg.blocks == 0 => return fail(out, cmd.tag, ClientError::NotServed),
+            // Whoever left a group and forgot its copy, or is being filled, may never get a number.
+            Phase::Idle if part.copy.origin.filling => return fail(out, cmd.tag, ClientError::NotServed),
             _ => {}
         }
         if let Err(error) = check(&cmd.verb, part.cfg.blocks * BLOCK as u64) {
