@@ -11,7 +11,7 @@ const FIXED: std::ops::Range<u64> = 0..34;
 /// Seeds that once found a violation, with their scenario and what was violated. A seed names the same run only
 /// while machines and simulator draw and ask alike, so these guard by their kind of run; what was mended has
 /// tests of its own.
-const REGRESSIONS: [(&str, u64); 15] = [
+const REGRESSIONS: [(&str, u64); 17] = [
     // Liveness: the collector's extent from the reserve held up every flush (P-32).
     ("calm", 0),
     // AckedIsDurable: durable records were missing after a restart. Cause not isolated.
@@ -42,6 +42,10 @@ const REGRESSIONS: [(&str, u64); 15] = [
     ("failovers, dense, clients astray", 504_361_146),
     // A head that had lost its log called a sound request out of range before it knew the volume's size.
     ("replaced, over the fabric", 802_484_719),
+    // Liveness: a head that had left its group and forgotten its copy kept clients waiting for a number.
+    ("replaced, groups of three among four", 468_100_771),
+    // Liveness: operations that a prober asked for a second time were never read back again (P-06).
+    ("lone heads, sick devices", 468_100_825),
 ];
 
 /// Runs a seed twice and adds the first run to the tally.
