@@ -23,11 +23,7 @@ fn shape(seed: u64) -> Shape {
 fn filled(seed: u64) -> Rack {
     let mut rack = Rack::new(shape(seed));
     rack.serve();
-    for lba in (0..EXTENT).step_by(STRIPE) {
-        let tag = rack.write(lba * SECTORS, STRIPE * SECTORS);
-        rack.wait_all(&[tag]);
-    }
-    rack.flush_all();
+    rack.write_in_order(EXTENT);
     rack
 }
 

@@ -13,11 +13,7 @@ use std::time::Duration;
 fn rack(seed: u64, sleds: usize) -> Rack {
     let mut rack = Rack::new(Shape { hot_bytes: 0, sleds, columns: 48, ..Shape::new(seed) });
     rack.serve();
-    for lba in (0..2048).step_by(16) {
-        let tag = rack.write(lba * 8, 16 * 8);
-        rack.wait_all(&[tag]);
-    }
-    rack.flush_all();
+    rack.write_in_order(2048);
     rack
 }
 
@@ -191,11 +187,7 @@ fn rebuild_time(share: u8, batches: u8) -> Duration {
     (shape.flush.rebuild_share, shape.flush.rebuild_batches) = (share, batches);
     let mut rack = Rack::new(shape);
     rack.serve();
-    for lba in (0..4096).step_by(16) {
-        let tag = rack.write(lba * 8, 16 * 8);
-        rack.wait_all(&[tag]);
-    }
-    rack.flush_all();
+    rack.write_in_order(4096);
     rack.nodes[2].disk.dead = true;
     load_until(&mut rack, "failure", |rack| thoughts(rack, 0).contains(&DeviceHealth::Failed));
     load_until(&mut rack, "rebuild", |rack| whole(&rack.status()))
@@ -220,11 +212,7 @@ fn p31_batches_of_a_rebuild_leave_buffers_for_what_they_have_to_read() {
     shape.flush.rebuild_batches = 12;
     let mut rack = Rack::new(shape);
     rack.serve();
-    for lba in (0..4096).step_by(16) {
-        let tag = rack.write(lba * 8, 16 * 8);
-        rack.wait_all(&[tag]);
-    }
-    rack.flush_all();
+    rack.write_in_order(4096);
     // Somebody else has most of the buffers for stripe units: four batches would take all the others.
     let mut elsewhere = Vec::new();
     for (class, left) in [(2, 0), (1, 110)] {

@@ -56,20 +56,11 @@ fn p27_a_column_reserved_after_the_head_gave_up_comes_back() {
     rack.verify();
 }
 
-/// Writes the blocks from 0 to `blocks`, 16 at a time, and flushes them.
-fn fill(rack: &mut Rack, blocks: usize) {
-    for lba in (0..blocks).step_by(16) {
-        let tag = rack.write(lba * 8, 16 * 8);
-        rack.wait_all(&[tag]);
-    }
-    rack.flush_all();
-}
-
 #[test]
 fn an_extent_that_could_not_be_read_is_forgotten_once_it_is_released() {
     let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(602) });
     rack.serve();
-    fill(&mut rack, 256);
+    rack.write_in_order(256);
     // Five of six, so at least three data columns.
     assert!((2..7).map(|at| rack.rot(at, 1)).sum::<usize>() > 0);
     let verb = ClientVerb::Read { offset: 0, len: BLOCK as u32 };
@@ -77,7 +68,7 @@ fn an_extent_that_could_not_be_read_is_forgotten_once_it_is_released() {
     assert!(matches!(rack.wait(tag), Err(ClientError::Unreadable)));
     assert!(rack.status().lost > 0);
     // Written anew, nothing refers to the old extents any more.
-    fill(&mut rack, 256);
+    rack.write_in_order(256);
     rack.run_until("the dead extents go", |rack| rack.status().lost == 0);
     assert!(rack.counters().extents_released > 0);
     rack.run_for(Duration::from_secs(2));
@@ -86,14 +77,14 @@ fn an_extent_that_could_not_be_read_is_forgotten_once_it_is_released() {
 }
 
 /// Each of the four data columns rots in a stripe of its own, so that more than m columns are marked; each stripe
-/// has lost one unit. There is no room to rewrite the extent.
+/// has lost one unit. All this is read before the extent is written anew.
 #[test]
 fn op27_columns_marked_rotten_are_read_when_nothing_else_is_left() {
     let mut shape = Shape { hot_bytes: 0, columns: 1, ..Shape::new(603) };
     shape.flush.reserve_columns = 0;
     let mut rack = Rack::new(shape);
     rack.serve();
-    fill(&mut rack, 256);
+    rack.write_in_order(256);
     assert_eq!(rack.status().extents, 2, "a full one, and the next one");
     let hurt: Vec<usize> =
         (0..6).filter(|sled| rack.rot_blocks(2 + sled, sled * 16..sled * 16 + 16) > 0).collect();
@@ -104,6 +95,7 @@ fn op27_columns_marked_rotten_are_read_when_nothing_else_is_left() {
         }
     }
     assert_eq!(rack.counters().corrupt, 4, "each column is marked");
+    assert_eq!(rack.counters().collected_bytes, 0, "and nothing is written anew yet");
     assert!(!rack.events.iter().any(|event| matches!(event, Event::DataLost { .. })));
     // One marked column alone still gives what it holds, and no more.
     let last = hurt[3];
@@ -127,7 +119,7 @@ fn op27_columns_marked_rotten_are_read_when_nothing_else_is_left() {
 fn p11_commands_of_a_lost_connection_that_have_no_number_are_never_carried_out() {
     let mut rack = Rack::new(Shape { hot_bytes: 0, ..Shape::new(604) });
     rack.serve();
-    fill(&mut rack, 64);
+    rack.write_in_order(64);
     // Before the log is read, and while the head waits for its number.
     for recovered in [false, true] {
         rack.restart(0);

@@ -28,8 +28,9 @@ impl Core {
     pub(super) fn make_next(&mut self, now: Time, p: usize, out: &mut Out) {
         let part = &self.parts[p];
         let ends = part.open.as_ref().is_some_and(|open| open.ends() && !open.leave);
+        let needed = ends && part.spare.is_none() && part.making.is_none();
         let all = part.cfg.geometry.columns();
-        if ends && part.making.is_none() && self.candidates(now, p, false, &[]).len() >= all {
+        if needed && self.candidates(now, p, false, &[]).len() >= all {
             self.make_extent(now, p, false, out);
         }
     }
@@ -297,10 +298,12 @@ impl Core {
         let mut close: SmallVec<[(ExtentId, u32); 8]> = SmallVec::new();
         for (_, extent) in part.index.extents() {
             let id = extent.desc.id;
-            let open = part.open.iter().chain(&part.spare).any(|open| open.desc.id == id);
-            let batches = || part.batches.iter().filter_map(|&batch| self.batches.get(batch));
-            let open = open || batches().any(|batch| batch.desc.id == id);
-            if extent.sealed.is_some() || open || part.closing.contains(&id) || repointing(part, id) {
+            // Nearly all are sealed.
+            if extent.sealed.is_some()
+                || part.closing.contains(&id)
+                || self.writes_to(part, id)
+                || repointing(part, id)
+            {
                 continue;
             }
             close.push((id, extent.stripes));
@@ -314,6 +317,13 @@ impl Core {
                 self.parts[p].closing.insert(extent);
             }
         }
+    }
+
+    /// Whether an extent is open, made ahead, or filled by a batch that is not done.
+    fn writes_to(&self, part: &Part, id: ExtentId) -> bool {
+        let mut batches = part.batches.iter().filter_map(|&batch| self.batches.get(batch));
+        part.open.iter().chain(&part.spare).any(|open| open.desc.id == id)
+            || batches.any(|batch| batch.desc.id == id)
     }
 
     /// Test-only: go on in an extent of an older number (what P-24 forbids).

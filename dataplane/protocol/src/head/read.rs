@@ -145,10 +145,10 @@ impl Core {
             }
             let slot = (read.bufs.len() - 1) as u32;
             read.open += 1;
-            let mut wants: SmallVec<[Want; 2]> = wants(run, 0).collect();
+            let mut wants: SmallVec<[Want; 2]> = wanted(run, 0).collect();
             let mut runs = 1;
             while let Some((off, n)) = self.next_in_unit(p, run[0].1.loc, &wants, &blocks[at..]) {
-                wants.extend(self::wants(&blocks[at..at + n], off));
+                wants.extend(wanted(&blocks[at..at + n], off));
                 (runs, at) = (runs + 1, at + n);
                 if let Some(read) = self.reads.get_mut(id) {
                     read.bufs.push((n as u32, None));
@@ -260,7 +260,8 @@ impl Core {
         let read_id = piece.read;
         let Some(read) = self.reads.get_mut(read_id) else { return };
         read.open -= 1;
-        let lent = (read.pieces.len() > 1).then(|| result.as_ref().ok().cloned());
+        let lends = read.pieces.len() > 1 && matches!(piece.source, Source::Column(_));
+        let lent = lends.then(|| result.as_ref().ok().cloned());
         match result {
             Ok(bytes) => {
                 let mut wants = &piece.wants[..];
@@ -409,7 +410,7 @@ impl Read {
 }
 
 /// What the index says of blocks that lie together, `first` blocks behind the beginning of a piece.
-fn wants(run: &[(Lba, Mapping)], first: u32) -> impl Iterator<Item = Want> {
+fn wanted(run: &[(Lba, Mapping)], first: u32) -> impl Iterator<Item = Want> {
     run.iter().zip(first..).map(|(&(lba, map), at)| Want { lba, op: map.op, crc: map.crc, at })
 }
 

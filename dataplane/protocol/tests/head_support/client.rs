@@ -108,6 +108,16 @@ impl Rack {
         }
     }
 
+    /// Writes the blocks from 0 to `blocks`, 16 at a time, and flushes them.
+    pub fn write_in_order(&mut self, blocks: usize) {
+        let sectors = BLOCK / SECTOR;
+        for lba in (0..blocks).step_by(16) {
+            let tag = self.write(lba * sectors, 16 * sectors);
+            self.wait_all(&[tag]);
+        }
+        self.flush_all();
+    }
+
     /// Random writes and trims over the first `blocks` blocks, `depth` at a time, disjoint.
     pub fn workload(&mut self, count: usize, blocks: usize, depth: usize) {
         let mut open: Vec<(u64, usize, usize)> = Vec::new();
