@@ -55,26 +55,41 @@ struct Results {
     verdicts: Verdicts,
 }
 
+/// What `--only` chooses from.
+const SECTIONS: [&str; 5] = ["micro", "idle", "nbd", "failover", "rebuild"];
+
+/// Why nothing would run: a name that no section has is a slip of the pen, and no run without findings.
+fn refuse(args: &BenchArgs) -> Result<(), (u8, String)> {
+    match &args.only {
+        Some(only) if !SECTIONS.iter().any(|name| name.contains(only.as_str())) => {
+            Err((2, format!("no section is called `{only}`; there are {}", SECTIONS.join(", "))))
+        }
+        _ => Ok(()),
+    }
+}
+
 /// Runs the benches; the exit code is 0 when everything that could run did (missed goals are told, they
 /// do not fail the run: a shared machine misses them for reasons of its own).
 pub fn run(args: &BenchArgs, stop: &AtomicBool) -> Result<u8, (u8, String)> {
     let wanted = |name: &str| args.only.as_deref().is_none_or(|only| name.contains(only));
+    refuse(args)?;
+    let [micro, idle, nbd, failover, rebuild] = SECTIONS.map(wanted);
     let mut results = Results { machine: machine(), ..Results::default() };
     println!("bench: {}", results.machine);
     println!("bench: {} round(s) of {:.1} s each, medians", args.rounds, args.seconds.as_secs_f64());
-    if wanted("micro") {
+    if micro {
         results.micro = micro::run(&mut results.verdicts);
     }
-    if wanted("idle") {
+    if idle {
         servers::idle(&args.idle_rack, &mut results.verdicts);
     }
-    if wanted("nbd") {
+    if nbd {
         results.nbd = nbd::run(args, stop, &mut results.verdicts).map_err(|why| (1, why))?;
     }
-    if wanted("failover") {
+    if failover {
         recovery::failover(args.rounds, &mut results.verdicts);
     }
-    if wanted("rebuild") {
+    if rebuild {
         recovery::rebuild(&mut results.verdicts);
     }
     println!();
@@ -114,6 +129,22 @@ pub(crate) fn median(mut values: Vec<f64>) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_section_that_there_is_not_is_refused_by_name() {
+        #[derive(clap::Parser)]
+        struct Line {
+            #[command(flatten)]
+            args: BenchArgs,
+        }
+        let args = |only: &str| <Line as clap::Parser>::parse_from(["bench", "--only", only]).args;
+        let (code, why) = refuse(&args("rebild")).err().unwrap_or_default();
+        assert_eq!(code, 2);
+        assert!(why.contains("`rebild`") && why.contains("rebuild"), "{why}");
+        for name in SECTIONS {
+            assert!(refuse(&args(name)).is_ok(), "{name}");
+        }
+    }
 
     #[test]
     fn medians_are_of_the_sorted_values() {

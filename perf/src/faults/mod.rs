@@ -31,6 +31,9 @@ use std::time::Duration;
 use calls::Call;
 use write::timeline_of;
 
+/// The name of what is no drill: calls to control while clients are at work.
+const CALLS: &str = "control-calls";
+
 /// Arguments of `perf faults`.
 #[derive(Args, Clone, Debug)]
 pub struct FaultArgs {
@@ -85,15 +88,19 @@ impl FaultArgs {
 
     /// Whether a drill is asked for: by its whole name, or by a part of it that is no drill's whole name.
     fn wants(&self, name: &str) -> bool {
-        let whole = |only: &str| {
-            kinds::all()
-                .iter()
-                .map(|fault| fault.name)
-                .chain(foreign::ALL.map(|(name, ..)| name))
-                .any(|n| n == only)
-        };
+        let whole = |only: &str| names().contains(&only);
         let fits = |only: &String| if whole(only) { name == only } else { name.contains(only.as_str()) };
         self.only.is_empty() || self.only.iter().any(fits)
+    }
+
+    /// Why what was asked for would not run: no drill is called so.
+    fn refuse(&self) -> Result<(), (u8, String)> {
+        let names = names();
+        let unknown = |only: &&String| !names.iter().any(|name| name.contains(only.as_str()));
+        match self.only.iter().find(unknown) {
+            Some(only) => Err((2, format!("no drill is called `{only}`; there are {}", names.join(", ")))),
+            None => Ok(()),
+        }
     }
 
     /// What a bench asks for.
@@ -113,6 +120,12 @@ impl FaultArgs {
             json: false,
         }
     }
+}
+
+/// What `--only` chooses from.
+fn names() -> Vec<&'static str> {
+    let drills = kinds::all().into_iter().map(|fault| fault.name);
+    drills.chain(foreign::ALL.map(|(name, ..)| name)).chain([CALLS]).collect()
 }
 
 /// Why a drill has no result.
@@ -184,6 +197,7 @@ pub(crate) struct Results {
 /// Runs the drills; the exit code is 0 when no client saw an error or a wrong block and no drill failed. Pauses
 /// are told and decide nothing: a busy machine has longer ones.
 pub fn run(args: &FaultArgs, stop: &AtomicBool) -> Result<u8, (u8, String)> {
+    args.refuse()?;
     let mut results =
         Results { machine: crate::bench::machine(), commit: write::commit(), ..Results::default() };
     let say = |row: &Row| {
@@ -212,7 +226,7 @@ pub fn run(args: &FaultArgs, stop: &AtomicBool) -> Result<u8, (u8, String)> {
             results.rows.push(row);
         }
     }
-    if args.wants("control-calls") && !stop.load(Ordering::Relaxed) {
+    if args.wants(CALLS) && !stop.load(Ordering::Relaxed) {
         results.calls = calls::measure(args).map_err(|trouble| (1, format!("control calls: {trouble}")))?;
     }
     if args.json {
@@ -261,4 +275,21 @@ pub(crate) fn killed_primaries(kills: u32) -> Vec<Row> {
         .filter(|fault| fault.name.starts_with("kill-primary"))
         .map(|fault| one(fault, &args))
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_drill_that_there_is_not_is_refused_by_name() {
+        let args = |only: &str| FaultArgs { only: vec![only.to_owned()], ..FaultArgs::of_bench(1) };
+        let (code, why) = args("kill-primry").refuse().err().unwrap_or_default();
+        assert_eq!(code, 2);
+        assert!(why.contains("`kill-primry`") && why.contains(CALLS), "{why}");
+        for name in names() {
+            assert!(args(name).refuse().is_ok() && args(name).wants(name), "{name}");
+        }
+        assert!(args("primary").refuse().is_ok(), "a part of a name");
+    }
 }

@@ -3,7 +3,7 @@
 use super::rpc;
 use super::{FaultArgs, Trouble};
 use crate::bench::command::{Kept, exists};
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, WaitId, WaitIdOptions, kill_process, waitid};
 use serde_json::{Value, json};
 use std::fmt::Write as _;
 use std::fs::File;
@@ -15,6 +15,8 @@ use std::time::{Duration, Instant};
 const SOON: Duration = Duration::from_secs(120);
 /// How often it is looked at.
 const LOOK: Duration = Duration::from_millis(20);
+/// The same where speeds are measured: control has no core of its own, and looks take time from reactors.
+const LOOK_LARGE: Duration = Duration::from_millis(100);
 /// Addresses of the two networks, where a drill cuts them.
 pub(super) const HOSTS: [&str; 2] = ["10.77.1.1", "10.77.2.1"];
 /// Gives a network namespace the addresses in `$1`, and makes room for rules before the local table.
@@ -261,12 +263,22 @@ impl DrillRack {
             {
                 return Ok(status.clone());
             }
+            if self.ended() {
+                return Err(Trouble::Failed(format!("the rack ended before this: {what}{}", self.words())));
+            }
             if begin.elapsed() > SOON {
                 let found = status.map_or_else(|e| e, |status| in_short(&status["volumes"][0]));
                 return Err(Trouble::Failed(format!("not within {SOON:?}: {what}; {found}{}", self.words())));
             }
-            std::thread::sleep(LOOK);
+            std::thread::sleep(if self.shape.large { LOOK_LARGE } else { LOOK });
         }
+    }
+
+    /// Whether the process of the whole rack is over, which no drill means to do.
+    fn ended(&self) -> bool {
+        let how = WaitIdOptions::EXITED | WaitIdOptions::NOHANG | WaitIdOptions::NOWAIT;
+        let over = |up: &Kept| waitid(WaitId::Pid(Pid::from_child(&up.0)), how);
+        self.up.as_ref().is_some_and(|up| matches!(over(up), Ok(Some(_))))
     }
 
     /// The last words of the rack's processes.
@@ -461,6 +473,13 @@ fn descendants(root: u32) -> Vec<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rack_that_ends_before_it_serves_is_not_waited_for() {
+        let args = FaultArgs { palisade: Some("/bin/false".into()), ..FaultArgs::of_bench(1) };
+        let why = DrillRack::start(&args, Shape { large: true, ..Shape::default() }).err();
+        assert!(matches!(&why, Some(Trouble::Failed(why)) if why.contains("the rack ended")), "{why:?}");
+    }
 
     #[test]
     fn the_rack_file_names_every_node_once_with_a_port_of_its_own() {
