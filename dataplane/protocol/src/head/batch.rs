@@ -6,26 +6,16 @@
 //! where it was and is gathered again for another one.
 
 use super::core::Core;
+use super::gathered::{Gathered, Item};
 use super::part::{OpenExtent, Part, Pending};
 use super::slab::Id;
 use super::sleds::{Ask, What};
 use super::stats::Stage;
-use crate::log::{AHEAD, Loc, Mapping};
+use crate::log::{AHEAD, Loc};
 use crate::wire::limits::BLOCK;
 use crate::wire::*;
 use palisade_dma::{Buf, BufMut, SLOT_CLASSES};
 use smallvec::SmallVec;
-
-/// A gathered block.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Item {
-    pub(super) lba: Lba,
-    pub(super) mapping: Mapping,
-    pub(super) from: GatheredFrom,
-    pub(super) good: bool,
-    /// No copy of it is readable: the repoint says so.
-    pub(super) lost: bool,
-}
 
 /// How far a batch has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -52,7 +42,7 @@ pub(super) struct Batch {
     /// Stripes that are encoded, and whether the next one is being read.
     pub(super) encoded: u32,
     pub(super) asked: bool,
-    pub(super) items: Vec<Item>,
+    pub(super) gathered: Gathered,
     /// Unit buffers, stripe by stripe, data columns first, and the checksums of those that are encoded.
     pub(super) room: Vec<BufMut>,
     pub(super) crcs: Vec<u32>,
@@ -63,14 +53,14 @@ pub(super) struct Batch {
 }
 
 impl Core {
-    /// Takes stripes of the open extent for `items`, to be read a stripe a turn. `false`: no buffers now.
-    pub(super) fn start_batch(&mut self, now: Time, p: usize, items: Vec<Item>, collect: bool) -> bool {
+    /// Takes stripes of the open extent for what was gathered, to be read a stripe a turn. `false`: no buffers now.
+    pub(super) fn start_batch(&mut self, now: Time, p: usize, gathered: Gathered, collect: bool) -> bool {
         let Some(open) = &self.parts[p].open else { return false };
         if self.starves() {
             return false;
         }
         let geometry = open.desc.geometry;
-        let stripes = (items.len() as u32).div_ceil(geometry.stripe_blocks());
+        let stripes = gathered.stripes();
         let unit = usize::from(geometry.unit_blocks) * BLOCK;
         if !self.may_take(stripes as usize * geometry.columns(), unit) {
             return false;
@@ -89,7 +79,7 @@ impl Core {
         if let Some(open) = &mut part.open {
             open.next += stripes;
         }
-        part.mark_gathered(&items, true);
+        part.mark_gathered(&gathered.items, true);
         let crcs = Vec::with_capacity(room.len());
         let id = self.batches.insert(Batch {
             part: p,
@@ -100,7 +90,7 @@ impl Core {
             stripes,
             encoded: 0,
             asked: false,
-            items,
+            gathered,
             room,
             crcs,
             wanted,
@@ -226,7 +216,7 @@ impl Core {
         part.stats.counters.repoints += 1;
         let Some(id) = found.and_then(|at| part.batches.remove(at)) else { return };
         let Some(batch) = self.batches.remove(id) else { return };
-        part.mark_gathered(&batch.items, false);
+        part.mark_gathered(&batch.gathered.items, false);
         let bytes = (repoint.entries.len() * BLOCK) as u64;
         let counters = &mut part.stats.counters;
         if batch.collect {
@@ -273,7 +263,7 @@ impl Core {
 
     fn drop_batch(&mut self, p: usize, id: Id) {
         if let Some(batch) = self.batches.remove(id) {
-            self.parts[p].mark_gathered(&batch.items, false);
+            self.parts[p].mark_gathered(&batch.gathered.items, false);
         }
         let mut ids = std::mem::take(&mut self.ids);
         let from = ids.len();
@@ -337,11 +327,12 @@ impl Batch {
             last.end = if meet { last.end.max(next.end) } else { last.end };
             meet
         });
-        for at in 0..self.items.len() {
-            if let Some(soon) = self.items.get(at + AHEAD) {
+        let items = &mut self.gathered.items;
+        for at in 0..items.len() {
+            if let Some(soon) = items.get(at + AHEAD) {
                 part.index.bring_near(soon.lba);
             }
-            let item = &mut self.items[at];
+            let item = &mut items[at];
             let before = changed.partition_point(|range| range.start <= item.lba.0);
             let last = before.checked_sub(1).map(|at| &changed[at]);
             let same = part.index.get(item.lba).op == item.mapping.op
@@ -352,13 +343,13 @@ impl Batch {
     }
 
     fn repoint(&self) -> Repoint {
-        let base = self.first * self.desc.geometry.stripe_blocks();
-        let good = self.items.iter().enumerate().filter(|(_, item)| item.good || item.lost);
+        let blocks = self.desc.geometry.stripe_blocks();
+        let good = self.gathered.places(blocks).filter(|(_, item)| item.good || item.lost);
         let entries = good.map(|(at, item)| RepointEntry {
             lba: item.lba,
             op: item.mapping.op,
             from: item.from,
-            block: if item.lost { RepointEntry::LOST } else { base + at as u32 },
+            block: if item.lost { RepointEntry::LOST } else { self.first * blocks + at },
             crc: item.mapping.crc,
         });
         let all = ((1u32 << self.desc.columns.len()) - 1) as u16;

@@ -1,8 +1,8 @@
 //! The collector: extents whose live share is low, and those that lack good columns, are rewritten; dead
 //! ones are released (OP-17, EF-22, P-25, P-32). It is repair, rebuild and garbage collection in one.
 
-use super::batch::Item;
 use super::core::Core;
+use super::gathered::{Gathered, Item};
 use super::slab::Id;
 use crate::log::Loc;
 use crate::wire::*;
@@ -59,7 +59,7 @@ impl Core {
         if collecting >= most {
             return;
         }
-        let Some(room) = self.open_room(p, true) else {
+        let Some((stripes, blocks)) = self.open_room(p, true) else {
             if self.parts[p].batches.is_empty() {
                 // Space to free space: the collector may use the reserve, where nothing else is left (P-32);
                 // an extent made from the reserve would shut the flush out.
@@ -76,9 +76,14 @@ impl Core {
             }
             victims.retain(|victim| victim.need == Need::Sparse);
         }
-        let items = self.gather_live(p, &victims, room);
         let rebuilds = victims.first().is_some_and(|victim| victim.need != Need::Sparse);
-        if !items.is_empty() && self.start_batch(now, p, items, true) && rebuilds {
+        let gathered = if rebuilds {
+            // One stripe more than there is room for: the last one's end is seen.
+            Gathered::aligned(self.gather_live(p, &victims, (stripes + 1) * blocks), blocks, stripes)
+        } else {
+            Gathered::packed(self.gather_live(p, &victims, stripes * blocks), blocks)
+        };
+        if gathered.stripes() > 0 && self.start_batch(now, p, gathered, true) && rebuilds {
             self.rebuilding(p, true);
             // The next one is the next turn's.
             (self.parts[p].collect_at, self.flush_again) = (now, true);
@@ -160,16 +165,21 @@ impl Core {
         for victim in victims {
             live.clear();
             part.index.live_blocks(victim.slot, &mut live);
+            // Both are in order: no block is searched for.
+            let mut taken = part.collecting.range((victim.id, 0)..=(victim.id, u32::MAX)).peekable();
             for &(block, lba) in &live {
+                if items.len() >= room {
+                    return items;
+                }
+                while taken.next_if(|(_, other)| *other < block).is_some() {}
+                if taken.peek().is_some_and(|(_, other)| *other == block) {
+                    continue;
+                }
                 let mapping = part.index.get(lba);
-                let here = mapping.loc == Loc::Extent { slot: victim.slot, block };
-                if here && items.len() < room && !part.collecting.contains(&(victim.id, block)) {
+                if mapping.loc == (Loc::Extent { slot: victim.slot, block }) {
                     let from = GatheredFrom::Extent { id: victim.id, block };
                     items.push(Item { lba, mapping, from, good: true, lost: false });
                 }
-            }
-            if items.len() >= room {
-                break;
             }
         }
         items

@@ -192,6 +192,8 @@ pub struct FlushConfig {
     pub rebuild_share: u8,
     /// Batches of a rebuild in flight on a head (at least 1).
     pub rebuild_batches: u8,
+    /// Requests of a rebuild that a device has at once (at least 1).
+    pub rebuild_requests: u8,
     /// Flushed bytes after which another checkpoint of the index is written to sleds (BA-01); zero: none ever.
     pub checkpoint_bytes: u64,
     /// Time after which it is written when fewer were flushed; zero disables that trigger.
@@ -209,7 +211,8 @@ impl Default for FlushConfig {
             collect_below: 50,
             reserve_columns: 1,
             rebuild_share: 80,
-            rebuild_batches: 12,
+            rebuild_batches: 20,
+            rebuild_requests: 3,
             checkpoint_bytes: 1 << 30,
             checkpoint_age: Duration::from_secs(600),
         }

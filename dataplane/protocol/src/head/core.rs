@@ -19,7 +19,7 @@ use crate::wire::*;
 use palisade_dma::{Buf, Pool};
 use palisade_isal::Codec;
 use smallvec::SmallVec;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 /// Top byte of the keys of the head's own block commands.
 const KEY_TAG: u64 = 0x48 << 56;
@@ -55,6 +55,8 @@ pub(super) struct Core {
     pub(super) ids: Vec<Id>,
     /// Pieces that wait for a buffer.
     pub(super) starved: Vec<Id>,
+    /// Questions of rebuilds that wait for their turn at their device, in order.
+    pub(super) queue: VecDeque<Id>,
     pub(super) copying: super::upkeep::Copying,
     /// Log watermark that the partitions have seen.
     pub(super) durable: Lsn,
@@ -107,6 +109,7 @@ impl Core {
             gathered: Vec::new(),
             ids: Vec::new(),
             starved: Vec::new(),
+            queue: VecDeque::new(),
             copying: super::upkeep::Copying::default(),
             release_due: true,
             busy: true,
@@ -340,6 +343,7 @@ impl Core {
             self.step_batches(now, p, out);
             self.step_pages(now, p, out);
         }
+        self.send_queued(now, out);
         self.send_confirms(now, out);
         self.send_vouches(now, out);
         self.watch(now, out);

@@ -1,8 +1,8 @@
 //! When to flush and what (EF-08, EF-09): live blocks of the oldest log segments, in full stripes; partial
 //! ones only when somebody waits for them, when they are old, or when a log is nearly full.
 
-use super::batch::Item;
 use super::core::Core;
+use super::gathered::{Gathered, Item};
 use super::part::{FlushWait, Phase};
 use crate::log::{AHEAD, Loc, LogAddr};
 use crate::wire::*;
@@ -43,15 +43,16 @@ impl Core {
         // One batch a pass: when all of it is in memory, that is a millisecond of copying and encoding, and
         // clients wait for it. The next pass is the next turn.
         if self.flushing(p) < usize::from(self.cfg.flush.batches) {
-            let Some(room) = self.open_room(p, false) else {
+            let Some((stripes, blocks)) = self.open_room(p, false) else {
                 if self.parts[p].batches.is_empty() && self.has_log_blocks(p) {
                     self.leave_reserved(now, p);
                     self.make_extent(now, p, false, out);
                 }
                 return true;
             };
-            let items = self.gather(now, p, room, forced);
-            let started = !items.is_empty() && self.start_batch(now, p, items, false);
+            let items = self.gather(now, p, stripes * blocks, forced);
+            let started =
+                !items.is_empty() && self.start_batch(now, p, Gathered::packed(items, blocks), false);
             self.flush_again |= started;
             self.make_next(now, p, out);
         }
@@ -91,8 +92,8 @@ impl Core {
         batches.iter().filter(|&&id| self.batches.get(id).is_some_and(|batch| !batch.collect)).count()
     }
 
-    /// Blocks that the next batch may have in the open extent.
-    pub(super) fn open_room(&self, p: usize, collector: bool) -> Option<usize> {
+    /// Stripes that the next batch may have in the open extent, and data blocks of each.
+    pub(super) fn open_room(&self, p: usize, collector: bool) -> Option<(usize, usize)> {
         let part = &self.parts[p];
         let open = part.open.as_ref()?;
         if open.full() || open.leave || (open.reserve && !collector) {
@@ -101,7 +102,7 @@ impl Core {
         let geometry = &open.desc.geometry;
         let most = u32::from(self.cfg.flush.stripes).clamp(1, limits::WRITE_UNITS_MAX as u32);
         let stripes = (geometry.stripes - open.next).min(most);
-        Some((stripes * geometry.stripe_blocks()) as usize)
+        Some((stripes as usize, geometry.stripe_blocks() as usize))
     }
 
     /// `None`: not now. `Some(forced)`: partial stripes too, if forced.

@@ -18,6 +18,7 @@
 //!
 //! What it does not do: decide who is primary (control), check tokens (sleds), lay out the log (`log`).
 
+mod asks;
 mod assign;
 mod basis;
 mod batch;
@@ -39,6 +40,7 @@ mod failover;
 mod faults;
 mod flush;
 mod forget;
+mod gathered;
 mod groups;
 mod guest;
 mod health;

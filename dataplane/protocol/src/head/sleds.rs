@@ -2,6 +2,7 @@
 //!
 //! Every question has a generational request id, so that late and doubled answers find nothing.
 
+pub(super) use super::asks::{Ask, What};
 use super::core::Core;
 use super::devices::Bad;
 use super::mend::Step;
@@ -9,85 +10,6 @@ use super::slab::Id;
 use super::stats::Stage;
 use crate::wire::*;
 use std::time::Duration;
-
-/// An open question.
-#[derive(Debug)]
-pub(super) struct Ask {
-    pub(super) part: usize,
-    pub(super) to: NodeId,
-    pub(super) device: DeviceId,
-    pub(super) what: What,
-    /// Sent again as it is.
-    pub(super) msg: Msg,
-    pub(super) since: Time,
-    /// When it was sent first, or again after its sled asked for that.
-    pub(super) sent: Time,
-    pub(super) repeat_at: Time,
-    pub(super) gap: Duration,
-    /// A column read: when other columns are asked too.
-    pub(super) hedge_at: Option<Time>,
-    /// Waits for a new token before it is sent again (P-22).
-    pub(super) held: bool,
-}
-
-/// What a question is about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum What {
-    /// Claim of a device.
-    Reserve,
-    /// Columns that a device holds of the partition (P-27).
-    List,
-    /// A column for position `at` of the extent in the making.
-    MakeColumn { extent: ExtentId, at: usize },
-    /// Column `column` of a batch.
-    Write { batch: Id, column: usize },
-    /// Column `column` for a piece.
-    Read { piece: Id, column: usize },
-    /// A column that nobody needs.
-    Release { column: u32, generation: u32 },
-    /// A block of the peer's log.
-    Fetch { piece: Id, at: usize },
-    /// A block of a column, to see how its device is.
-    Try { column: ColumnRef },
-    /// A column for copy `at` of a chapter of a checkpoint.
-    PageColumn { generation: u32, chapter: u32, at: usize },
-    /// A page of it for copy `at`.
-    PageWrite { generation: u32, page: u32, at: usize },
-    /// A page for a copy that this head takes.
-    BasisRead { session: u64, generation: u32, page: u32 },
-    /// A column for copy `at` of a chapter of the journal.
-    JournalColumn { chapter: u32, at: usize },
-    /// A unit of the journal for copy `at`.
-    JournalWrite { chapter: u32, unit: u32, at: usize },
-    /// Whether the number still holds, before reads of a lone head are answered.
-    Vouch { round: u64 },
-    /// Columns that a device holds, for a salvage.
-    Survey,
-    /// A rotten copy of what was acknowledged alone, which is made good.
-    Mend(Step),
-    /// A unit for a salvage: the copy `copy` of chapter `chapter`, by their places in its table.
-    SalvageRead { chapter: usize, unit: u32, copy: usize },
-}
-
-impl What {
-    /// Whether it is about a checkpoint on sleds.
-    fn of_checkpoint(&self) -> bool {
-        matches!(self, Self::PageColumn { .. } | Self::PageWrite { .. } | Self::BasisRead { .. })
-    }
-
-    /// Whether it is about a journal: what a lone head copies, asks before it reads, or left behind.
-    fn lone(&self) -> bool {
-        matches!(
-            self,
-            Self::JournalColumn { .. }
-                | Self::JournalWrite { .. }
-                | Self::Vouch { .. }
-                | Self::Survey
-                | Self::SalvageRead { .. }
-                | Self::Mend(_)
-        )
-    }
-}
 
 /// What is known of a sled.
 #[derive(Debug, Default)]
@@ -99,13 +21,6 @@ pub(super) struct Sled {
     silent_until: Time,
 }
 
-impl Ask {
-    pub(super) fn new(part: usize, to: NodeId, device: DeviceId, what: What, msg: Msg) -> Self {
-        let (since, sent, repeat_at, gap) = (Time::ZERO, Time::ZERO, Time::ZERO, Duration::ZERO);
-        Self { part, to, device, what, msg, since, sent, repeat_at, gap, hedge_at: None, held: false }
-    }
-}
-
 impl Core {
     /// Sends a question and keeps it until it is answered or given up.
     pub(super) fn ask(&mut self, now: Time, mut ask: Ask, out: &mut Out) -> Id {
@@ -113,11 +28,15 @@ impl Core {
         ask.gap = self.cfg.retry.first;
         ask.repeat_at = now + ask.gap;
         let at = ask.hedge_at.map_or(ask.repeat_at, |hedge| hedge.min(ask.repeat_at));
-        let to = ask.to;
+        ask.queued = self.queues(&ask);
+        let (to, queued) = (ask.to, ask.queued);
         let id = self.asks.insert(ask);
+        if queued {
+            self.queue.push_back(id);
+        }
         if let Some(ask) = self.asks.get_mut(id) {
             name(&mut ask.msg, ReqId(id.0));
-            if !ask.held {
+            if !ask.held && !queued {
                 out.net.push((to, ask.msg.clone()));
             }
         }
@@ -388,7 +307,7 @@ impl Core {
     fn repeat_ask(&mut self, now: Time, id: Id, out: &mut Out) {
         let retry = self.cfg.retry;
         let (_, awake) = self.devices.clock();
-        let Some(ask) = self.asks.get_mut(id) else { return };
+        let Some(ask) = self.asks.get_mut(id).filter(|ask| !ask.queued) else { return };
         if ask.since < awake {
             // This head slept: that nobody was heard meanwhile is no silence of theirs. Asked anew, or every read
             // under way would find all its columns silent at once and call the extent lost (EF-06).

@@ -60,10 +60,10 @@ impl Core {
         blocks.clear();
         let range = batch.stripe_items();
         for at in range.clone() {
-            if let Some(soon) = batch.items[..range.end].get(at + AHEAD) {
+            if let Some(soon) = batch.gathered.items[..range.end].get(at + AHEAD) {
                 index.bring_near(soon.lba);
             }
-            let item = &mut batch.items[at];
+            let item = &mut batch.gathered.items[at];
             item.good = index.get(item.lba) == item.mapping;
             if item.good {
                 blocks.push((item.lba, item.mapping));
@@ -98,14 +98,14 @@ impl Core {
         let Some(batch) = self.batches.get_mut(id) else { return };
         let part = &mut self.parts[p];
         if !part.unreadable.is_empty() {
-            for item in batch.items[batch.stripe_items()].iter().filter(|item| item.good) {
+            for item in batch.gathered.items[batch.stripe_items()].iter().filter(|item| item.good) {
                 if let (GatheredFrom::Log, Loc::Log(addr)) = (item.from, item.mapping.loc) {
                     part.unreadable.remove(&addr.0);
                 }
             }
         }
         for &at in unread {
-            let item = &mut batch.items[at];
+            let item = &mut batch.gathered.items[at];
             match (item.from, item.mapping.loc) {
                 // Released meanwhile, what was unreadable was not needed.
                 (GatheredFrom::Extent { id, .. }, _) if part.index.slot_of(id).is_some() => {
@@ -162,9 +162,7 @@ fn fill_parity(codec: &Codec, stripe: &mut [BufMut]) -> Option<()> {
 impl Batch {
     /// Items of the stripe in hand.
     fn stripe_items(&self) -> Range<usize> {
-        let blocks = self.desc.geometry.stripe_blocks() as usize;
-        let first = self.encoded as usize * blocks;
-        first..(first + blocks).min(self.items.len())
+        self.gathered.stripe(self.encoded)
     }
 
     /// Its unit buffers.
@@ -189,7 +187,7 @@ impl Batch {
             let from = inside as usize * BLOCK;
             let place = &mut self.room[units.start + column][from..from + BLOCK];
             let at = items.start + block;
-            match self.items[..items.end].get_mut(at).filter(|item| item.good) {
+            match self.gathered.items[..items.end].get_mut(at).filter(|item| item.good) {
                 None => place.fill(0),
                 Some(item) => match found.next().flatten() {
                     Some(bytes) => place.copy_from_slice(bytes),
@@ -221,9 +219,9 @@ impl Batch {
             return crc32c(unit);
         }
         let blocks = usize::from(geometry.unit_blocks);
-        let first = self.stripe_items().start + column * blocks;
-        (first..first + blocks).fold(0, |crc, block| {
-            let item = self.items.get(block).filter(|item| item.good);
+        let items = &self.gathered.items[self.stripe_items()];
+        (column * blocks..(column + 1) * blocks).fold(0, |crc, block| {
+            let item = items.get(block).filter(|item| item.good);
             BLOCKS.join(crc, item.map_or(ZEROES, |item| item.mapping.crc))
         })
     }
